@@ -1,0 +1,36 @@
+"""Runs the migrations on a given connection, on DATABASE_URL, or on the embedded database, in this order."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy.engine import Connection
+
+from stockpulse.database.migrate import migration_engine
+from stockpulse.database.tables import metadata
+
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Partitions are made as the data comes and are no business of the migrations."""
+    return not (kind == "table" and name is not None and name not in metadata.tables)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema to the wanted revision."""
+    context.configure(connection=connection, target_metadata=metadata, include_name=is_ours)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_by_settings() -> None:
+    """From the command line: find the database as the app does."""
+    async with migration_engine() as engine, engine.connect() as connection:
+        await connection.run_sync(migrate)
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+elif (given := context.config.attributes.get("connection")) is not None:
+    migrate(given)
+else:
+    asyncio.run(migrate_by_settings())

@@ -1,0 +1,131 @@
+"""Times as people write them in a URL: RFC 3339, a date or seconds since 1970."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Final
+from zoneinfo import ZoneInfo
+
+import polars as pl
+from fastapi import Depends, Query
+
+from stockpulse.api.errors import shown
+from stockpulse.errors import InvalidInput
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST: Final = 0  # microseconds since 1970
+LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 - 1
+
+#: A bare number says its unit by its size: below the bound it counts units of so many microseconds.
+#: Seconds reach the bound in the year 5138; milliseconds, microseconds and nanoseconds pass it in 1973.
+EPOCH_UNITS: Final = (
+    (10**11, Decimal(1_000_000)),
+    (10**14, Decimal(1_000)),
+    (10**17, Decimal(1)),
+    (10**20, Decimal("0.001")),
+)
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NUMBER: Final = re.compile(r"\d{1,19}(\.\d{0,18})?", re.ASCII)
+_RFC_3339: Final = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)"
+    r"([Tt ](?P<clock>\d\d:\d\d(:\d\d)?)([.,](?P<fraction>\d{1,9}))?"
+    r" ?(?P<zone>[Zz]|(?P<sign>[-+ ])(?P<hours>[01]\d|2[0-3]):?(?P<minutes>[0-5]\d))?)?",
+    re.ASCII,
+)
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970, exactly."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_micros(count: int) -> datetime:
+    """The inverse of `micros`, in UTC."""
+    return EPOCH + count * _MICROSECOND
+
+
+def read_time(text: str) -> datetime | None:
+    """The time that `text` says, in UTC and cut to microseconds; None when it says none in 1970-2200."""
+    text = text.strip()
+    count = _from_number(text) if _NUMBER.fullmatch(text) else _from_rfc_3339(text)
+    return from_micros(count) if count is not None and EARLIEST <= count <= LATEST else None
+
+
+def parse_time(text: str, field: str) -> datetime:
+    """The same, for the parameter `field` of a request: what cannot be read is an InvalidInput."""
+    moment = read_time(text)
+    if moment is None:
+        takes = "RFC 3339, a date or epoch seconds, in the years 1970 to 2200"
+        raise InvalidInput(field, f"got {shown(text)}; takes {takes}")
+    return moment
+
+
+@lru_cache(maxsize=64)
+def parse_zone(text: str) -> ZoneInfo:
+    """The time zone `text`, an IANA name."""
+    try:
+        zone = ZoneInfo("UTC" if text in ("Z", "utc") else text)
+        # Python also opens files such as "posixrules"; Polars, which writes the times, knows only zones.
+        pl.Series([EPOCH]).dt.convert_time_zone(zone.key)
+    except (LookupError, ValueError, OSError, pl.exceptions.PolarsError):
+        raise InvalidInput("tz", f"got {shown(text)}; takes an IANA time zone, America/New_York") from None
+    return zone
+
+
+def _from_number(text: str) -> int | None:
+    number = Decimal(text)
+    for bound, unit in EPOCH_UNITS:
+        if number < bound:
+            return int(number * unit)
+    return None
+
+
+def _from_rfc_3339(text: str) -> int | None:
+    found = _RFC_3339.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        whole = datetime.fromisoformat(f"{found['date']}T{found['clock'] or '00:00'}").replace(tzinfo=UTC)
+    except ValueError:  # 30 February, 25 o'clock
+        return None
+    fraction = int((found["fraction"] or "").ljust(6, "0")[:6])
+    return micros(whole) + fraction - _offset(found) // _MICROSECOND
+
+
+def _offset(found: re.Match[str]) -> timedelta:
+    """How far ahead of UTC it is; a time without a zone is UTC."""
+    if found["hours"] is None:
+        return timedelta()
+    ahead = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"]))
+    return -ahead if found["sign"] == "-" else ahead  # a URL's unescaped "+" arrives as a space
+
+
+# --- query parameters ----------------------------------------------------------------------------
+
+_TAKES: Final = "RFC 3339, a date (midnight UTC) or epoch seconds"
+
+
+def _start(
+    start: Annotated[str | None, Query(description=f"The first moment: {_TAKES}.")] = None,
+) -> datetime | None:
+    return None if start is None else parse_time(start, "start")
+
+
+def _end(
+    end: Annotated[str | None, Query(description=f"The moment to stop before: {_TAKES}.")] = None,
+) -> datetime | None:
+    return None if end is None else parse_time(end, "end")
+
+
+def _zone(
+    tz: Annotated[str, Query(description="The time zone to answer in: an IANA name.")] = "UTC",
+) -> ZoneInfo:
+    return parse_zone(tz)
+
+
+#: `async def bars(start: Start, end: End, zone: Zone)` takes ?start=, ?end= and ?tz=.
+Start = Annotated[datetime | None, Depends(_start)]
+End = Annotated[datetime | None, Depends(_end)]
+Zone = Annotated[ZoneInfo, Depends(_zone)]

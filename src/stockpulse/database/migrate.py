@@ -1,0 +1,76 @@
+"""The schema: bringing it up to date, and telling whether it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from stockpulse.errors import SchemaOutOfDate
+
+
+def _config() -> Config:
+    """Where the migrations are: inside the installed package, or beside `src` in a checkout."""
+    package = Path(__file__).parent.parent
+    places = (package / "migrations", package.parent.parent / "migrations")
+    config = Config()
+    config.set_main_option("script_location", str(next(place for place in places if place.is_dir())))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@asynccontextmanager
+async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
+    """An engine for the migrations alone, closed at the end."""
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def upgrade(dsn: str) -> None:
+    """Bring the schema of this database up to date."""
+
+    def run(connection: Connection) -> None:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    async with sqlalchemy_engine(dsn) as engine, engine.begin() as connection:
+        await connection.run_sync(run)
+
+
+async def is_current(dsn: str) -> bool:
+    """Whether the schema of this database is the one that this version of StockPulse needs."""
+
+    def current(connection: Connection) -> bool:
+        wanted = set(ScriptDirectory.from_config(_config()).get_heads())
+        return set(MigrationContext.configure(connection).get_current_heads()) == wanted
+
+    async with sqlalchemy_engine(dsn) as engine, engine.connect() as connection:
+        return await connection.run_sync(current)
+
+
+async def require_current(dsn: str) -> None:
+    """Refuse, with SchemaOutOfDate, to go on with another schema."""
+    if not await asyncio.wait_for(is_current(dsn), timeout=30):
+        raise SchemaOutOfDate
+
+
+@asynccontextmanager
+async def migration_engine() -> AsyncIterator[AsyncEngine]:
+    """The database that the settings name, for `alembic` on the command line."""
+    # Settings belong to the composition root; alembic's command line is one too.
+    from stockpulse.app import database_of  # noqa: PLC0415
+    from stockpulse.settings import Settings  # noqa: PLC0415
+
+    async with database_of(Settings()) as dsn, sqlalchemy_engine(dsn) as engine:
+        yield engine

@@ -1,0 +1,73 @@
+"""The dictionary of names where it is kept: in the database."""
+
+from collections.abc import Iterable
+
+import asyncpg
+
+from stockpulse.names import Names, Symbol, TickKind
+
+
+class NameStore:
+    """Gives numbers to new names. A number is committed before anything refers to it."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", names: Names) -> None:
+        self._pool = pool
+        self.names = names
+
+    async def load(self) -> None:
+        """Read the whole dictionary."""
+        async with self._pool.acquire() as connection:
+            symbols = await connection.fetch("SELECT id, symbol, calendar FROM symbols")
+            providers = await connection.fetch("SELECT id, name FROM providers")
+            kinds = await connection.fetch("SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds")
+        self.names.add_symbols(Symbol(*row) for row in symbols)
+        for number, name in providers:
+            self.names.add_provider(number, name)
+        self.names.add_kinds((number, TickKind(*rest)) for number, *rest in kinds)
+
+    async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> list[Symbol]:
+        """Number those that are new, giving them this calendar; return the new ones."""
+        new = sorted(set(symbols) - self.names.symbols.keys())
+        if not new:
+            return []
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                "INSERT INTO symbols (symbol, calendar) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING",
+                new,
+                calendar,
+            )
+            rows = await connection.fetch(
+                "SELECT id, symbol, calendar FROM symbols WHERE symbol = ANY($1::text[])", new
+            )
+        added = [Symbol(*row) for row in rows]
+        self.names.add_symbols(added)
+        return added
+
+    async def ensure_provider(self, name: str) -> int:
+        """The number of a provider, given now if it is new."""
+        if name not in self.names.providers:
+            async with self._pool.acquire() as connection:
+                await connection.execute("INSERT INTO providers (name) VALUES ($1) ON CONFLICT DO NOTHING", name)
+                number = await connection.fetchval("SELECT id FROM providers WHERE name = $1", name)
+            self.names.add_provider(number, name)
+        return self.names.providers[name]
+
+    async def ensure_kinds(self, kinds: Iterable[TickKind]) -> None:
+        """Number the kinds of ticks that are new."""
+        new = list(set(kinds) - self.names.kinds.keys())
+        if not new:
+            return
+        columns = list(zip(*((k.provider_id, k.exchange, k.conditions, k.flags) for k in new), strict=True))
+        wanted = "SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::smallint[])"
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                "INSERT INTO tick_kinds (provider_id, exchange, conditions, flags) "  # noqa: S608 - constants
+                f"{wanted} ON CONFLICT DO NOTHING",
+                *columns,
+            )
+            rows = await connection.fetch(
+                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "  # noqa: S608 - constants
+                f"WHERE (provider_id, exchange, conditions, flags) IN ({wanted})",
+                *columns,
+            )
+        self.names.add_kinds((number, TickKind(*rest)) for number, *rest in rows)

@@ -1,0 +1,212 @@
+"""The tables, as SQLAlchemy Core metadata: what Alembic compares the database with.
+
+Names of symbols, providers, exchanges and trade conditions are stored once and referred to by number,
+so that a tick is a short row of fixed width. The views that Alembic creates beside them show people the names.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+_TIME = DateTime(timezone=True)
+_NOW = text("now()")
+
+
+def _id() -> Column[int]:
+    return Column("id", Integer, Identity(), primary_key=True)
+
+
+# Names ------------------------------------------------------------------------------------------
+
+symbols = Table(
+    "symbols",
+    metadata,
+    _id(),
+    Column("symbol", Text, nullable=False, unique=True),
+    Column("calendar", Text, nullable=False, comment="which trading days its daily bars follow"),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+)
+
+providers = Table(
+    "providers",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+)
+
+tick_kinds = Table(
+    "tick_kinds",
+    metadata,
+    _id(),
+    Column("provider_id", Integer, nullable=False),
+    Column("exchange", Text, nullable=False, comment="'': not said"),
+    Column("conditions", Text, nullable=False, comment="'': none"),
+    Column("flags", SmallInteger, nullable=False, comment="1: counts for prices, 2: for volume, 4: first feed"),
+    UniqueConstraint("provider_id", "exchange", "conditions", "flags"),
+)
+
+# The log ----------------------------------------------------------------------------------------
+
+journal_heads = Table(
+    "journal_heads",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False, comment="raised by whoever takes the shard over"),
+    Column("head", BigInteger, nullable=False, comment="offset of the next record"),
+)
+
+realtime_prices = Table(
+    "realtime_prices",
+    metadata,
+    Column("seq", BigInteger, nullable=False, comment="log offset"),
+    Column("symbol_id", Integer, nullable=False),
+    Column("kind_id", Integer, nullable=False, comment="provider, exchange, conditions: tick_kinds"),
+    Column("ts", _TIME, nullable=False, comment="event time"),
+    Column("received_at", _TIME, nullable=False),
+    Column("price", Double, nullable=False),
+    Column("size", Double, nullable=False),
+    Column("trade_id", Text),
+    postgresql_partition_by="RANGE (seq)",
+)
+
+provider_bars = Table(
+    "provider_bars",
+    metadata,
+    Column("seq", BigInteger, nullable=False, comment="log offset"),
+    Column("symbol_id", Integer, nullable=False),
+    Column("provider_id", Integer, nullable=False),
+    Column("minutes", Integer, nullable=False, comment="length: 1, 5 or 1440 for a day"),
+    Column("ts", _TIME, nullable=False),
+    Column("received_at", _TIME, nullable=False),
+    Column("open", Double, nullable=False),
+    Column("high", Double, nullable=False),
+    Column("low", Double, nullable=False),
+    Column("close", Double, nullable=False),
+    Column("volume", Double, nullable=False),
+    Column("trade_count", BigInteger, nullable=False, comment="-1: not said"),
+    Column("vwap", Double, nullable=False, comment="NaN: not said"),
+    postgresql_partition_by="RANGE (seq)",
+)
+
+log_segments = Table(
+    "log_segments",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="first offset / 2^22"),
+    Column("min_ts", _TIME, comment="of the ticks in it; null while it is open"),
+    Column("max_ts", _TIME),
+    Column("newest_append", _TIME),
+    Column("indexed", Boolean, nullable=False, server_default=text("false")),
+)
+
+# What is derived --------------------------------------------------------------------------------
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("journal", Text, nullable=False, comment="which log the offset counts in"),
+    Column("epoch", BigInteger, nullable=False),
+    Column("journal_offset", BigInteger, nullable=False, comment="of the first record not in it"),
+    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
+)
+
+checkpoint_parts = Table(
+    "checkpoint_parts",
+    metadata,
+    Column("shard", Integer, nullable=False),
+    Column("part", BigInteger, nullable=False, comment="0: the whole state; then what changed, in order"),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("shard", "part"),
+)
+
+
+def _bars(name: str, **options: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("symbol_id", Integer, nullable=False),
+        Column("ts", _TIME, nullable=False, comment="start of the bucket"),
+        Column("ends_at", _TIME, nullable=False),
+        Column("open", Double, nullable=False, comment="NaN: no trade in it counts for prices"),
+        Column("high", Double, nullable=False),
+        Column("low", Double, nullable=False),
+        Column("close", Double, nullable=False),
+        Column("open_us", BigInteger, nullable=False, comment="event time of the first price, epoch microseconds"),
+        Column("open_seq", BigInteger, nullable=False),
+        Column("close_us", BigInteger, nullable=False),
+        Column("close_seq", BigInteger, nullable=False),
+        Column("volume_units", BigInteger, nullable=False, comment="-1: unknown"),
+        Column("volume_nanos", Integer, nullable=False),
+        Column("notional_units", BigInteger, nullable=False, comment="sum of price x size; -1: unknown"),
+        Column("notional_nanos", Integer, nullable=False),
+        Column("trade_count", BigInteger, nullable=False, comment="-1: unknown"),
+        Column("revision", BigInteger, nullable=False, comment="log offset of the newest record in it"),
+        Column("provider_id", Integer, nullable=False, comment="whose own bar it is; 0: built from trades"),
+        PrimaryKeyConstraint("symbol_id", "ts"),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+bars_1m = _bars("bars_1m", postgresql_partition_by="RANGE (ts)")
+intraday_ohlcv = _bars("intraday_ohlcv", postgresql_partition_by="RANGE (ts)")
+historical_ohlcv = _bars("historical_ohlcv")
+
+time_partitions = Table(
+    "time_partitions",
+    metadata,
+    Column("table_name", Text, nullable=False),
+    Column("starts_at", _TIME, nullable=False),
+    Column("ends_at", _TIME, nullable=False),
+    Column("written_at", _TIME, nullable=False, comment="to the hour"),
+    PrimaryKeyConstraint("table_name", "starts_at"),
+)
+
+# What went on -----------------------------------------------------------------------------------
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", BigInteger, Identity(), nullable=False),
+    Column("received_at", _TIME, nullable=False, server_default=_NOW),
+    Column("source", Text, nullable=False, comment="the provider, or the topic, it came from"),
+    Column("reason", Text, nullable=False),
+    Column("record", Text, comment="the record as it came, cut to 8 KiB"),
+    PrimaryKeyConstraint("id", "received_at"),
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+etl_runs = Table(
+    "etl_runs",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("source", Text, nullable=False, comment="what ran: pipeline, backfill:<provider>, replay, retention"),
+    Column("status", Text, nullable=False),
+    Column("records_processed", BigInteger, nullable=False, server_default=text("0")),
+    Column("watermark", _TIME, comment="event time up to which it has come"),
+    Column("started_at", _TIME, nullable=False, server_default=_NOW),
+    Column("completed_at", _TIME),
+    Column("details", JSONB),
+)

@@ -1,0 +1,352 @@
+"""The engine of one shard: from records of the log to bars, and its state.
+
+It is pure: no I/O, no clock. What it makes of the bars' values depends on the records and their order
+alone; the clocks it is given only decide when a bar is announced as final.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpulse.calendar import NO_DAY, Calendar
+from stockpulse.engine.bars import BAR, Floats, Ints, Mask, Rows, from_ticks, pairs_in, roll_up
+from stockpulse.engine.state import SYMBOL_STATE, Changes, State
+from stockpulse.engine.table import BarTable
+from stockpulse.frames import PRIMARY
+from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5, Interval
+
+END_OF_TIME: Final = np.iinfo(np.int64).max // 2
+"""The clock of a provider that will send nothing more."""
+
+@dataclass(frozen=True)
+class TickBatch:
+    """Consecutive trades of the log, as arrays of one length."""
+
+    seq: Ints
+    symbol_id: Ints
+    provider_id: Ints
+    ts: Ints
+    price: Floats
+    size: Floats
+    flags: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ProviderBars:
+    """A provider's own bars of one interval; see `bars.from_provider`."""
+
+    interval: Interval
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Range:
+    """Stored bars that the engine needs before it can go on: start <= ts < end, one of each per row."""
+
+    interval: Interval
+    symbol_id: Ints
+    start: Ints
+    end: Ints
+
+
+@dataclass(frozen=True)
+class BarEvents:
+    """Bars that were announced as final, or revised after that; the highest revision of a bar stands."""
+
+    interval: Interval
+    rows: Rows
+
+
+@dataclass
+class Work:
+    """A batch on its way through the engine."""
+
+    minutes: Rows
+    given: ProviderBars | None = None
+    last_seq: int = 0
+    touched: dict[Interval, list[Ints]] = field(default_factory=dict)
+
+
+class Shard:
+    """The bars of the symbols of one shard.
+
+    For each batch: `digest` it, bring in what `needs` asks for with `admit`, then `apply` it.
+    """
+
+    def __init__(self, *, lateness_micros: int = 2_000_000, extended_day: bool = False) -> None:
+        self.offset = 0  # of the next record expected
+        self._lateness = lateness_micros
+        self._extended_day = extended_day
+        self._tables = {interval: BarTable() for interval in BASE_INTERVALS}
+        self._symbols = np.zeros(0, SYMBOL_STATE)
+        self._calendars: list[Calendar] = []
+        self._calendar_of = np.zeros(0, np.int64)
+
+    # Symbols ------------------------------------------------------------------------------------
+
+    def learn(self, symbol_id: int, calendar: Calendar) -> None:
+        """Tell which calendar the days of a symbol follow; before its first record comes."""
+        if calendar not in self._calendars:
+            self._calendars.append(calendar)
+        self._reserve(symbol_id)
+        self._calendar_of[symbol_id] = self._calendars.index(calendar)
+
+    def _reserve(self, symbol_id: int) -> None:
+        have = len(self._symbols)
+        if symbol_id < have:
+            return
+        more = max(symbol_id + 1, 2 * have) - have
+        grown = np.zeros(more, SYMBOL_STATE)
+        grown["symbol_id"] = np.arange(have, have + more)
+        self._symbols = np.concatenate([self._symbols, grown])
+        self._calendar_of = np.concatenate([self._calendar_of, np.zeros(more, np.int64)])
+
+    # Records ------------------------------------------------------------------------------------
+
+    def digest_ticks(self, batch: TickBatch) -> Work:
+        """The batch reduced to its own 1-minute bars."""
+        self._watch(batch)
+        minutes = from_ticks(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.size, batch.flags)
+        return Work(minutes, last_seq=int(batch.seq[-1]))
+
+    def digest_bars(self, batch: ProviderBars) -> Work:
+        """A provider's bars, which replace what is there."""
+        self._symbols["provider_id"][batch.rows["symbol_id"]] = batch.rows["provider_id"]
+        self._symbols["dirty"][batch.rows["symbol_id"]] = True
+        return Work(np.empty(0, BAR), batch, last_seq=int(batch.rows["revision"].max()))
+
+    def _watch(self, batch: TickBatch) -> None:
+        """Move the watermarks of the symbols on, and note whose clock each follows."""
+        counts = batch.flags & PRIMARY != 0
+        symbol_id = batch.symbol_id[counts]
+        np.maximum.at(self._symbols["watermark"], symbol_id, batch.ts[counts])
+        self._symbols["provider_id"][symbol_id] = batch.provider_id[counts]
+        self._symbols["dirty"][symbol_id] = True
+
+    def needs(self, work: Work) -> Iterator[list[Range]]:
+        """What must be brought in with `admit` before `apply`; each answer before the next question."""
+        if work.given is None:
+            yield from self._absent(work.minutes)
+            return
+        given = work.given
+        if given.interval is not M1:
+            yield from self._absent_of(given.interval, given.rows["symbol_id"], given.rows["ts"])
+            return
+        yield from self._absent(given.rows)
+        replaced = given.rows[self._tables[M1].find(given.rows)[1]]
+        ranges = [Range(M1, *self._buckets(longer, replaced)) for longer in (M5, D1)]
+        yield [r for r in ranges if len(r.symbol_id)]
+
+    def _absent(self, minutes: Rows) -> Iterator[list[Range]]:
+        wanted = [(M1, minutes["symbol_id"], minutes["ts"])]
+        for longer in (M5, D1):
+            symbol_id, start, _ = self._buckets(longer, minutes)
+            wanted.append((longer, symbol_id, start))
+        for interval, symbol_id, ts in wanted:
+            yield from self._absent_of(interval, symbol_id, ts)
+
+    def _absent_of(self, interval: Interval, symbol_id: Ints, ts: Ints) -> Iterator[list[Range]]:
+        absent = self._tables[interval].missing(symbol_id, ts)
+        if absent.any():
+            yield [Range(interval, symbol_id[absent], ts[absent], ts[absent] + 1)]
+
+    def _buckets(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints]:
+        """The longer buckets that minutes lie in: symbol, start, end; each bucket once."""
+        start, end = self._labels(interval, minutes)
+        inside = start != NO_DAY
+        found = np.stack([minutes["symbol_id"][inside], start[inside], end[inside]])
+        symbol_id, start, end = np.unique(found, axis=1) if found.size else found
+        return symbol_id, start, end
+
+    def _labels(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
+        """Start and end of the longer bucket of each minute; NO_DAY outside the session of a day."""
+        if interval is M5:
+            start = minutes["ts"] // M5.micros * M5.micros
+            return start, start + M5.micros
+        start = np.full(len(minutes), NO_DAY)
+        end = np.full(len(minutes), NO_DAY)
+        calendar_of = self._calendar_of[minutes["symbol_id"]]
+        for index, calendar in enumerate(self._calendars):
+            rows = np.flatnonzero(calendar_of == index)
+            if len(rows) == 0:
+                continue
+            day = calendar.trading_day(minutes["ts"][rows], extended=self._extended_day)
+            inside = day != NO_DAY
+            start[rows] = day
+            end[rows[inside]] = calendar.day_end(day[inside], extended=self._extended_day)
+        return start, end
+
+    def admit(self, interval: Interval, stored: Rows) -> None:
+        """Bring in stored bars that `needs` asked for."""
+        self._tables[interval].admit(stored)
+
+    def apply(self, work: Work, clocks: Mapping[int, int]) -> list[BarEvents]:
+        """Merge the batch into the bars; return what was revised after its close, and what closes now.
+
+        `clocks` says for each provider how far its event time has come, in UTC microseconds.
+        """
+        if work.given is None:
+            self._merge_trades(work, work.minutes)
+        else:
+            self._replace(work, work.given)
+        self.offset = max(self.offset, work.last_seq + 1)
+        revised = self._revised(work)
+        return revised + self.close(clocks)
+
+    def _merge_trades(self, work: Work, minutes: Rows) -> None:
+        """Trades do not change a bar that a provider gave, nor the longer bars through it."""
+        minutes = minutes[~self._given(M1, minutes)]
+        self._touch(work, M1, self._tables[M1].merge(minutes))
+        self._merge_longer(work, minutes)
+
+    def _merge_longer(self, work: Work, minutes: Rows) -> None:
+        for interval in (M5, D1):
+            start, end = self._labels(interval, minutes)
+            inside = start != NO_DAY
+            parts = roll_up(minutes[inside], start[inside], end[inside])
+            parts = parts[~self._given(interval, parts)]
+            self._touch(work, interval, self._tables[interval].merge(parts))
+
+    def _given(self, interval: Interval, bars: Rows) -> Mask:
+        """Which of these buckets hold a provider's own bar."""
+        table = self._tables[interval]
+        at, found = table.find(bars)
+        given = np.zeros(len(bars), bool)
+        given[found] = table.rows["provider_id"][at[found]] != 0
+        return given
+
+    def _replace(self, work: Work, given: ProviderBars) -> None:
+        table = self._tables[given.interval]
+        _, known = table.find(given.rows)
+        self._touch(work, given.interval, table.replace(given.rows))
+        if given.interval is not M1:
+            return
+        for interval in (M5, D1):
+            rebuilt = self._rebuild(work, interval, given.rows[known])
+            fresh = given.rows[~known]
+            start, end = self._labels(interval, fresh)
+            new = (start != NO_DAY) & ~pairs_in(fresh["symbol_id"], start, rebuilt)
+            parts = roll_up(fresh[new], start[new], end[new])
+            parts["provider_id"] = 0
+            parts = parts[~self._given(interval, parts)]
+            self._touch(work, interval, self._tables[interval].merge(parts))
+
+    def _rebuild(self, work: Work, interval: Interval, replaced: Rows) -> Rows:
+        """Build the longer bars anew in which a minute was replaced, from all their minutes."""
+        minutes = self._tables[M1]
+        rebuilt = []
+        for symbol_id, start, end in zip(*self._buckets(interval, replaced), strict=True):
+            inside = minutes.within(symbol_id, start, end)
+            labels, ends = self._labels(interval, inside)
+            inside = inside[labels == start]
+            whole = roll_up(inside, labels[labels == start], ends[labels == start])
+            rebuilt.append(whole)
+        bars = np.concatenate(rebuilt) if rebuilt else np.empty(0, BAR)
+        own = self._given(interval, bars)
+        self._touch(work, interval, self._tables[interval].replace(bars[~own]))
+        return bars
+
+    def _touch(self, work: Work, interval: Interval, at: Ints) -> None:
+        # Places move when rows are inserted, so the buckets are remembered instead.
+        rows = self._tables[interval].rows[at]
+        work.touched.setdefault(interval, []).append(rows)
+
+    def _revised(self, work: Work) -> list[BarEvents]:
+        """The bars this batch changed that had been announced as final before."""
+        events = []
+        for interval, touched in work.touched.items():
+            rows = np.concatenate(touched)
+            at, _ = self._tables[interval].find(rows)
+            rows = self._tables[interval].rows[np.unique(at)] if len(rows) else rows
+            rows = rows[rows["final"]]
+            if len(rows):
+                events.append(BarEvents(interval, rows.copy()))
+        return events
+
+    # Closing ------------------------------------------------------------------------------------
+
+    def close(self, clocks: Mapping[int, int]) -> list[BarEvents]:
+        """Announce as final what its symbol's watermark, or its provider's clock, has passed."""
+        horizon: Ints | None = None
+        events = []
+        for interval, table in self._tables.items():
+            open_rows = np.flatnonzero(~table.rows["final"])
+            if len(open_rows) == 0:
+                continue
+            if horizon is None:
+                horizon = self._horizon(clocks)
+            rows = table.rows[open_rows]
+            over = open_rows[rows["end"] <= horizon[rows["symbol_id"]]]
+            if len(over):
+                table.rows["final"][over] = True
+                table.rows["dirty"][over] = True
+                events.append(BarEvents(interval, table.rows[over]))
+        return events
+
+    def _horizon(self, clocks: Mapping[int, int]) -> Ints:
+        """Up to which event time each symbol is complete."""
+        clock = np.zeros(max(clocks, default=0) + 1, np.int64)
+        for provider_id, now in clocks.items():
+            clock[provider_id] = now
+        provider_id = self._symbols["provider_id"]
+        known = np.where(provider_id < len(clock), clock[np.minimum(provider_id, len(clock) - 1)], 0)
+        return np.maximum(self._symbols["watermark"], known) - self._lateness
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def resident(self, interval: Interval, symbol_id: int | None = None) -> Rows:
+        """The bars in memory, forming ones included: a copy, of one symbol or of all."""
+        table = self._tables[interval]
+        if symbol_id is None:
+            return table.rows.copy()
+        return table.of_symbol(symbol_id).copy()
+
+    # State --------------------------------------------------------------------------------------
+
+    def take_changes(self) -> Changes | None:
+        """What a flush has to write; None if nothing changed. Call `flushed` once it is committed."""
+        bars, state = {}, {}
+        for interval, table in self._tables.items():
+            rows = table.rows[table.rows["dirty"]]
+            table.rows["dirty"] = False
+            if len(rows):
+                state[interval.name] = rows
+                bars[interval] = rows[rows["final"]]
+        symbols = self._symbols[self._symbols["dirty"]]
+        self._symbols["dirty"] = False
+        if len(symbols):
+            state["symbols"] = symbols
+        return Changes(self.offset, bars, state) if state else None
+
+    def flushed(self) -> None:
+        """The last changes are stored; what need not stay in memory may go."""
+        for table in self._tables.values():
+            table.evict()
+
+    def snapshot(self) -> State:
+        """The whole state."""
+        state = {interval.name: table.rows.copy() for interval, table in self._tables.items()}
+        return state | {"symbols": self._symbols[self._symbols["provider_id"] != 0]}
+
+    def restore(self, offset: int, parts: Iterable[State]) -> None:
+        """Take up the state of a checkpoint: a whole snapshot and the changes that followed it, in order."""
+        self.offset = offset
+        for part in parts:
+            for interval in BASE_INTERVALS:
+                if interval.name in part:
+                    rows = part[interval.name].copy()
+                    rows["dirty"] = False
+                    self._tables[interval].put(rows)
+            if "symbols" in part:
+                self._restore_symbols(part["symbols"])
+        self.flushed()
+
+    def _restore_symbols(self, symbols: npt.NDArray[np.void]) -> None:
+        if len(symbols) == 0:
+            return
+        self._reserve(int(symbols["symbol_id"].max()))
+        self._symbols[symbols["symbol_id"]] = symbols
+        self._symbols["dirty"] = False

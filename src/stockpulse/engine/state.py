@@ -1,0 +1,47 @@
+"""The state of a shard as it goes into a checkpoint and comes back."""
+
+import io
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpulse.engine.bars import Rows
+from stockpulse.intervals import Interval
+
+State = dict[str, npt.NDArray[np.void]]
+"""Records by kind: `BAR` records under the name of each base interval, `SYMBOL_STATE` under "symbols"."""
+
+SYMBOL_STATE: Final = np.dtype(
+    [
+        ("symbol_id", "i8"),
+        ("watermark", "i8"),  # greatest event time of a trade, UTC microseconds
+        ("provider_id", "i8"),  # whose clock closes its bars when it is quiet; 0: nothing has come yet
+        ("dirty", "?"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since the last flush, up to the log's `offset`."""
+
+    offset: int
+    bars: dict[Interval, Rows]
+    """Final bars, to be stored."""
+    state: State
+    """All that changed, for the checkpoint."""
+
+
+def encode(state: State) -> bytes:
+    """The state as one blob that names and types its own fields (NumPy's npz)."""
+    blob = io.BytesIO()
+    np.savez(blob, **state)
+    return blob.getvalue()
+
+
+def decode(blob: bytes) -> State:
+    """What `encode` was given."""
+    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,77 @@
+"""The columnar vocabulary: what the frames that flow through StockPulse look like.
+
+Times are UTC microseconds, prices are in the currency of the symbol, sizes and volumes in units of it.
+"""
+
+from typing import Final
+
+import polars as pl
+
+UTC_MICROS: Final = pl.Datetime("us", "UTC")
+
+#: Ticks as a provider or a caller gives them, before validation.
+TICKS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "ts": UTC_MICROS,
+        "price": pl.Float64(),
+        "size": pl.Float64(),
+        "exchange": pl.String(),  # null: not said
+        "trade_id": pl.String(),  # null: not said; then nothing is a duplicate
+        "conditions": pl.String(),  # null: none; else the provider's codes, several joined by a comma
+    }
+)
+
+#: Bars as a provider gives them, before validation.
+BARS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "interval": pl.String(),  # "1m", "5m" or "1d"
+        "ts": UTC_MICROS,  # start of the bucket
+        "open": pl.Float64(),
+        "high": pl.Float64(),
+        "low": pl.Float64(),
+        "close": pl.Float64(),
+        "volume": pl.Float64(),
+        "trade_count": pl.Int64(),  # null: the provider does not say
+        "vwap": pl.Float64(),  # null: the provider does not say
+    }
+)
+
+# What a tick counts for; the flags of one tick are added up.
+COUNTS_FOR_PRICE: Final = 1
+COUNTS_FOR_VOLUME: Final = 2
+PRIMARY: Final = 4  # from the feed that the symbol's bars are built from, when several send it
+
+#: Ticks as they stand in the log: names have become numbers.
+LOGGED_TICKS: Final = pl.Schema(
+    {
+        "seq": pl.Int64(),  # log offset
+        "symbol_id": pl.Int32(),
+        "kind_id": pl.Int32(),  # provider, exchange, conditions, flags
+        "ts": UTC_MICROS,
+        "received_at": UTC_MICROS,
+        "price": pl.Float64(),
+        "size": pl.Float64(),
+        "trade_id": pl.String(),
+    }
+)
+
+#: A provider's bars as they stand in the log.
+LOGGED_BARS: Final = pl.Schema(
+    {
+        "seq": pl.Int64(),
+        "symbol_id": pl.Int32(),
+        "provider_id": pl.Int32(),
+        "minutes": pl.Int32(),  # 1, 5 or 1440 for a day
+        "ts": UTC_MICROS,
+        "received_at": UTC_MICROS,
+        "open": pl.Float64(),
+        "high": pl.Float64(),
+        "low": pl.Float64(),
+        "close": pl.Float64(),
+        "volume": pl.Float64(),
+        "trade_count": pl.Int64(),  # -1: not said
+        "vwap": pl.Float64(),  # NaN: not said
+    }
+)

@@ -1,0 +1,1 @@
+"""From what providers and callers send to what may enter the log."""

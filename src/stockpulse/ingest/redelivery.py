@@ -1,0 +1,111 @@
+"""Tells ticks that were delivered before from new ones.
+
+A redelivery is the same (provider, symbol, exchange, trade_id, ts). Keys are remembered for a window of
+event time after they came, and no more than so many of them. Without a trade_id nothing is a redelivery.
+
+Keys are looked up by a 64-bit hash in sorted runs, which grow by merging as in a log-structured merge tree:
+a look-up is a handful of binary searches, vectorised. A hit is then compared with the key itself, so a
+chance collision drops nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+KEY: Final = ("symbol", "exchange", "trade_id", "ts")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Keys that came together, sorted by hash, with the provider's event clock when the newest of them came."""
+
+    hashes: npt.NDArray[np.uint64]
+    keys: pl.DataFrame
+    clock: int
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+class RedeliveryWindow:
+    """The keys of one provider's recent ticks."""
+
+    def __init__(self, window_micros: int = 600_000_000, most_keys: int = 1_000_000) -> None:
+        self._window = window_micros
+        self._most = most_keys
+        self._runs: list[_Run] = []
+        self._clock = np.iinfo(np.int64).min
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    def sift(self, ticks: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which of the ticks are new, in their order; they are remembered. Of equal ones the first is new."""
+        with_id = ticks["trade_id"].is_not_null().to_numpy()
+        new = np.ones(len(ticks), bool)
+        if not with_id.any():
+            return new
+        rows = np.flatnonzero(with_id)
+        keys = ticks.select(KEY)[rows] if len(rows) < len(ticks) else ticks.select(KEY)
+        new[rows] = keys.is_first_distinct().to_numpy() & ~self._known(keys)
+        self._remember(keys.filter(new[rows]))
+        return new
+
+    def _known(self, keys: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        hashes = _hash(keys)
+        known = np.zeros(len(keys), bool)
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run.hashes, hashes), len(run) - 1)
+            hit = np.flatnonzero(run.hashes[at] == hashes)
+            if len(hit):
+                known[hit] |= _among(keys[hit], run)
+        return known
+
+    def _remember(self, keys: pl.DataFrame) -> None:
+        if len(keys) == 0:
+            return
+        newest = int(keys["ts"].dt.epoch("us").max())  # type: ignore[arg-type]
+        self._clock = max(self._clock, newest)
+        self._runs.append(_sorted_run(keys, self._clock))
+        while self._newest_two_should_merge():
+            newer, older = self._runs.pop(), self._runs.pop()
+            self._runs.append(_sorted_run(pl.concat([older.keys, newer.keys]), newer.clock))
+        self._forget()
+
+    def _newest_two_should_merge(self) -> bool:
+        """Merge runs of like size, so that there are few; but keep them small enough to forget one by one."""
+        if len(self._runs) < 2:
+            return False
+        older, newer = len(self._runs[-2]), len(self._runs[-1])
+        return older < 2 * newer and older + newer <= self._most // 4
+
+    def _forget(self) -> None:
+        while len(self._runs) > 1 and (
+            self._runs[0].clock < self._clock - self._window or len(self) - len(self._runs[0]) >= self._most
+        ):
+            del self._runs[0]
+
+
+def _hash(keys: pl.DataFrame) -> npt.NDArray[np.uint64]:
+    return keys.hash_rows().to_numpy()
+
+
+def _sorted_run(keys: pl.DataFrame, clock: int) -> _Run:
+    hashes = _hash(keys)
+    order = np.argsort(hashes)
+    return _Run(hashes[order], keys[order], clock)
+
+
+def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
+    """Which keys really are in a run that has their hashes."""
+    hashes = _hash(keys)
+    first = int(np.searchsorted(run.hashes, hashes.min(), side="left"))
+    last = int(np.searchsorted(run.hashes, hashes.max(), side="right"))
+    candidates = run.keys[np.flatnonzero(np.isin(run.hashes[first:last], hashes)) + first]
+    marked = keys.with_row_index("row").join(candidates, on=KEY, how="semi", nulls_equal=True)
+    among = np.zeros(len(keys), bool)
+    among[marked["row"].to_numpy()] = True
+    return among

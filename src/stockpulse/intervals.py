@@ -1,0 +1,93 @@
+"""Intervals: how long a bar is, and the many spellings that people have for it."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from stockpulse.errors import InvalidInput
+
+MINUTE_MICROS: Final = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The length of a bar. Equal lengths are equal intervals: 60m is 1h.
+
+    `name` is the one spelling that StockPulse answers in. `micros` is the length in microseconds, or None
+    where the calendar decides how long it is: 1d, 1w and 1mo.
+    """
+
+    name: str
+    micros: int | None
+
+    @property
+    def is_intraday(self) -> bool:
+        """Whether the length is fixed, so that a day holds several."""
+        return self.micros is not None
+
+    @property
+    def base(self) -> "Interval":
+        """The nearest stored interval that these bars are made of; a stored one is its own."""
+        if self.micros is None:
+            return D1
+        return M5 if self.micros % (5 * MINUTE_MICROS) == 0 else M1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _minutes(count: int) -> Interval:
+    name = f"{count // 60}h" if count % 60 == 0 else f"{count}m"
+    return Interval(name, count * MINUTE_MICROS)
+
+
+M1: Final = _minutes(1)
+M5: Final = _minutes(5)
+D1: Final = Interval("1d", None)
+W1: Final = Interval("1w", None)
+MO1: Final = Interval("1mo", None)
+
+#: What is kept live and stored; every other interval is derived from one of these on query.
+BASE_INTERVALS: Final = (M1, M5, D1)
+
+_LONGEST_MINUTES: Final = 240
+_MINUTES: Final = {"minute": 1, "hour": 60}
+_CALENDAR_UNITS: Final = {"day": D1, "week": W1, "month": MO1}
+_SPELLINGS: Final = {
+    "minute": ("", "m", "t", "min", "mins", "minute", "minutes"),  # pandas says T; TradingView only "5"
+    "hour": ("h", "hr", "hrs", "hour", "hours", "hourly"),
+    "day": ("d", "day", "days", "daily"),
+    "week": ("w", "wk", "wks", "week", "weeks", "weekly"),
+    "month": ("mo", "mon", "mth", "month", "months", "monthly"),
+}
+_UNITS: Final = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_SHAPE: Final = re.compile(r"\s*([0-9]{0,4})\s*([A-Za-z]*)\s*")
+
+
+def parse_interval(text: str, field: str = "interval") -> Interval:
+    """Read any customary spelling: 5m, 5min, 5Min, 5T, 5, 60m, 1Hour, 1D, daily, 1wk, 1mo, 1M, monthly ...
+
+    Case matters in one place: "1M" is a month and "1m" a minute. A bare number is minutes and a bare unit is
+    one of it. Raises InvalidInput for `field` otherwise.
+    """
+    matched = _SHAPE.fullmatch(text)
+    if matched and any(matched.groups()):
+        interval = _interval(count=int(matched[1] or 1), unit=_unit(matched[2]))
+        if interval:
+            return interval
+    raise InvalidInput(
+        field,
+        f"got {text[:40]!r}; takes 1m … {_LONGEST_MINUTES}m, 1h … 4h, 1d, 1w, 1mo (also 5min, 5Min, 1day, …)",
+    )
+
+
+def _unit(letters: str) -> str | None:
+    return "month" if letters == "M" else _UNITS.get(letters.lower())
+
+
+def _interval(count: int, unit: str | None) -> Interval | None:
+    """The interval of so many units, None if it is not one that is taken."""
+    if unit in _MINUTES:
+        minutes = count * _MINUTES[unit]
+        return _minutes(minutes) if 1 <= minutes <= _LONGEST_MINUTES else None
+    return _CALENDAR_UNITS.get(unit or "") if count == 1 else None

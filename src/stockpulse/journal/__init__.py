@@ -1,0 +1,1 @@
+"""The durable log: records are appended here first, and everything else is derived from them."""

@@ -1,0 +1,262 @@
+"""The log inside PostgreSQL: the tick table is the log, its `seq` the offset."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+import asyncpg
+import numpy as np
+import polars as pl
+import structlog
+
+from stockpulse.database.connect import TRANSIENT, Connection, Held
+from stockpulse.database.copy import Layout, in_slices
+from stockpulse.errors import Fenced, JournalInUse
+from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.journal.records import Appended, Bars, Batch, Ticks
+from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
+
+SHARD: Final = 0
+"""There is one shard here; each partition of a Kafka topic is one of its own."""
+
+_LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of other programs
+_TAKE_SECONDS: Final = 15
+_REPLAY_ROWS: Final = 100_000
+
+_TICKS: Final = Layout(
+    {
+        "seq": "int8",
+        "symbol_id": "int4",
+        "kind_id": "int4",
+        "ts": "timestamptz",
+        "received_at": "timestamptz",
+        "price": "float8",
+        "size": "float8",
+    },
+    text="trade_id",
+)
+_TICKS_READ: Final = Layout(
+    {
+        "seq": "int8",
+        "symbol_id": "int4",
+        "kind_id": "int4",
+        "ts": "timestamptz",
+        "received_at": "timestamptz",
+        "price": "float8",
+        "size": "float8",
+    }
+)
+_BARS: Final = Layout(
+    {
+        "seq": "int8",
+        "symbol_id": "int4",
+        "provider_id": "int4",
+        "minutes": "int4",
+        "ts": "timestamptz",
+        "received_at": "timestamptz",
+        "open": "float8",
+        "high": "float8",
+        "low": "float8",
+        "close": "float8",
+        "volume": "float8",
+        "trade_count": "int8",
+        "vwap": "float8",
+    }
+)
+
+log = structlog.get_logger(__name__)
+
+
+class PostgresJournal:
+    """The log of one shard, with one appender: this process, as long as it holds the advisory lock."""
+
+    def __init__(self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS) -> None:
+        self._held = Held(dsn)
+        self._wait_seconds = wait_seconds
+        self.segments = segments
+        self.epoch = 0
+        self.head = 0
+
+    @property
+    def identity(self) -> str:
+        """Which log this is."""
+        return "postgres"
+
+    async def take(self) -> None:
+        """Become the appender. Raises JournalInUse while another process is."""
+        connection, _ = await self._locked(self._wait_seconds)
+        row = await connection.fetchrow(
+            "INSERT INTO journal_heads AS h (shard, epoch, head) VALUES ($1, 1, $2)"
+            " ON CONFLICT (shard) DO UPDATE SET epoch = h.epoch + 1 RETURNING epoch, head",
+            SHARD,
+            first_offset(1),
+        )
+        assert row is not None
+        self.epoch, self.head = row
+        await self.segments.load(self.head)
+        await self.segments.ensure(self.segments.open)
+
+    async def _locked(self, wait_seconds: float) -> tuple[Connection, bool]:
+        """The connection, holding the lock that makes us the only appender."""
+        connection, fresh = await self._held.get()
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while fresh and not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCK_CLASS, SHARD):
+            # The server may not have noticed yet that a former connection of ours is dead.
+            if asyncio.get_running_loop().time() > deadline:
+                self._held.drop()
+                raise JournalInUse
+            await asyncio.sleep(0.1)
+        return connection, fresh
+
+    # Appending ----------------------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> Appended:
+        """Append a batch; it is on disk when this returns. An unreachable server is waited for."""
+        base = self.segments.next_base(self.head)
+        after = base + len(batch.frame)
+        stamped = _with_offsets(batch, base)
+        pieces, table, columns = await _in_thread_if_large(len(batch.frame), lambda: _packed(stamped, base))
+        await self._until_done(lambda: self._write(base, after, table, columns, pieces))
+        before, self.head = self.head, after
+        self.segments.roll(segment_of(base))
+        if isinstance(stamped, Ticks):
+            self.segments.recent.append(segment_of(base), stamped.frame)
+        return Appended(stamped, before, after)
+
+    async def _write(
+        self, base: int, after: int, table: str, columns: tuple[str, ...], pieces: list[memoryview | bytes]
+    ) -> None:
+        """One try of an append. That it was done before, unnoticed, is found out by the head."""
+        await self.segments.ensure(segment_of(base))
+        connection, _ = await self._locked(self._wait_seconds)
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, after
+                )
+                await connection.copy_to_table(
+                    table, source=in_slices(pieces), columns=columns, format="binary", timeout=60
+                )
+        except asyncpg.ObjectNotInPrerequisiteStateError as refused:
+            row = await connection.fetchrow("SELECT epoch, head FROM journal_heads WHERE shard = $1", SHARD)
+            if row is None or tuple(row) != (self.epoch, after):
+                raise Fenced(f"the log has been taken over: {refused}") from refused
+            log.info("append had been committed before the connection died", head=after)
+
+    async def _until_done(self, attempt: Callable[[], Any]) -> None:
+        delay = 0.05
+        while True:
+            try:
+                return await attempt()
+            except TRANSIENT as fault:
+                log.warning("append failed, trying again", error=repr(fault), in_seconds=delay)
+                self._held.drop()
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 2.0)
+
+    # Replay -------------------------------------------------------------------------------------
+
+    async def replay(self, offset: int) -> AsyncIterator[Appended]:
+        """The records from this offset to the head, in order."""
+        before = offset
+        for segment in range(segment_of(offset), segment_of(self.head) + 1):
+            if segment not in self.segments.sealed and segment != self.segments.open:
+                continue
+            for batch in _in_order(*await self._read_segment(segment, offset)):
+                after = int(batch.frame["seq"][-1]) + 1
+                yield Appended(batch, before, after)
+                before = after
+
+    async def _read_segment(self, segment: int, offset: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        connection, _ = await self._locked(self._wait_seconds)
+        ticks = await self._read(connection, _TICKS_READ, table_of(segment), offset)
+        bars = await self._read(connection, _BARS, table_of(segment, "provider_bars"), offset)
+        return (
+            _frame(ticks, LOGGED_TICKS, trade_id=pl.lit(None, pl.String)).sort("seq"),
+            _frame(bars, LOGGED_BARS).sort("seq"),
+        )
+
+    @staticmethod
+    async def _read(connection: Connection, layout: Layout, table: str, offset: int) -> dict[str, Any]:
+        pieces: list[bytes] = []
+
+        async def take(piece: bytes) -> None:
+            pieces.append(piece)
+
+        await connection.copy_from_query(
+            f"SELECT {', '.join(layout.columns)} FROM {table} WHERE seq >= $1",  # noqa: S608 - names of ours
+            offset,
+            output=take,
+            format="binary",
+            timeout=600,
+        )
+        return layout.unpack(b"".join(pieces))
+
+    async def load_open_segment(self, most_rows: int) -> None:
+        """Bring the open segment's ticks back into memory, or, if they are many, seal it."""
+        rows = self.head - first_offset(self.segments.open)
+        if rows > most_rows:
+            following = first_offset(self.segments.open + 1)
+            await self._until_done(lambda: self._skip_to(following))
+            return
+        connection, _ = await self._locked(self._wait_seconds)
+        found = await connection.fetch(
+            f"SELECT {', '.join(LOGGED_TICKS)} FROM {table_of(self.segments.open)} ORDER BY seq"  # noqa: S608
+        )
+        if found:
+            frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
+            self.segments.recent.append(self.segments.open, frame)
+
+    async def _skip_to(self, head: int) -> None:
+        await self.segments.ensure(segment_of(head))
+        connection, _ = await self._locked(self._wait_seconds)
+        await connection.execute("SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, head)
+        self.head = head
+        self.segments.roll(segment_of(head))
+
+    async def close(self) -> None:
+        """Let the log go."""
+        await self._held.close()
+
+
+async def _in_thread_if_large(rows: int, work: Callable[[], Any]) -> Any:
+    return work() if rows < 1000 else await asyncio.to_thread(work)
+
+
+def _with_offsets(batch: Batch, base: int) -> Batch:
+    seq = pl.int_range(base, base + len(batch.frame), dtype=pl.Int64, eager=True).alias("seq")
+    schema = LOGGED_TICKS if isinstance(batch, Ticks) else LOGGED_BARS
+    return type(batch)(batch.frame.with_columns(seq).select(list(schema)))
+
+
+def _packed(batch: Batch, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
+    layout, parent = (_TICKS, "realtime_prices") if isinstance(batch, Ticks) else (_BARS, "provider_bars")
+    columns = {
+        name: batch.frame[name].to_physical().to_numpy() for name in layout.columns if name != "trade_id"
+    }
+    texts = batch.frame["trade_id"] if isinstance(batch, Ticks) else None
+    return layout.pack(columns, texts), table_of(segment_of(base), parent), layout.columns
+
+
+def _frame(columns: dict[str, Any], schema: pl.Schema, **more: pl.Expr) -> pl.DataFrame:
+    return pl.DataFrame(columns).with_columns(**more).select(
+        pl.col(name).cast(dtype) for name, dtype in schema.items()
+    )
+
+
+def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Batch]:
+    """Ticks and bars of a stretch of the log as batches, in the order of their offsets."""
+    kinds = np.concatenate([np.zeros(len(ticks), np.int8), np.ones(len(bars), np.int8)])
+    seqs = np.concatenate([ticks["seq"].to_numpy(), bars["seq"].to_numpy()])
+    kinds = kinds[np.argsort(seqs, kind="stable")]
+    edges = np.flatnonzero(np.diff(kinds)) + 1
+    taken = [0, 0]
+    for run in np.split(kinds, edges):
+        if len(run) == 0:
+            continue
+        kind = int(run[0])
+        for start in range(0, len(run), _REPLAY_ROWS):
+            count = min(_REPLAY_ROWS, len(run) - start)
+            frame = (ticks, bars)[kind].slice(taken[kind], count)
+            taken[kind] += count
+            yield Ticks(frame) if kind == 0 else Bars(frame)

@@ -1,0 +1,72 @@
+"""The newest ticks, in memory: those of the log's segments that have no index yet."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+_CHUNK_ROWS: Final = 1 << 17
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive ticks of one segment, and the bounds of their event times in UTC microseconds."""
+
+    segment: int
+    frame: pl.DataFrame
+    min_ts: int
+    max_ts: int
+
+    @staticmethod
+    def of(segment: int, frame: pl.DataFrame) -> "Chunk":
+        """A chunk of these ticks."""
+        ts = frame["ts"].to_physical()
+        return Chunk(segment, frame, int(ts.min()), int(ts.max()))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+class RecentTicks:
+    """Ticks by chunks, in log order. Chunks never change, so a reader may keep a list of them."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+
+    def append(self, segment: int, frame: pl.DataFrame) -> None:
+        """Take in ticks that were just appended to the log."""
+        self._chunks.append(Chunk.of(segment, frame))
+        while len(self._chunks) > 1 and self._mergeable(self._chunks[-2], self._chunks[-1]):
+            newer, older = self._chunks.pop(), self._chunks.pop()
+            merged = pl.concat([older.frame, newer.frame], rechunk=True)
+            self._chunks.append(
+                Chunk(segment, merged, min(older.min_ts, newer.min_ts), max(older.max_ts, newer.max_ts))
+            )
+
+    @staticmethod
+    def _mergeable(older: Chunk, newer: Chunk) -> bool:
+        # Like sizes merge, so each tick is copied only some ten times however small the appends are.
+        return (
+            older.segment == newer.segment
+            and len(older) < 2 * len(newer)
+            and len(older) + len(newer) <= _CHUNK_ROWS
+        )
+
+    def drop_segment(self, segment: int) -> None:
+        """Let go of a segment: it has its index now and is read from the database."""
+        self._chunks = [chunk for chunk in self._chunks if chunk.segment != segment]
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks as they are now, oldest first."""
+        return list(self._chunks)
+
+    def segments(self) -> set[int]:
+        """The segments whose ticks are here, whole."""
+        return {chunk.segment for chunk in self._chunks}
+
+    def bounds(self, segment: int) -> tuple[int, int] | None:
+        """The least and the greatest event time in a segment; None if it has no ticks."""
+        chunks = [chunk for chunk in self._chunks if chunk.segment == segment]
+        if not chunks:
+            return None
+        return min(chunk.min_ts for chunk in chunks), max(chunk.max_ts for chunk in chunks)

@@ -1,0 +1,262 @@
+"""A market that never closes and needs no key: believable ticks and bars of any symbol.
+
+What is traded at an instant follows from (seed, symbol, instant) alone, see `randomwalk`. So live ticks go
+on where history ends, a restart goes on where the last run would be by now, and tests can ask for any time.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from stockpulse.errors import InvalidInput
+from stockpulse.frames import BARS, TICKS, UTC_MICROS
+from stockpulse.providers.base import Clock
+from stockpulse.providers.randomwalk import (
+    Floats,
+    Hashes,
+    Ints,
+    RandomWalk,
+    deviates,
+    key_of,
+    scramble,
+    to_cents,
+)
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROS: Final = 1_000_000  # of a second
+DAY_SECONDS: Final = 86_400
+
+BATCH_ROWS: Final = 20_000
+SHORTEST_PAUSE_SECONDS: Final = 0.01
+LONGEST_PAUSE_SECONDS: Final = 1.0  # the clock is looked at again, in case that it was set
+LONGEST_LAG_SECONDS: Final = 1
+FASTEST: Final = 1e7  # ticks per second, for a rate of infinity: more than can be made
+SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and what history is made of
+
+#: Seconds of a bucket, and of the distance between the prices that its bar is made of. Each grid contains
+#: the next coarser one, so that a day's open and close are those of its first and last minute.
+INTERVALS: Final = {"1m": (60, 10), "5m": (300, 60), "1d": (DAY_SECONDS, 900)}
+HISTORY_ROWS: Final = 10_000
+HISTORY_PRICES: Final = 50_000  # per chunk: about 10 ms of work before the event loop gets its turn
+
+
+def _believable_sizes() -> Floats:
+    """1024 equally likely numbers of shares: small odd lots, one or a few round lots, rarely thousands."""
+    odd = 1 + np.floor(99 * np.linspace(0, 1, 563, endpoint=False) ** 2)
+    lots = np.ceil(-1.2 * np.log1p(-np.linspace(0, 1, 445, endpoint=False)))
+    large = np.array(
+        [1000.0, 1000, 1000, 1000, 1000, 1200, 1500, 1500, 2000, 2000, 2000, 2500, 3000, 4000, 5000, 8000]
+    )
+    return np.concatenate([odd, 100 * np.maximum(lots, 1), large])
+
+
+SIZES: Final = _believable_sizes()
+#: 64 equally likely venues, as the consolidated tape names them.
+EXCHANGES: Final = pl.Series(
+    [*"D" * 24, *"Q" * 12, *"P" * 8, *"Z" * 6, *"N" * 5, *"K" * 4, *"V" * 3, None, None]
+)
+
+
+def _micros(moment: datetime) -> int:
+    """Microseconds since 1970, exactly."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Schedule:
+    """When the ticks of all time are due: number n at (n + jitter(n)) / rate seconds since 1970."""
+
+    def __init__(self, rate: float, key: int) -> None:
+        self._spacing = MICROS / rate
+        self._key = np.array([key], np.uint64)
+
+    def hashes(self, ticks: Ints) -> Hashes:
+        """What tells one tick from another: its time, its size and its exchange follow from it."""
+        return scramble(ticks, self._key)
+
+    def due(self, ticks: Ints, hashes: Hashes) -> Ints:
+        """In microseconds, ascending as the numbers are: a jitter is less than the spacing."""
+        jitter = (hashes >> np.uint64(40)) * 2.0**-24
+        return ((ticks + jitter) * self._spacing).astype(np.int64)
+
+    def due_of(self, tick: int) -> int:
+        """In microseconds, of one tick."""
+        ticks = np.array([tick])
+        return int(self.due(ticks, self.hashes(ticks))[0])
+
+    def first_after(self, micros: int) -> int:
+        """The number of the first tick that is due later than that."""
+        tick = int(micros / self._spacing)
+        return tick + 1 if self.due_of(tick) <= micros else tick
+
+
+class SimulatedProvider:
+    """Random walks of prices, paced by the wall clock.
+
+    `rate` is in ticks per second over all symbols together (default: each symbol every two seconds;
+    `math.inf`: as many as are asked for). Raises InvalidInput for no symbols or a rate that is not above 0.
+    """
+
+    name = "simulated"
+    calendar = "24/7"
+    clock = Clock.WALL
+    delay_seconds = 0.0
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        rate: float | None = None,
+        seed: int = 0,
+        now: Callable[[], datetime] = _utc_now,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        if not symbols:
+            raise InvalidInput("symbols", "at least one is needed")
+        rate = len(symbols) / SECONDS_PER_TRADE if rate is None else rate
+        if not rate > 0:
+            raise InvalidInput("rate", f"{rate} is not a number of ticks per second above 0")
+        self.symbols = tuple(symbols)
+        self.rate = rate
+        self.skipped = 0
+        """Ticks that fell due but were never sent, because nobody asked for them within a second."""
+        self._seed = seed
+        self._now = now
+        self._sleep = sleep
+        self._schedule = _Schedule(min(rate, FASTEST), key_of(seed, "ticks"))
+        self._walk = RandomWalk(self.symbols, seed)
+        self._seconds: dict[int, Floats] = {}
+        # The symbols take turns, so the column of any batch is a slice of this one.
+        turns = -(-BATCH_ROWS // len(symbols)) + 1
+        self._turns = pl.Series(list(self.symbols) * turns, dtype=pl.String)
+        self._nulls = pl.Series([None], dtype=pl.String).new_from_index(0, BATCH_ROWS)
+
+    async def stream(self) -> AsyncIterator[pl.DataFrame]:
+        """Ticks as they fall due, from now on and without end; those that come too late are skipped."""
+        position = self._schedule.first_after(self._now_micros())
+        while True:
+            now = self._now_micros()
+            position = self._skip_to(position, now - LONGEST_LAG_SECONDS * MICROS)
+            due = self._schedule.first_after(now)
+            stop = min(due, position + BATCH_ROWS)
+            if stop > position:
+                yield self._ticks(position, stop)
+                position = stop
+            await self._sleep(0 if position < due else self._pause(position, now))
+
+    def _skip_to(self, position: int, oldest_micros: int) -> int:
+        """The first tick from `position` on that is not older than that; those left out are counted."""
+        oldest = self._schedule.first_after(oldest_micros)
+        self.skipped += max(0, oldest - position)
+        return max(position, oldest)
+
+    def _pause(self, position: int, now: int) -> float:
+        """Seconds until the next tick is due, or a bit longer so that several make a batch."""
+        wait = (self._schedule.due_of(position) - now) / MICROS
+        return min(max(wait, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+
+    def _now_micros(self) -> int:
+        return _micros(self._now())
+
+    def _ticks(self, first: int, stop: int) -> pl.DataFrame:
+        """The ticks first, first + 1, ... stop - 1."""
+        ticks = np.arange(first, stop)
+        hashes = self._schedule.hashes(ticks)
+        ts = self._schedule.due(ticks, hashes)
+        low_bits = hashes.astype(np.int64)
+        nulls = self._nulls.head(len(ticks))
+        columns = {
+            "symbol": self._turns.slice(first % len(self.symbols), len(ticks)),
+            "ts": pl.Series(ts).cast(UTC_MICROS),
+            "price": self._prices(ts, ticks % len(self.symbols)),
+            "size": SIZES.take(low_bits & (len(SIZES) - 1)),
+            "exchange": EXCHANGES.gather(low_bits >> 10 & (len(EXCHANGES) - 1)),
+            "trade_id": nulls,
+            "conditions": nulls,
+        }
+        return pl.DataFrame(columns, schema=TICKS)
+
+    def _prices(self, ts: Ints, symbols: Ints) -> Floats:
+        """The price of each (instant, symbol): on the line between the whole seconds before and after it."""
+        seconds, micros = np.divmod(ts, MICROS)
+        first, last = int(seconds[0]), int(seconds[-1])
+        known = np.concatenate([self._second(second) for second in range(first, last + 2)])
+        here = (seconds - first) * len(self.symbols) + symbols
+        before = known.take(here)
+        after = known.take(here + len(self.symbols))
+        return to_cents(before + (after - before) * (micros / MICROS))
+
+    def _second(self, second: int) -> Floats:
+        """The prices of all symbols at a whole second; the newest few are remembered."""
+        if second not in self._seconds:
+            self._seconds = {known: prices for known, prices in self._seconds.items() if known >= second - 2}
+            self._seconds[second] = self._walk.at(np.array([second]))[0]
+        return self._seconds[second]
+
+    async def history(
+        self, symbol: str, interval: str, start: datetime, end: datetime
+    ) -> AsyncIterator[pl.DataFrame]:
+        """Bars of any symbol, of the whole UTC buckets that lie in [start, end) and are over by now.
+
+        Raises InvalidInput for an interval other than 1m, 5m and 1d.
+        """
+        if interval not in INTERVALS:
+            raise InvalidInput("interval", f"{interval!r} is none of {', '.join(INTERVALS)}")
+        length, step = INTERVALS[interval]
+        walk = RandomWalk((symbol,), self._seed)
+        first = -(-_micros(start) // (length * MICROS))
+        stop = min(_micros(end), self._now_micros()) // (length * MICROS)
+        rows = min(HISTORY_ROWS, HISTORY_PRICES // (length // step + 1))
+        for begin in range(first, stop, rows):
+            starts = np.arange(begin, min(begin + rows, stop)) * length
+            yield self._bars(walk, symbol, interval, starts)
+            await self._sleep(0)
+
+    def _bars(self, walk: RandomWalk, symbol: str, interval: str, starts: Ints) -> pl.DataFrame:
+        """The bars of the buckets that start at these seconds."""
+        length, step = INTERVALS[interval]
+        # The last second of a bucket is the one before the next bucket's first: the bars join.
+        offsets = np.append(np.arange(0, length, step), length - 1)
+        prices = to_cents(walk.at((starts[:, None] + offsets).ravel()).reshape(-1, len(offsets)))
+        trades, volume = _turnover(self._seed, symbol, starts, length)
+        columns = {
+            "symbol": pl.repeat(symbol, len(starts), eager=True),
+            "interval": pl.repeat(interval, len(starts), eager=True),
+            "ts": pl.Series(starts * MICROS).cast(UTC_MICROS),
+            "open": prices[:, 0],
+            "high": prices.max(axis=1),
+            "low": prices.min(axis=1),
+            "close": prices[:, -1],
+            "volume": volume,
+            "trade_count": trades,
+            "vwap": np.round(prices.mean(axis=1), 4),
+        }
+        return pl.DataFrame(columns, schema=BARS)
+
+
+def _turnover(seed: int, symbol: str, starts: Ints, length: int) -> tuple[Ints, Floats]:
+    """Trades and shares of each bucket: busy days, a rush in the afternoon (UTC), and chance.
+
+    On average over a day it is what the stream sends at its default rate.
+    """
+    trades = length / SECONDS_PER_TRADE * _chance(seed, f"busy days of {symbol}", starts // DAY_SECONDS, 0.3)
+    if length < DAY_SECONDS:
+        hours = (starts % DAY_SECONDS) / 3600
+        trades *= 1 + 0.6 * np.cos((hours - 17) * math.tau / 24)
+        trades *= _chance(seed, f"{length} s trades of {symbol}", starts, 0.3)
+    counts = np.maximum(1, np.round(trades)).astype(np.int64)
+    sizes = SIZES.mean() * _chance(seed, f"{length} s sizes of {symbol}", starts, 0.2)
+    return counts, np.round(counts * sizes)
+
+
+def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:
+    """A log-normal factor around 1 for each value; `spread` is the deviation of its logarithm."""
+    keys = np.array([key_of(seed, name)], np.uint64)
+    return np.exp(spread * deviates(scramble(values, keys)) - spread**2 / 2)
