@@ -33,6 +33,13 @@ def in_new_york(times):
     return [f"{(EPOCH + time * MICRO).astimezone(NEW_YORK):%Y-%m-%d %H:%M}" for time in times.tolist()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _made():
+    """Make the calendars now, so that Hypothesis does not find its first example slow."""
+    for name in CALENDARS:
+        trading_calendar(name)
+
+
 @pytest.fixture(scope="module")
 def nyse():
     return trading_calendar("XNYS")
@@ -77,6 +84,11 @@ class TestSessions:
         assert nyse.session(int(new_york(date)[0])) is None
         assert nyse.trading_day(new_york(f"{date} 12:00")) == NO_DAY
         assert nyse.trading_day(new_york(f"{date} 12:00"), extended=True) == NO_DAY
+
+    def test_a_late_open(self):  # Ash Wednesday
+        wednesday = int(utc("2024-02-14 03:00")[0])
+        expected = tuple(utc("2024-02-14 16:00", "2024-02-14 21:00").tolist())
+        assert trading_calendar("BVMF").session(wednesday) == expected
 
     def test_only_a_daily_label_names_a_session(self, nyse):
         assert nyse.session(int(utc("2013-10-07")[0])) is None

@@ -168,7 +168,7 @@ class Calendar:
         return begins + (self._at(self._opens, dates) - begins) % micros
 
     def _grid_dates(self, ts: Times, micros: int) -> Times:
-        """The dates whose grids the times are on: a date's own from its first point, before it the last one's."""
+        """The dates whose grids the times are on: before the first point of its own, the grid of the eve."""
         dates = self._dates(ts, self._begins)
         return dates - (ts < self._first_starts(dates, micros))
 

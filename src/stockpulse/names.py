@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stockpulse.clock import Clock
+
 
 @dataclass(frozen=True)
 class Symbol:
@@ -18,6 +20,16 @@ class Symbol:
     id: int
     name: str
     calendar: str
+
+
+@dataclass(frozen=True)
+class ProviderName:
+    """A provider, and what tells how far its event time has come: see `providers.base.Clock`."""
+
+    id: int
+    name: str
+    clock: Clock
+    delay_micros: int
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,8 @@ class Names:
     def __init__(self) -> None:
         self.symbols: dict[str, Symbol] = {}
         self.symbol_by_id: dict[int, Symbol] = {}
-        self.providers: dict[str, int] = {}
-        self.provider_by_id: dict[int, str] = {}
+        self.providers: dict[str, ProviderName] = {}
+        self.provider_by_id: dict[int, ProviderName] = {}
         self.kinds: dict[TickKind, int] = {}
         self.kind_by_id: dict[int, TickKind] = {}
         self._flags = np.zeros(1, np.uint8)
@@ -49,10 +61,10 @@ class Names:
             self.symbols[symbol.name] = symbol
             self.symbol_by_id[symbol.id] = symbol
 
-    def add_provider(self, number: int, name: str) -> None:
+    def add_provider(self, provider: ProviderName) -> None:
         """Take in a provider that the database has numbered."""
-        self.providers[name] = number
-        self.provider_by_id[number] = name
+        self.providers[provider.name] = provider
+        self.provider_by_id[provider.id] = provider
 
     def add_kinds(self, kinds: Iterable[tuple[int, TickKind]]) -> None:
         """Take in kinds of ticks that the database has numbered."""

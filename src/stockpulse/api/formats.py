@@ -15,9 +15,9 @@ from io import BytesIO
 from typing import Annotated, Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import orjson
 import polars as pl
-import polars.selectors as cs
 from fastapi import Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -217,11 +217,9 @@ class Encoder(Protocol):
 
 def json_rows(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
     """A JSON array of objects; `orjson.Fragment(json_rows(frame))` puts it into something larger."""
-    frame = _with_times_as_text(_in_zone(frame, frame.schema, zone))
-    frame = frame.with_columns(_finite(cs.float()))
-    whole = frame.select(_is_whole(cs.float()).all()).row(0, named=True) if frame.width else {}
+    frame = frame.select(_as_text(frame.schema, zone))
     # A volume is a float that counts: 8341, not 8341.0.
-    frame = frame.cast({name: pl.Int64 for name, is_whole in whole.items() if is_whole})
+    frame = frame.with_columns(column.cast(pl.Int64) for column in frame if _is_whole(column))
     buffer = BytesIO()
     frame.write_json(buffer)
     return buffer.getvalue()
@@ -248,16 +246,14 @@ class _Json:
 
 class _Csv:
     def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
-        self._schema = rows.schema
-        self._zone = zone
+        self._names = rows.schema.names()
+        self._columns = _as_text(rows.schema, zone)
 
     def head(self) -> bytes:
-        return self._schema.to_frame().write_csv().encode()
+        return pl.DataFrame(schema=self._names).write_csv().encode()
 
     def rows(self, frame: pl.DataFrame) -> bytes:
-        frame = _with_times_as_text(_in_zone(frame, self._schema, self._zone))
-        frame = frame.with_columns(_finite(cs.float()))
-        return frame.write_csv(include_header=False).encode()
+        return frame.select(self._columns).write_csv(include_header=False).encode()
 
     def tail(self) -> bytes:
         return b""
@@ -273,27 +269,27 @@ class _Arrow:
     _END: Final = struct.pack("<Ii", 0xFFFFFFFF, 0)
 
     def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
-        self._schema = rows.schema
-        self._zone = zone
-        stream = self._stream(rows.schema.to_frame())
-        self._schema_message = stream[: 8 + struct.unpack_from("<i", stream, 4)[0]]
+        self._empty = rows.schema.to_frame()
+        self._columns = _typed(rows.schema, zone)
 
     def head(self) -> bytes:
-        return self._schema_message
+        return self._parts(self._empty)[0]
 
     def rows(self, frame: pl.DataFrame) -> bytes:
-        return self._stream(frame).removeprefix(self._schema_message).removesuffix(self._END)
+        return self._parts(frame)[1]
 
     def tail(self) -> bytes:
         return self._END
 
-    def _stream(self, frame: pl.DataFrame) -> bytes:
+    def _parts(self, frame: pl.DataFrame) -> tuple[bytes, bytes]:
+        """The schema message and the batches."""
         buffer = BytesIO()
         # The oldest types: not every reader knows string views.
-        _in_zone(frame, self._schema, self._zone).write_ipc_stream(
-            buffer, compat_level=pl.CompatLevel.oldest()
-        )
-        return buffer.getvalue()
+        oldest = pl.CompatLevel.oldest()
+        frame.select(self._columns).write_ipc_stream(buffer, compat_level=oldest)
+        stream = buffer.getvalue()
+        (metadata_bytes,) = struct.unpack_from("<i", stream, 4)
+        return stream[: 8 + metadata_bytes], stream[8 + metadata_bytes : -len(self._END)]
 
 
 def _encoder(rows: Rows, wanted: Format, zone: ZoneInfo | None) -> Encoder:
@@ -322,7 +318,7 @@ async def _parquet(rows: Rows, zone: ZoneInfo | None) -> bytes:
 
     def encode(frame: pl.DataFrame) -> bytes:
         buffer = BytesIO()
-        _in_zone(frame, rows.schema, zone).write_parquet(buffer)
+        frame.select(_typed(rows.schema, zone)).write_parquet(buffer)
         return buffer.getvalue()
 
     return await _aside(height, encode, pl.concat(frames))
@@ -336,28 +332,40 @@ def _members(values: Mapping[str, Any]) -> bytes:
     return orjson.dumps(dict(values), option=orjson.OPT_UTC_Z)[1:-1]
 
 
-def _in_zone(frame: pl.DataFrame, schema: pl.Schema, zone: ZoneInfo | None) -> pl.DataFrame:
-    """The columns of `schema`, times in `zone` (UTC without one), categories as the strings they stand for."""
-    frame = frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    return frame.with_columns(
-        cs.datetime(time_zone=None).dt.replace_time_zone("UTC"),
-        (cs.categorical() | cs.enum()).cast(pl.String),
-    ).with_columns(cs.datetime().dt.convert_time_zone(zone.key if zone else "UTC"))
+def _typed(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
+    """The columns as Arrow and Parquet carry them: times in `zone`, categories as what they stand for."""
+    return [_typed_column(name, dtype, zone) for name, dtype in schema.items()]
 
 
-def _with_times_as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """RFC 3339, with a fraction of a second only where there is one."""
-    columns = {
-        name: "%Y-%m-%dT%H:%M:%S%.f" + ("Z" if dtype.time_zone == "UTC" else "%:z")
-        for name, dtype in frame.schema.items()
-        if isinstance(dtype, pl.Datetime)
-    }
-    return frame.with_columns(pl.col(name).dt.to_string(layout) for name, layout in columns.items())
+def _as_text(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
+    """The columns as JSON and CSV write them: RFC 3339 with a fraction only where there is one, no NaN."""
+    layout = "%Y-%m-%dT%H:%M:%S%.f" + ("Z" if _zone_name(zone) == "UTC" else "%:z")
+    columns = []
+    for name, dtype in schema.items():
+        column = _typed_column(name, dtype, zone)
+        if isinstance(dtype, pl.Datetime):
+            column = column.dt.to_string(layout)
+        elif dtype.is_float():
+            column = pl.when(column.is_finite()).then(column)
+        columns.append(column)
+    return columns
 
 
-def _finite(column: pl.Expr) -> pl.Expr:
-    return pl.when(column.is_finite()).then(column)
+def _typed_column(name: str, dtype: pl.DataType, zone: ZoneInfo | None) -> pl.Expr:
+    column = pl.col(name).cast(dtype)  # a chunk may have nothing but nulls, of no type, in it
+    if isinstance(dtype, pl.Datetime):
+        column = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
+        return column.dt.convert_time_zone(_zone_name(zone))
+    return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
 
 
-def _is_whole(column: pl.Expr) -> pl.Expr:
-    return (column == column.round()) & (column.abs() < _EXACT_INTEGERS)
+def _zone_name(zone: ZoneInfo | None) -> str:
+    return zone.key if zone else "UTC"
+
+
+def _is_whole(column: pl.Series) -> bool:
+    if not column.dtype.is_float():
+        return False
+    values = column.to_numpy()  # a null is a NaN there
+    whole = (values == np.floor(values)) & (np.abs(values) < _EXACT_INTEGERS)
+    return bool((whole | np.isnan(values)).all())

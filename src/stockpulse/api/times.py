@@ -17,14 +17,11 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST: Final = 0  # microseconds since 1970
 LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 - 1
 
-#: A bare number says its unit by its size: below the bound it counts units of so many microseconds.
-#: Seconds reach the bound in the year 5138; milliseconds, microseconds and nanoseconds pass it in 1973.
-EPOCH_UNITS: Final = (
-    (10**11, Decimal(1_000_000)),
-    (10**14, Decimal(1_000)),
-    (10**17, Decimal(1)),
-    (10**20, Decimal("0.001")),
-)
+#: A bare number says its unit by its size: below the first it counts seconds (to the year 5138), below the
+#: next ones milliseconds and microseconds, else nanoseconds (all from 1973 on).
+SECONDS_BELOW: Final = 10**11
+MILLIS_BELOW: Final = 10**14
+MICROS_BELOW: Final = 10**17
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NUMBER: Final = re.compile(r"\d{1,19}(\.\d{0,18})?", re.ASCII)
@@ -74,12 +71,13 @@ def parse_zone(text: str) -> ZoneInfo:
     return zone
 
 
-def _from_number(text: str) -> int | None:
+def _from_number(text: str) -> int:
     number = Decimal(text)
-    for bound, unit in EPOCH_UNITS:
-        if number < bound:
-            return int(number * unit)
-    return None
+    if number < SECONDS_BELOW:
+        return int(number * 1_000_000)
+    if number < MILLIS_BELOW:
+        return int(number * 1_000)
+    return int(number) if number < MICROS_BELOW else int(number / 1_000)
 
 
 def _from_rfc_3339(text: str) -> int | None:

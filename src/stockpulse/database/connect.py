@@ -1,12 +1,20 @@
 """Connections to PostgreSQL, and which of their failures pass by themselves."""
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
+import structlog
 
-Connection = asyncpg.Connection[asyncpg.Record]
-Pool = asyncpg.Pool[asyncpg.Record]
+_T = TypeVar("_T")
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Connection = asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+    Pool = asyncpg.Pool
 
 #: The server is away, starting, stopping, full or out of connections: worth another try.
 TRANSIENT: Final[tuple[type[BaseException], ...]] = (
@@ -25,7 +33,12 @@ TRANSIENT: Final[tuple[type[BaseException], ...]] = (
 )
 
 _CONNECT_SECONDS: Final = 10
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 2.0
 _SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
+
+
+log = structlog.get_logger(__name__)
 
 
 async def connect(dsn: str) -> Connection:
@@ -44,6 +57,19 @@ def normal_dsn(url: str) -> str:
     """The address as the driver takes it: `postgres://` and SQLAlchemy's spellings are accepted."""
     scheme, separator, rest = url.partition("://")
     return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
+
+
+async def until_done(attempt: Callable[[], Awaitable[_T]], what: str, on_fault: Callable[[], None]) -> _T:
+    """Try until it succeeds, waiting longer each time, as long as the faults are transient ones."""
+    delay = _FIRST_DELAY
+    while True:
+        try:
+            return await attempt()
+        except TRANSIENT as fault:
+            log.warning(f"{what} failed, trying again", error=repr(fault), in_seconds=delay)
+            on_fault()
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
 
 
 class Held:

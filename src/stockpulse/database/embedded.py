@@ -76,14 +76,15 @@ PRIVATE = 0o700
 SOCKET_PATH_BYTES = 103  # the smallest limit there is, on macOS; Linux takes 107
 
 SETTINGS = {
-    # A tick that was acknowledged survives a power cut.
+    # Durability is the promise: what was acknowledged survives a power cut, and a page is never half written.
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    # Only our unix socket.
+    # No network: only our unix socket, and only for the server's user (and root).
     "listen_addresses": "",
     "port": str(PORT),
     "unix_socket_permissions": "0700",
+    # One app with a few pools.
     "max_connections": "50",
     # A query whose client is gone ends, instead of running on for nobody.
     "client_connection_check_interval": "5s",
@@ -91,28 +92,35 @@ SETTINGS = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
-    # A crash replays at most about 1 GB: a checkpoint begins at half of max_wal_size, or after five minutes.
+    # A crash replays about 1 GB at most, which takes seconds: a checkpoint begins at half of max_wal_size or
+    # after five minutes. Fewer checkpoints also mean fewer full pages in the WAL.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "5min",
     "checkpoint_completion_target": "0.9",
     # These binaries have only pglz, which costs an appending load more than it saves.
     "wal_compression": "off",
+    # Enough for the tables of the day; the rest is better left to the system's cache.
     "shared_buffers": "256MB",
-    "maintenance_work_mem": "256MB",
     "huge_pages": "try",
+    # For the indexes of a bulk load.
+    "maintenance_work_mem": "256MB",
     "max_parallel_maintenance_workers": "2",
+    # The app itself needs processors too.
     "max_parallel_workers_per_gather": "2",
+    # Compiling costs more than our short queries take.
     "jit": "off",
     "autovacuum": "on",
+    # A clock call for every block, and nobody looks at it.
     "track_io_timing": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # The log is bounded only at a start: keep it to what matters.
     "log_min_messages": "warning",
     "log_checkpoints": "off",
 }
 if sys.platform == "linux":
     # The default lives in /dev/shm, which has 64 MB in a container: parallel queries would fail. SysV memory
-    # has no such limit on Linux (but a tiny one on macOS).
+    # has no such limit on Linux (but a tiny one on macOS, where the default is fine).
     SETTINGS["dynamic_shared_memory_type"] = "sysv"
 
 
@@ -124,8 +132,6 @@ class EmbeddedPostgres:
         self._cluster = self._data_dir / "postgres"
         self._sockets = _socket_folder(self._data_dir)
         self._log = ServerLog(self._data_dir / "postgres.log")
-        # It is in the title of each of the server's processes: `ps` shows it, and we find orphans by it.
-        self._cluster_name = f"stockpulse-{_short_hash(self._data_dir)}"
         self._account: Account | None = None
         self._lock: FolderLock | None = None
         self._postmaster: Process | None = None
@@ -181,6 +187,8 @@ class EmbeddedPostgres:
 
     def _prepare_folder(self) -> None:
         """All that must be true of the folder before a server runs in it."""
+        for unfinished in self._data_dir.glob("postgres.new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         self._account = unprivileged.account_for(self._cluster)
         if self._cluster_is_finished():
             self._check_cluster()
@@ -201,12 +209,13 @@ class EmbeddedPostgres:
             )
         owner = self._cluster.stat().st_uid
         if owner != (self._account.uid if self._account else os.geteuid()):
-            raise CannotStart(f"{self._cluster} belongs to another user (id {owner}): run as that user")
+            raise CannotStart(
+                f"{self._cluster} belongs to the user with id {owner}, and the server would run as"
+                f" {self._account or f'id {os.geteuid()}'}: run as its owner, or chown all of it"
+            )
 
     async def _make_cluster(self) -> None:
         """Make the cluster under another name, rename it when it is on disk: a crash leaves no half one."""
-        for leftover in self._data_dir.glob("postgres.new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir))
         if self._account:
             os.chown(new, *self._account)
@@ -249,7 +258,7 @@ class EmbeddedPostgres:
                 raise CannotStart(f"PostgreSQL ended at its start; {self._log.path} says: {said}")
             log.warning("something of a killed postgres still runs", log=said)
             if SHARED_MEMORY in said:
-                _kill_orphans(self._cluster_name)
+                self._kill_orphans()
             await asyncio.sleep(WATCH_SECONDS)
         try:
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
@@ -260,56 +269,48 @@ class EmbeddedPostgres:
 
     async def _adopt(self, deadline: float) -> Connection | None:
         """Take over the server that a killed app left; None when there is none (any more)."""
-        pid, _ = _read_pid_file(self._cluster)
-        process = Process.find(pid) if pid else None
-        if process is None or not await self._is_our_postmaster(process):
-            self._remove_stale_files(pid)
+        pid, _ = _read_pid_file(self._cluster / "postmaster.pid")
+        process = Process.find(pid) if pid and self._is_our_postmaster(pid) else None
+        if process is None:
+            self._remove_stale_files()
             return None
         self._postmaster = process
         connection = None
-        if _command_line(process.pid) in (None, self._server_command()):
+        if _command_line(process.pid) == " ".join(self._server_command()):
             log.info("postgres is still up from before", pid=pid)
             connection = await self._connect_when_ready(process, deadline)
-        if connection is not None and await self._end_other_clients(connection):
-            return connection
         if connection is not None:
+            if await self._take_over(connection):
+                return connection
             await connection.close()
         await self._shut_down(process)
         return None
 
-    async def _is_our_postmaster(self, process: Process) -> bool:
-        """Whether the process is the postmaster of this cluster, and not one that got its number later."""
-        command = _command_line(process.pid)
-        if command is not None:
-            return Path(command[0]).name == "postgres" and str(self._cluster) in command
-        connection = await self._connect()  # not Linux: ask whoever answers on our socket
-        if connection is None:
-            return False
-        try:
-            folder = await connection.fetchval("SHOW data_directory")
-        finally:
-            await connection.close()
-        return bool(folder == str(self._cluster))
+    def _is_our_postmaster(self, pid: int) -> bool:
+        """Whether it is the postmaster of this cluster, and not a process that got its number later."""
+        program, _, arguments = _command_line(pid).partition(" -D ")
+        return program.endswith("/postgres") and arguments.startswith(f"{self._cluster} ")
 
-    def _remove_stale_files(self, pid: int | None) -> None:
-        """Remove what a killed server left and a new one would take for a living one's."""
-        if pid is not None and _pid_is_taken(pid):
-            (self._cluster / "postmaster.pid").unlink()
-        socket = self._sockets / f".s.PGSQL.{PORT}"
-        socket.unlink(missing_ok=True)
-        socket.with_name(f"{socket.name}.lock").unlink(missing_ok=True)
+    def _remove_stale_files(self) -> None:
+        """Remove what makes a new server believe that a killed one lives: its number went to another."""
+        for file in (self._cluster / "postmaster.pid", self._sockets / f".s.PGSQL.{PORT}.lock"):
+            pid, _ = _read_pid_file(file)
+            if pid is not None and _is_taken(pid) and not self._is_our_postmaster(pid):
+                file.unlink()
 
-    async def _end_other_clients(self, connection: Connection) -> bool:
+    async def _take_over(self, connection: Connection) -> bool:
         """End what the killed app was doing, such as half a COPY; False when it will not end."""
+        if await connection.fetchval("SHOW data_directory") != str(self._cluster):
+            return False
         end = time.monotonic() + LEFTOVER_SECONDS
         while time.monotonic() < end:
-            ended = await connection.fetch(
+            others = await connection.fetch(
                 "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
-            if not ended:
+            if not others:
                 return True
-            log.info("ended what the app before was doing", connections=len(ended))
+            log.info("ended what the app before was doing", connections=len(others))
         return False
 
     async def _start_new(self, deadline: float) -> Connection | None:
@@ -320,9 +321,17 @@ class EmbeddedPostgres:
         process = self._postmaster = self._spawn(self._server_command())
         return await self._connect_when_ready(process, deadline)
 
+    def _cluster_name(self) -> str:
+        """Stands in the title of each of the server's processes: `ps` shows it, and we find orphans by it.
+
+        The folder's path would not do: every container has a /data.
+        """
+        folder = self._cluster.stat()
+        return f"stockpulse-{folder.st_dev:x}-{folder.st_ino:x}"
+
     def _server_command(self) -> list[str]:
         settings = SETTINGS | {
-            "cluster_name": self._cluster_name,
+            "cluster_name": self._cluster_name(),
             "hba_file": str(self._data_dir / "pg_hba.conf"),
             "ident_file": str(self._data_dir / "pg_ident.conf"),
             "unix_socket_directories": str(self._sockets),
@@ -352,7 +361,7 @@ class EmbeddedPostgres:
         """Wait for as long as the server recovers; None when it ended."""
         next_report = time.monotonic() + PROGRESS_SECONDS
         while process.is_alive():
-            pid, status = _read_pid_file(self._cluster)
+            pid, status = _read_pid_file(self._cluster / "postmaster.pid")
             if pid == process.pid and status == "ready" and (connection := await self._connect()):
                 return connection
             if time.monotonic() > deadline:
@@ -385,7 +394,15 @@ class EmbeddedPostgres:
                 break
             log.warning("postgres does not stop", pid=process.pid, signal=number.name)
         if process.exit_code() != 0:
-            _kill_orphans(self._cluster_name)
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """End the processes of a dead postmaster: it cannot tell them to, and they hold its memory."""
+        title = f"postgres: {self._cluster_name()}: "
+        for pid, command in _command_lines().items():
+            if command.startswith(title):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -443,12 +460,13 @@ def _birth(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         # Not Linux, or no such process.
-        return "alive" if sys.platform != "linux" and _pid_is_taken(pid) else None
+        return "alive" if sys.platform != "linux" and _is_taken(pid) else None
     state, start_time = fields[0], fields[19]
     return None if state in "ZX" else start_time
 
 
-def _pid_is_taken(pid: int) -> bool:
+def _is_taken(pid: int) -> bool:
+    """Whether any process has this number, also a dead one that nobody has fetched."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -458,27 +476,28 @@ def _pid_is_taken(pid: int) -> bool:
     return True
 
 
-def _command_line(pid: int) -> list[str] | None:
-    """What the process was started with; None where only /proc could tell and there is none."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-    except OSError:
-        return None
+def _command_lines() -> dict[int, str]:
+    """What every process was started with, or the title that it gave itself, by its number."""
+    if sys.platform == "linux":
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                found[int(folder.name)] = os.fsdecode(b" ".join(words))
+        return found
+    table = subprocess.run(["/bin/ps", "-axww", "-o", "pid=,command="], capture_output=True, check=True)
+    lines = (os.fsdecode(line).split(maxsplit=1) for line in table.stdout.splitlines())
+    return {int(pid): command for pid, command in lines}
 
 
-def _kill_orphans(cluster_name: str) -> None:
-    """End the processes of a dead postmaster: it cannot tell them to, and they hold its memory."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        command = _command_line(int(folder.name))
-        if command and command[0].startswith(f"postgres: {cluster_name}: "):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(folder.name), signal.SIGKILL)
+def _command_line(pid: int) -> str:
+    return _command_lines().get(pid, "")
 
 
-def _read_pid_file(cluster: Path) -> tuple[int | None, str]:
+def _read_pid_file(path: Path) -> tuple[int | None, str]:
     """The postmaster's number and state, as the postmaster wrote them down."""
     try:
-        lines = (cluster / "postmaster.pid").read_text().splitlines()
+        lines = path.read_text().splitlines()
         return int(lines[0]), "".join(lines[7:8]).strip()
     except (OSError, ValueError, IndexError):
         return None, ""
@@ -493,9 +512,8 @@ class ServerLog:
 
     def open(self) -> IO[bytes]:
         """Open it for a program's output, and remember where that begins."""
-        file = os.fdopen(
-            os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab"
-        )
+        mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        file = os.fdopen(os.open(self.path, mode, 0o600), "ab")
         self._start = file.tell()
         return file
 
@@ -507,10 +525,11 @@ class ServerLog:
 
     def tail(self) -> str:
         """The last lines of the latest program."""
-        with self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._start, size - LOG_BYTES_SHOWN))
             return file.read().decode(errors="replace").strip()
+        return ""
 
 
 class FolderLock:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-import asyncpg
-
-from stockpulse.names import Names, Symbol, TickKind
+from stockpulse.clock import Clock
+from stockpulse.database.connect import Pool
+from stockpulse.names import Names, ProviderName, Symbol, TickKind
 
 
 class NameStore:
     """Gives numbers to new names. A number is committed before anything refers to it."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", names: Names) -> None:
+    def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self.names = names
 
@@ -18,11 +18,11 @@ class NameStore:
         """Read the whole dictionary."""
         async with self._pool.acquire() as connection:
             symbols = await connection.fetch("SELECT id, symbol, calendar FROM symbols")
-            providers = await connection.fetch("SELECT id, name FROM providers")
+            providers = await connection.fetch("SELECT id, name, clock, delay_us FROM providers")
             kinds = await connection.fetch("SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds")
         self.names.add_symbols(Symbol(*row) for row in symbols)
-        for number, name in providers:
-            self.names.add_provider(number, name)
+        for number, name, clock, delay in providers:
+            self.names.add_provider(ProviderName(number, name, Clock(clock), delay))
         self.names.add_kinds((number, TickKind(*rest)) for number, *rest in kinds)
 
     async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> list[Symbol]:
@@ -43,14 +43,21 @@ class NameStore:
         self.names.add_symbols(added)
         return added
 
-    async def ensure_provider(self, name: str) -> int:
-        """The number of a provider, given now if it is new."""
-        if name not in self.names.providers:
+    async def ensure_provider(self, name: str, clock: Clock, delay_micros: int) -> int:
+        """The number of a provider, given now if it is new; its clock is what was said last."""
+        known = self.names.providers.get(name)
+        if known is None or (known.clock, known.delay_micros) != (clock, delay_micros):
             async with self._pool.acquire() as connection:
-                await connection.execute("INSERT INTO providers (name) VALUES ($1) ON CONFLICT DO NOTHING", name)
-                number = await connection.fetchval("SELECT id FROM providers WHERE name = $1", name)
-            self.names.add_provider(number, name)
-        return self.names.providers[name]
+                number = await connection.fetchval(
+                    "INSERT INTO providers (name, clock, delay_us) VALUES ($1, $2, $3) ON CONFLICT (name)"
+                    " DO UPDATE SET clock = excluded.clock, delay_us = excluded.delay_us RETURNING id",
+                    name,
+                    clock.value,
+                    delay_micros,
+                )
+            known = ProviderName(number, name, clock, delay_micros)
+            self.names.add_provider(known)
+        return known.id
 
     async def ensure_kinds(self, kinds: Iterable[TickKind]) -> None:
         """Number the kinds of ticks that are new."""

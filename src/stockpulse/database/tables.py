@@ -55,6 +55,8 @@ providers = Table(
     metadata,
     _id(),
     Column("name", Text, nullable=False, unique=True),
+    Column("clock", Text, nullable=False, comment="what closes its bars: wall, or event (a recording)"),
+    Column("delay_us", BigInteger, nullable=False, comment="how far behind the market it is by contract"),
 )
 
 tick_kinds = Table(

@@ -58,6 +58,8 @@ class BarEvents:
 
     interval: Interval
     rows: Rows
+    revised: bool
+    """Whether they had been announced before."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Shard:
 
     def __init__(self, *, lateness_micros: int = 2_000_000, extended_day: bool = False) -> None:
         self.offset = 0  # of the next record expected
+        self._taken_offset = 0
         self._lateness = lateness_micros
         self._extended_day = extended_day
         self._tables = {interval: BarTable() for interval in BASE_INTERVALS}
@@ -263,7 +266,7 @@ class Shard:
             rows = self._tables[interval].rows[np.unique(at)] if len(rows) else rows
             rows = rows[rows["final"]]
             if len(rows):
-                events.append(BarEvents(interval, rows.copy()))
+                events.append(BarEvents(interval, rows.copy(), revised=True))
         return events
 
     # Closing ------------------------------------------------------------------------------------
@@ -283,7 +286,7 @@ class Shard:
             if len(over):
                 table.rows["final"][over] = True
                 table.rows["dirty"][over] = True
-                events.append(BarEvents(interval, table.rows[over]))
+                events.append(BarEvents(interval, table.rows[over], revised=False))
         return events
 
     def _horizon(self, clocks: Mapping[int, int]) -> Ints:
@@ -294,6 +297,14 @@ class Shard:
         provider_id = self._symbols["provider_id"]
         known = np.where(provider_id < len(clock), clock[np.minimum(provider_id, len(clock) - 1)], 0)
         return np.maximum(self._symbols["watermark"], known) - self._lateness
+
+    def newest(self, provider_id: int) -> int:
+        """The greatest event time of a trade of this provider's symbols, UTC microseconds; 0 if there is none."""
+        return int(self._symbols["watermark"][self._symbols["provider_id"] == provider_id].max(initial=0))
+
+    def provider_of(self, symbol_id: int) -> int:
+        """The provider whose clock the symbol follows; 0 if nothing has come for it."""
+        return int(self._symbols["provider_id"][symbol_id]) if symbol_id < len(self._symbols) else 0
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -319,7 +330,8 @@ class Shard:
         self._symbols["dirty"] = False
         if len(symbols):
             state["symbols"] = symbols
-        return Changes(self.offset, bars, state) if state else None
+        moved, self._taken_offset = self.offset != self._taken_offset, self.offset
+        return Changes(self.offset, bars, state) if state or moved else None
 
     def flushed(self) -> None:
         """The last changes are stored; what need not stay in memory may go."""
@@ -333,7 +345,7 @@ class Shard:
 
     def restore(self, offset: int, parts: Iterable[State]) -> None:
         """Take up the state of a checkpoint: a whole snapshot and the changes that followed it, in order."""
-        self.offset = offset
+        self.offset = self._taken_offset = offset
         for part in parts:
             for interval in BASE_INTERVALS:
                 if interval.name in part:

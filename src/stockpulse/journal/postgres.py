@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import structlog
 
-from stockpulse.database.connect import TRANSIENT, Connection, Held
+from stockpulse.database.connect import Connection, Held, until_done
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
@@ -116,7 +116,9 @@ class PostgresJournal:
         after = base + len(batch.frame)
         stamped = _with_offsets(batch, base)
         pieces, table, columns = await _in_thread_if_large(len(batch.frame), lambda: _packed(stamped, base))
-        await self._until_done(lambda: self._write(base, after, table, columns, pieces))
+        await until_done(
+            lambda: self._write(base, after, table, columns, pieces), "append", self._held.drop
+        )
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
         if isinstance(stamped, Ticks):
@@ -142,17 +144,6 @@ class PostgresJournal:
             if row is None or tuple(row) != (self.epoch, after):
                 raise Fenced(f"the log has been taken over: {refused}") from refused
             log.info("append had been committed before the connection died", head=after)
-
-    async def _until_done(self, attempt: Callable[[], Any]) -> None:
-        delay = 0.05
-        while True:
-            try:
-                return await attempt()
-            except TRANSIENT as fault:
-                log.warning("append failed, trying again", error=repr(fault), in_seconds=delay)
-                self._held.drop()
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 2.0)
 
     # Replay -------------------------------------------------------------------------------------
 
@@ -197,7 +188,7 @@ class PostgresJournal:
         rows = self.head - first_offset(self.segments.open)
         if rows > most_rows:
             following = first_offset(self.segments.open + 1)
-            await self._until_done(lambda: self._skip_to(following))
+            await until_done(lambda: self._skip_to(following), "sealing", self._held.drop)
             return
         connection, _ = await self._locked(self._wait_seconds)
         found = await connection.fetch(

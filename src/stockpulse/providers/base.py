@@ -2,17 +2,11 @@
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from enum import Enum
 from typing import Protocol
 
 import polars as pl
 
-
-class Clock(Enum):
-    """What tells how far a provider's event time has come, so that bars of quiet symbols can close."""
-
-    WALL = "wall"  # a live feed: the wall clock, less the delay that the provider declares
-    EVENT = "event"  # a recording: the greatest event time that it has sent
+from stockpulse.clock import Clock
 
 
 class Provider(Protocol):
@@ -37,3 +31,6 @@ class Provider(Protocol):
     def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
         """The provider's own bars of `symbol` with start <= ts < end, ascending; nothing where it has none."""
         ...
+
+
+__all__ = ["Clock", "Provider"]

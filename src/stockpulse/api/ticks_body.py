@@ -1,0 +1,550 @@
+"""The body of `POST /ticks` as a frame: JSON, one JSON object a line, or Arrow.
+
+What cannot be read is a problem of its row, never of the others. A column is read at once; only the rows
+where that leaves nothing are looked at one by one.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Final
+
+import orjson
+import polars as pl
+
+from stockpulse.api import times
+from stockpulse.api.errors import shown
+from stockpulse.errors import InvalidInput, TooLarge
+from stockpulse.frames import TICKS, UTC_MICROS
+
+MAX_ROWS: Final = 100_000
+
+#: `frames.TICKS`, why the row is not one (null: it is), and then what was sent (null where it is one).
+PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})
+
+_JSON: Final = ("application/json", "")
+_JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+_ARROW: Final = ("application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.file")
+
+_LONGEST_TEXT: Final = 256
+_LONGEST_RAW: Final = 8 * 1024
+_MOST_UNPACKED_BYTES: Final = 256 * 1024 * 1024
+_MOST_MESSAGES: Final = 10_000
+_MOST_METADATA_BYTES: Final = 256 * 1024
+
+_INT64_ENDS: Final = 2**63
+
+_NUMBER: Final = r"^[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?$"
+_NUMBER_PATTERN: Final = re.compile(_NUMBER, re.ASCII)
+#: The usual spelling of a time, which Polars reads as we do; the others are for `times.read_time`.
+_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,9})?"
+_ZONE: Final = r"(Z|[+-][0-9]{2}:[0-9]{2})$"
+
+
+def parse_ticks(body: bytes, content_type: str) -> pl.DataFrame:
+    """The ticks of a request, in the order sent, in the schema `PARSED_TICKS`.
+
+    Raises InvalidInput where the body as a whole cannot be read, TooLarge where it is too much.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in _JSON:
+        return _assemble(_read_json(body))
+    if media_type in _JSON_LINES:
+        return _assemble(_read_json_lines(body))
+    if media_type in _ARROW:
+        return _assemble(_read_arrow(body))
+    takes = ", ".join((_JSON[0], _JSON_LINES[0], _ARROW[0]))
+    raise InvalidInput("Content-Type", f"got {shown(media_type)}; takes {takes}")
+
+
+# --- the three ways to send rows ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Rows as they were sent."""
+
+    height: int
+    #: The values under the first of these names that has one; a list of Python values or a series.
+    column: Callable[[Sequence[str]], "list[Any] | pl.Series"]
+    #: What was sent as these rows, as JSON.
+    raw: Callable[[Sequence[int]], Iterator[bytes]]
+    #: Rows that are no objects, and why.
+    broken: Mapping[int, str]
+
+
+def _read_json(body: bytes) -> _Sent:
+    # What fits into 64 MB of text can take 3 GB as objects, so the characters that make them are counted.
+    if body.count(b"{") + body.count(b"[") > 10 * MAX_ROWS or body.count(b",") > 50 * MAX_ROWS:
+        raise _too_many_rows()
+    try:
+        rows = orjson.loads(body)
+    except ValueError as fault:
+        raise InvalidInput("body", f"not JSON: {fault}") from None
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list):
+        raise InvalidInput("body", f"takes an array of objects; got {shown(rows)}")
+    if len(rows) > MAX_ROWS:
+        raise _too_many_rows()
+    broken = {at: f"not an object: {shown(row)}" for at, row in enumerate(rows) if type(row) is not dict}
+    return _sent_objects(rows, broken, lambda at: (_as_json(rows[row]) for row in at))
+
+
+def _read_json_lines(body: bytes) -> _Sent:
+    if body.count(b"\n") > 10 * MAX_ROWS:
+        raise _too_many_rows()
+    lines = [line for line in body.splitlines() if line.strip()]
+    if len(lines) > MAX_ROWS:
+        raise _too_many_rows()
+    rows, broken = [], {}
+    for at, line in enumerate(lines):
+        try:
+            row = orjson.loads(line)
+        except ValueError as fault:
+            row, broken[at] = None, f"not JSON: {fault}"
+        if type(row) is not dict:
+            broken.setdefault(at, f"not an object: {shown(row)}")
+        rows.append(row)
+    return _sent_objects(rows, broken, lambda at: (lines[row] for row in at))
+
+
+def _sent_objects(
+    rows: list[Any], broken: Mapping[int, str], raw: Callable[[Sequence[int]], Iterator[bytes]]
+) -> _Sent:
+    objects = [row if type(row) is dict else {} for row in rows] if broken else rows
+
+    def column(names: Sequence[str]) -> list[Any]:
+        values = [row.get(names[0]) for row in objects]
+        for name in names[1:]:
+            if None not in values:
+                break
+            values = [
+                row.get(name) if value is None else value for row, value in zip(objects, values, strict=True)
+            ]
+        return values
+
+    return _Sent(len(rows), column, raw, broken)
+
+
+def _read_arrow(body: bytes) -> _Sent:
+    try:
+        frame = _arrow_frame(body)
+    except _UNREADABLE as fault:
+        raise InvalidInput("body", f"not Arrow that can be read: {shown(str(fault))}") from None
+    known = frame.select(name for name in frame.columns if any(name in field.names for field in _FIELDS))
+    if sum(_text_bytes(column) for column in known) > _MOST_UNPACKED_BYTES:
+        raise _too_many_bytes()
+
+    def column(names: Sequence[str]) -> pl.Series:
+        given = [name for name in names if name in known.columns]
+        return known[given[0]] if given else pl.Series(names[0], [None] * known.height, pl.Null)
+
+    def raw(rows: Sequence[int]) -> Iterator[bytes]:
+        some = known.select(pl.all().gather(rows))
+        return (_as_json(row) for row in some.select(map(_plain, some)).iter_rows(named=True))
+
+    return _Sent(known.height, column, raw, {})
+
+
+def _too_many_rows() -> TooLarge:
+    return TooLarge(f"one request takes {MAX_ROWS:,} rows at most: send several")
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A column of TICKS: what it may be called, and its two ways to be read."""
+
+    names: tuple[str, ...]
+    required: bool
+    dtype: pl.DataType
+    #: A whole column, null where it takes a closer look; None: not a column of such values.
+    at_once: Callable[[pl.Series], pl.Series | None]
+    #: One value, None where it says nothing; ValueError: why it cannot be read.
+    one: Callable[[object], object]
+
+
+def _assemble(sent: _Sent) -> pl.DataFrame:
+    columns: dict[str, pl.Series] = {}
+    problems = {row: [why] for row, why in sent.broken.items()}
+    for field in _FIELDS:
+        name = field.names[0]
+        columns[name], wrong = _read(field, sent.column(field.names))
+        if field.required:
+            missing = columns[name].is_null().arg_true().to_list()
+            wrong = {**dict.fromkeys(missing, "missing"), **wrong}
+        for row, why in wrong.items():
+            if row not in sent.broken:
+                problems.setdefault(row, []).append(f"{name}: {why}")
+    at = sorted(problems)
+    raw = [text[:_LONGEST_RAW].decode("utf-8", "replace").replace("\0", "�") for text in sent.raw(at)]
+    columns["problem"] = _scattered(sent.height, at, ["; ".join(problems[row]) for row in at])
+    columns["raw"] = _scattered(sent.height, at, raw)
+    columns["ts"] = columns["ts"].cast(UTC_MICROS)
+    return pl.DataFrame(columns, schema=PARSED_TICKS)
+
+
+def _scattered(height: int, at: list[int], texts: list[str]) -> pl.Series:
+    return pl.repeat(None, height, dtype=pl.String, eager=True).scatter(at, texts)
+
+
+def _read(field: _Field, values: list[Any] | pl.Series) -> tuple[pl.Series, dict[int, str]]:
+    """The column, null where nothing is sent or nothing readable, and why it is not readable."""
+    column = _of_one_type(values) if isinstance(values, list) else values
+    found = None if column is None else field.at_once(column)
+    if found is None:
+        found = pl.repeat(None, len(values), dtype=field.dtype, eager=True)
+        if isinstance(values, pl.Series):
+            why = f"cannot be read from a column of {values.dtype}"
+            return found, dict.fromkeys(values.is_not_null().arg_true().to_list(), why)
+    given = pl.Series([value is not None for value in values]) if column is None else column.is_not_null()
+    left = (given & found.is_null()).arg_true().to_list()
+    read: dict[int, object] = {}
+    wrong: dict[int, str] = {}
+    for row, value in zip(left, _values_at(values, left), strict=True):
+        try:
+            read[row] = field.one(value)
+        except ValueError as why_not:
+            wrong[row] = f"{why_not}: {shown(value)}"
+    return found.scatter(list(read), pl.Series(list(read.values()), dtype=field.dtype)), wrong
+
+
+def _of_one_type(values: list[Any]) -> pl.Series | None:
+    """A series where they are all text or all numbers."""
+    types = set(map(type, values)) - {NoneType}
+    if not types:
+        return pl.Series(values, dtype=pl.Null)
+    if types == {str}:
+        return pl.Series(values, dtype=pl.String)
+    if types == {int} and all(value is None or value < _INT64_ENDS for value in values):
+        return pl.Series(values, dtype=pl.Int64)
+    return pl.Series(values, dtype=pl.Float64) if types in ({float}, {float, int}) else None
+
+
+def _values_at(values: list[Any] | pl.Series, rows: list[int]) -> list[Any]:
+    if isinstance(values, list):
+        return [values[row] for row in rows]
+    some = values.gather(rows)
+    if some.dtype.is_temporal():  # one that Python has no date for
+        return [f"{count} as {some.dtype}" for count in some.to_physical()]
+    return some.to_list()
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _text_column(column: pl.Series) -> pl.Series | None:
+    if column.dtype in (pl.Null, pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    if column.dtype != pl.String:
+        return None
+    closer_look = (column.str.len_bytes() > _LONGEST_TEXT) | column.str.contains("\0", literal=True)
+    return _null_where(closer_look | (column == ""), column)
+
+
+def _id_column(column: pl.Series) -> pl.Series | None:
+    return column.cast(pl.String) if column.dtype.is_integer() else _text_column(column)
+
+
+def _codes_column(column: pl.Series) -> pl.Series | None:
+    if not isinstance(column.dtype, pl.List):
+        return _text_column(column)
+    if column.dtype.inner not in (pl.String, pl.Null, pl.Categorical, pl.Enum):
+        return None
+    return _text_column(column.cast(pl.List(pl.String)).list.join(",", ignore_nulls=False))
+
+
+def _one_text(value: object) -> str | None:
+    if not isinstance(value, str):
+        raise ValueError("not text")  # noqa: TRY004  # the caller's value, not a type of ours
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(f"longer than {_LONGEST_TEXT} characters")
+    if "\0" in value:
+        raise ValueError("has a null byte")
+    return value or None  # "" says nothing
+
+
+def _one_id(value: object) -> str | None:
+    return str(value) if type(value) is int else _one_text(value)
+
+
+def _one_or_more_codes(value: object) -> str | None:
+    if not isinstance(value, list):
+        return _one_text(value)
+    try:
+        return _one_text(",".join(value))
+    except TypeError:
+        raise ValueError("not a list of text") from None
+
+
+# --- numbers and times -------------------------------------------------------------------------
+
+
+def _number_column(column: pl.Series) -> pl.Series | None:
+    if column.dtype == pl.Null or column.dtype.is_numeric():
+        return column.cast(pl.Float64, strict=False)
+    if column.dtype != pl.String:
+        return None
+    numbers = _null_where(~column.str.contains(_NUMBER), column).cast(pl.Float64, strict=False)
+    return _null_where(~numbers.is_finite(), numbers)
+
+
+def _one_number(value: object) -> float:
+    if type(value) in (int, float) or (isinstance(value, str) and _NUMBER_PATTERN.match(value)):
+        number = float(value)  # type: ignore[arg-type]
+        if math.isfinite(number):
+            return number
+    raise ValueError("not a number")
+
+
+def _time_column(column: pl.Series) -> pl.Series | None:
+    """Microseconds since 1970."""
+    if column.dtype == pl.String:
+        micros = _micros_of_text(column)
+    elif column.dtype == pl.Null or column.dtype.is_integer():
+        micros = _micros_of_epoch(column.cast(pl.Int64, strict=False))
+    elif column.dtype.is_float():
+        micros = _micros_of_epoch(column.cast(pl.Float64))
+    elif isinstance(column.dtype, pl.Date | pl.Datetime):
+        micros = _micros_of_temporal(column)
+    else:
+        return None
+    return _null_where(~micros.is_between(times.EARLIEST, times.LATEST), micros)
+
+
+def _one_time(value: object) -> int:
+    text = value if isinstance(value, str) else repr(value) if type(value) in (int, float) else ""
+    moment = times.read_time(text)
+    if moment is None:
+        raise ValueError("not a time in the years 1970 to 2200")
+    return times.micros(moment)
+
+
+def _micros_of_text(column: pl.Series) -> pl.Series:
+    """What is spelled in the usual way; null for the others."""
+    zoned = _null_where(~column.str.contains(_TIME + _ZONE), column)
+    naive = _null_where(~column.str.contains(_TIME + "$"), column)
+    micros = zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False).to_physical()
+    if naive.null_count() == len(naive):
+        return micros
+    return micros.zip_with(
+        micros.is_not_null(),
+        naive.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).to_physical(),
+    )
+
+
+def _micros_of_epoch(column: pl.Series) -> pl.Series:
+    """The unit is told by the size, as in `times`; floats are rounded, they do not hold more."""
+    at = pl.col("at").clip(lower_bound=-1)  # before 1970 is out of range by how much so ever
+    micros = (
+        pl.when(at < times.SECONDS_BELOW)
+        .then(at * 1_000_000)
+        .when(at < times.MILLIS_BELOW)
+        .then(at * 1_000)
+        .when(at < times.MICROS_BELOW)
+        .then(at)
+        .otherwise(at // 1_000)
+    )
+    micros = micros.round() if column.dtype.is_float() else micros
+    return pl.DataFrame({"at": column}).select(micros.cast(pl.Int64, strict=False)).to_series()
+
+
+def _micros_of_temporal(column: pl.Series) -> pl.Series:
+    """In Arrow a time is a number too, and may be one whose microseconds have no 64 bits."""
+    unit = column.dtype.time_unit if isinstance(column.dtype, pl.Datetime) else "days"
+    counts = column.to_physical().cast(pl.Int64)
+    if unit == "ns":
+        return counts // 1_000
+    micros = {"us": 1, "ms": 1_000, "days": 86_400_000_000}[unit]
+    return counts.clip(-1, times.LATEST // micros + 1) * micros
+
+
+def _null_where(mask: pl.Series, column: pl.Series) -> pl.Series:
+    return column.zip_with(~mask, pl.repeat(None, len(column), dtype=column.dtype, eager=True))
+
+
+_FIELDS: Final = (
+    _Field(("symbol",), True, pl.String(), _text_column, _one_text),
+    _Field(("ts", "timestamp", "event_time", "time"), True, pl.Int64(), _time_column, _one_time),
+    _Field(("price",), True, pl.Float64(), _number_column, _one_number),
+    _Field(("size", "volume"), True, pl.Float64(), _number_column, _one_number),
+    _Field(("exchange",), False, pl.String(), _text_column, _one_text),
+    _Field(("trade_id",), False, pl.String(), _id_column, _one_id),
+    _Field(("conditions",), False, pl.String(), _codes_column, _one_or_more_codes),
+)
+
+
+# --- what was sent, for the dead letters -------------------------------------------------------
+
+
+def _as_json(row: object) -> bytes:
+    try:
+        return orjson.dumps(row, default=str)
+    except TypeError:  # nested deeper, or an integer longer, than it writes
+        return orjson.dumps(shown(row))
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """A column that Python has values for: times as the numbers that they are."""
+    dtype = column.dtype
+    if dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum):
+        return column
+    if isinstance(dtype, pl.List) and dtype.inner in (pl.String, pl.Categorical, pl.Enum):
+        return column
+    if dtype.is_temporal():
+        return column.to_physical()
+    return pl.repeat(f"a value of {dtype}", len(column), eager=True).alias(column.name)
+
+
+# --- Arrow ---------------------------------------------------------------------------------------
+
+#: How Python, and how Polars, say that bytes are not what they should be.
+_UNREADABLE: Final = (ValueError, struct.error, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+_MARKER: Final = 0xFFFFFFFF
+_DICTIONARY, _BATCH = 2, 3  # kinds of messages
+# The slots of Arrow's tables (format/Message.fbs, format/File.fbs).
+_KIND, _HEADER, _BODY_LENGTH = 1, 2, 3  # of a message
+_DICTIONARY_DATA = 1  # of a dictionary
+_ROWS, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3  # of a batch
+_DICTIONARIES, _RECORD_BATCHES = 2, 3  # of the footer of a file
+
+
+def _arrow_frame(body: bytes) -> pl.DataFrame:
+    """The rows of an Arrow stream or file, once its metadata has shown that they are not too many."""
+    if body.startswith(b"ARROW1"):
+        _check_batches(body, _blocks(body))
+        return pl.read_ipc(body)
+    _check_batches(body, _messages(body))
+    return pl.read_ipc_stream(body)
+
+
+class _Table:
+    """A table of a FlatBuffer, which is what Arrow writes its metadata in."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self._at = at
+        self._slots = at - self._int("<i", at)
+
+    def integer(self, slot: int, layout: str) -> int:
+        at = self._find(slot)
+        return self._int(layout, at) if at else 0
+
+    def table(self, slot: int) -> "_Table | None":
+        at = self._find(slot)
+        return _Table(self._data, at + self._int("<I", at)) if at else None
+
+    def structs(self, slot: int, layout: str) -> Iterator[tuple[int, ...]]:
+        at = self._find(slot)
+        if not at:
+            return iter(())
+        start = at + self._int("<I", at)
+        end = start + 4 + self._int("<I", start) * struct.calcsize(layout)
+        if end > len(self._data):
+            raise ValueError("metadata ends early")
+        return struct.iter_unpack(layout, memoryview(self._data)[start + 4 : end])
+
+    def _find(self, slot: int) -> int:
+        """Where the value is; 0 where there is none."""
+        offset = 4 + 2 * slot
+        if offset >= self._int("<H", self._slots):
+            return 0
+        distance = self._int("<H", self._slots + offset)
+        return self._at + distance if distance else 0
+
+    def _int(self, layout: str, at: int) -> int:
+        if at < 0:
+            raise ValueError("metadata points before its start")
+        return int(struct.unpack_from(layout, self._data, at)[0])
+
+
+def _messages(body: bytes) -> Iterator[int]:
+    """Where the messages of a stream start: 0xFFFFFFFF, length of the metadata, metadata, body."""
+    at = 0
+    while at < len(body):
+        marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
+        if marker != _MARKER:
+            raise ValueError("a message starts with 0xFFFFFFFF")
+        if metadata_bytes == 0:  # the end of the stream
+            return
+        yield at
+        body_bytes = _message(body, at).integer(_BODY_LENGTH, "<q")
+        if body_bytes < 0:
+            raise ValueError("a message of negative length")
+        at += 8 + metadata_bytes + body_bytes
+
+
+def _blocks(body: bytes) -> Iterator[int]:
+    """Where the messages of a file start: its footer says it."""
+    (footer_bytes,) = struct.unpack_from("<i", body, len(body) - 10)
+    start = len(body) - 10 - footer_bytes
+    if not 0 <= start < len(body):
+        raise ValueError("the footer is not where the end says")
+    footer = _Table(body[start:-10], struct.unpack_from("<I", body, start)[0])
+    for slot in (_DICTIONARIES, _RECORD_BATCHES):
+        for offset, _, _ in footer.structs(slot, "<qi4xq"):
+            if not 0 <= offset < len(body):
+                raise ValueError("the footer points outside of the file")
+            yield offset
+
+
+def _message(body: bytes, at: int) -> _Table:
+    marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
+    if marker != _MARKER or not 0 < metadata_bytes <= len(body) - at - 8:
+        raise ValueError("not a message")
+    if metadata_bytes > _MOST_METADATA_BYTES:
+        raise TooLarge("the metadata of a message is too long: send fewer columns")
+    metadata = body[at + 8 : at + 8 + metadata_bytes]
+    return _Table(metadata, struct.unpack_from("<I", metadata)[0])
+
+
+def _check_batches(body: bytes, starts: Iterator[int]) -> None:
+    """Add up what the batches claim to hold: compressed, a small body can claim any amount."""
+    rows = unpacked = 0
+    for count, start in enumerate(starts):
+        message = _message(body, start)
+        kind, header = message.integer(_KIND, "<B"), message.table(_HEADER)
+        batch = header.table(_DICTIONARY_DATA) if header and kind == _DICTIONARY else header
+        if batch is not None and kind in (_DICTIONARY, _BATCH):
+            rows += batch.integer(_ROWS, "<q") if kind == _BATCH else 0
+            metadata_bytes = struct.unpack_from("<i", body, start + 4)[0]
+            unpacked += _unpacked_bytes(batch, body, start + 8 + metadata_bytes)
+        if rows > MAX_ROWS or count > _MOST_MESSAGES:
+            raise _too_many_rows()
+        if unpacked > _MOST_UNPACKED_BYTES:
+            raise _too_many_bytes()
+
+
+def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
+    total = 0
+    compressed = batch.table(_COMPRESSION) is not None
+    for offset, size in batch.structs(_BUFFERS, "<qq"):
+        if offset < 0 or size < 0 or start + offset + size > len(body):
+            raise ValueError("a buffer is outside of its message")
+        claimed = struct.unpack_from("<q", body, start + offset)[0] if compressed and size else -1
+        total += size if claimed == -1 else claimed  # -1: left as it was
+        if claimed < -1:
+            raise ValueError("a buffer of negative length")
+    for length, _ in batch.structs(_NODES, "<qq"):
+        if not 0 <= length <= _MOST_UNPACKED_BYTES:
+            raise ValueError("a column of impossible length")
+    return total
+
+
+def _text_bytes(column: pl.Series) -> int:
+    """What the text of a column takes when written out: a dictionary can repeat one long entry."""
+    while isinstance(column.dtype, pl.List):
+        column = column.explode()
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    return int(column.str.len_bytes().sum()) if column.dtype == pl.String else 0
+
+
+def _too_many_bytes() -> TooLarge:
+    return TooLarge(f"one request unpacks to {_MOST_UNPACKED_BYTES:,} bytes at most: send several")

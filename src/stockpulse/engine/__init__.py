@@ -1,0 +1,1 @@
+"""Pure: from the records of the log to bars. No I/O, no clock; the same log gives the same bytes."""

@@ -1,0 +1,51 @@
+"""From frames of the log to what the engine takes."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from stockpulse.calendar import Calendar
+from stockpulse.engine.bars import from_provider
+from stockpulse.engine.shard import ProviderBars, TickBatch
+from stockpulse.intervals import D1, M1, M5
+from stockpulse.names import Names
+
+_INTERVALS: Final = {1: M1, 5: M5, 1440: D1}
+
+
+def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
+    """A frame of `frames.LOGGED_TICKS` as arrays."""
+    kind_id = frame["kind_id"].to_numpy()
+    return TickBatch(
+        seq=frame["seq"].to_numpy(),
+        symbol_id=frame["symbol_id"].to_numpy().astype(np.int64),
+        provider_id=names.providers_of(kind_id),
+        ts=frame["ts"].to_physical().to_numpy(),
+        price=frame["price"].to_numpy(),
+        size=frame["size"].to_numpy(),
+        flags=names.flags_of(kind_id),
+    )
+
+
+def bar_batches(
+    frame: pl.DataFrame, calendar_of: Callable[[int], Calendar], *, extended_day: bool
+) -> list[ProviderBars]:
+    """A frame of `frames.LOGGED_BARS` as the engine's records, the shortest interval first."""
+    batches = []
+    for minutes, interval in _INTERVALS.items():
+        bars = frame.filter(pl.col("minutes") == minutes)
+        if len(bars) == 0:
+            continue
+        columns = {name: bars[name].to_physical().to_numpy() for name in bars.columns}
+        ts, symbol_id = columns["ts"], columns["symbol_id"]
+        if interval is D1:
+            end = np.empty(len(ts), np.int64)
+            for symbol in np.unique(symbol_id):
+                rows = symbol_id == symbol
+                end[rows] = calendar_of(int(symbol)).day_end(ts[rows], extended=extended_day)
+        else:
+            end = ts + interval.micros
+        batches.append(ProviderBars(interval, from_provider(columns, columns["seq"], end)))
+    return batches

@@ -1,0 +1,26 @@
+"""Who sends, and what is agreed with them."""
+
+from dataclasses import dataclass, field
+
+from stockpulse.clock import Clock
+from stockpulse.ingest.conditions import Rule, all_count
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A provider as ingest sees it: a stream of its own, or a caller of POST /ticks."""
+
+    provider: str
+    calendar: str = "XNYS"
+    clock: Clock = Clock.WALL
+    delay_micros: int = 0
+    rule: Rule = field(default=all_count, compare=False)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a batch: rows stored, rows known already, and the rejected ones with their place and reason."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: tuple[tuple[int, str], ...] = ()

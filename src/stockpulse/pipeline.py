@@ -1,0 +1,359 @@
+"""The spine: one short coroutine per arrow.
+
+    submit ──► append ──► step ──► flush
+    (checked)  (durable)  (bars)   (stored)
+
+Each takes whatever has piled up since it last ran: small batches when it is quiet, large ones under load.
+Queues between them are bounded; a full one makes the one before wait.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+
+import polars as pl
+import structlog
+
+from stockpulse.calendar import trading_calendar
+from stockpulse.clock import Clock
+from stockpulse.database.connect import until_done
+from stockpulse.engine.bars import Rows
+from stockpulse.engine.batches import bar_batches, tick_batch
+from stockpulse.engine.shard import END_OF_TIME, BarEvents, Range, Shard
+from stockpulse.ingest.encode import Encoder
+from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.ingest.intake import Intake, Submission
+from stockpulse.intervals import Interval
+from stockpulse.journal.records import Appended, Bars, Journal, Ticks
+from stockpulse.names import Names
+from stockpulse.queues import RowQueue
+from stockpulse.store.dead_letters import DeadLetters
+from stockpulse.store.sink import Sink
+from stockpulse.times import from_micros, micros
+
+_T = TypeVar("_T")
+
+_QUEUE_ROWS: Final = 400_000
+_APPEND_ROWS: Final = 100_000
+_STEP_ROWS: Final = 200_000
+_INLINE_ROWS: Final = 2000
+_CLOCK_SECONDS: Final = 0.25
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A submission on its way into the log, and who waits for the answer."""
+
+    submission: Submission
+    done: asyncio.Future[Receipt]
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A recording is over: after what came before, its bars may close."""
+
+    provider: str
+    done: asyncio.Future[Receipt]
+
+
+@dataclass
+class Counters:
+    """What has gone through since the start; rows unless said otherwise."""
+
+    ticks: int = 0
+    provider_bars: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    appends: int = 0
+    bars_closed: int = 0
+    bars_revised: int = 0
+    flushes: int = 0
+    flush_seconds: float = 0.0
+
+
+@dataclass
+class Lag:
+    """How far the stages are apart, in rows."""
+
+    waiting: int
+    unprocessed: int
+    unflushed: int
+
+
+@dataclass
+class _Progress:
+    """Where the step has come to."""
+
+    received_at: int = 0
+    ended: set[str] = field(default_factory=set)
+
+
+class Pipeline:
+    """The flow of one shard, from a submitted batch to stored bars."""
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        encoder: Encoder,
+        names: Names,
+        journal: Journal,
+        shard: Shard,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        load_bars: Callable[[Range], Awaitable[Rows]],
+        now: Callable[[], datetime],
+        extended_day: bool = False,
+        flush_seconds: float = 0.5,
+    ) -> None:
+        self._intake = intake
+        self._encoder = encoder
+        self._names = names
+        self._journal = journal
+        self._shard = shard
+        self._sink = sink
+        self._dead_letters = dead_letters
+        self._load_bars = load_bars
+        self._now = now
+        self._extended_day = extended_day
+        self._flush_seconds = flush_seconds
+        self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
+        self._appended: RowQueue[Appended | _Ended] = RowQueue(_QUEUE_ROWS)
+        self._unanswered = 0
+        self._engine = asyncio.Lock()
+        self._progress = _Progress()
+        self._stopping = asyncio.Event()
+        self.counters = Counters()
+
+    # Submit -------------------------------------------------------------------------------------
+
+    async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
+        """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
+        submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
+        rejected = submission.checked.rejected
+        if len(rejected):
+            self.counters.rejected += len(rejected)
+            await self._dead_letters.write(feed.provider, rejected, submission.received_at)
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        return await self._enqueue(waiting, len(submission.checked.good))
+
+    async def end(self, feed: Feed) -> None:
+        """Say that a recording is over, so that its last bars close."""
+        await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1)
+
+    async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> Receipt:
+        await self._submitted.put(item, max(rows, 1))
+        self._unanswered += 1
+        return await item.done
+
+    # Append -------------------------------------------------------------------------------------
+
+    async def append(self) -> None:
+        """Make what was submitted durable, and answer."""
+        while True:
+            items = await self._submitted.take(_APPEND_ROWS)
+            for of_bars, group in itertools.groupby(items, _kind):
+                if of_bars is None:
+                    for item in group:
+                        await self._appended.put(item, 1)  # type: ignore[arg-type]
+                        self._answer(item, Receipt())
+                else:
+                    await self._append_group(list(group), of_bars=of_bars)  # type: ignore[arg-type]
+
+    async def _append_group(self, group: list[_Waiting], *, of_bars: bool) -> None:
+        frames, receipts = [], []
+        for item in group:
+            fresh, receipt = self._intake.sift(item.submission)
+            receipts.append(receipt)
+            if len(fresh):
+                frames.append(await self._numbered(fresh, item.submission))
+        if frames:
+            frame = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
+            appended = await self._journal.append(Bars(frame) if of_bars else Ticks(frame))
+            await self._appended.put(appended, len(frame))
+        for item, receipt in zip(group, receipts, strict=True):
+            self._count(receipt, of_bars=of_bars)
+            self._answer(item, receipt)
+
+    async def _numbered(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
+        return await until_done(
+            lambda: self._intake.encode(fresh, submission), "numbering of new names", lambda: None
+        )
+
+    def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
+        self.counters.appends += 1
+        self.counters.duplicates += receipt.duplicates
+        if of_bars:
+            self.counters.provider_bars += receipt.accepted
+        else:
+            self.counters.ticks += receipt.accepted
+
+    def _answer(self, item: _Waiting | _Ended, receipt: Receipt) -> None:
+        self._unanswered -= 1
+        if not item.done.done():
+            item.done.set_result(receipt)
+
+    # Step ---------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take up the checkpoint and work in what the log holds after it."""
+        started = time.monotonic()
+        for appended in [batch async for batch in self._journal.replay(self._shard.offset)]:
+            await self._work_in(appended, {})
+        log.info(
+            "recovered", offset=self._shard.offset, head=self._journal.head, seconds=round(time.monotonic() - started, 2)
+        )
+
+    async def step(self) -> None:
+        """Work in what was appended, and close what is due."""
+        while True:
+            try:
+                items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), _CLOCK_SECONDS)
+            except TimeoutError:
+                async with self._engine:
+                    self._note(self._shard.close(self._clocks()))
+                continue
+            for item in _joined(items):
+                if isinstance(item, _Ended):
+                    self._progress.ended.add(item.provider)
+                else:
+                    await self._work_in(item, None)
+
+    async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+        """One batch through the engine, bringing in the stored bars that it touches."""
+        self._teach()
+        frame = appended.batch.frame
+        self._progress.received_at = int(frame["received_at"].to_physical()[-1])
+        async with self._engine:
+            if isinstance(appended.batch, Ticks):
+                batch = tick_batch(frame, self._names)
+                for provider in self._names.providers_of(frame["kind_id"].unique().to_numpy()):
+                    self._progress.ended.discard(self._names.provider_by_id[int(provider)].name)
+                works = [await _run(len(frame), lambda: self._shard.digest_ticks(batch))]
+            else:
+                calendar_of = self._encoder.calendar_of
+                given = bar_batches(appended.batch.frame, calendar_of, extended_day=self._extended_day)
+                works = [self._shard.digest_bars(bars) for bars in given]
+            for work in works:
+                for ranges in self._shard.needs(work):
+                    for wanted in ranges:
+                        self._shard.admit(wanted.interval, await self._load(wanted))
+                now = self._clocks() if clocks is None else clocks
+                self._note(await _run(len(frame), lambda work=work: self._shard.apply(work, now)))  # type: ignore[misc]
+            self._shard.offset = max(self._shard.offset, appended.after)
+
+    async def _load(self, wanted: Range) -> Rows:
+        return await until_done(lambda: self._load_bars(wanted), "loading of bars", lambda: None)
+
+    def _teach(self) -> None:
+        """Tell the engine of new symbols."""
+        new, self._encoder.new_symbols = self._encoder.new_symbols, []
+        for symbol in new:
+            self._shard.learn(symbol.id, trading_calendar(symbol.calendar))
+
+    def _note(self, events: Iterable[BarEvents]) -> None:
+        for event in events:
+            if event.revised:
+                self.counters.bars_revised += len(event.rows)
+            else:
+                self.counters.bars_closed += len(event.rows)
+
+    def _clocks(self) -> dict[int, int]:
+        """How far each provider has come, in UTC microseconds.
+
+        While records wait to be worked in, the present is when the last one worked in was received.
+        """
+        behind = len(self._appended) > 0
+        wall = self._progress.received_at if behind else micros(self._now())
+        return {
+            provider.id: wall - provider.delay_micros if provider.clock is Clock.WALL else self._event_clock(provider.name)
+            for provider in self._names.provider_by_id.values()
+        }
+
+    def _event_clock(self, provider: str) -> int:
+        if provider in self._progress.ended:
+            return END_OF_TIME
+        return self._shard.newest(self._names.providers[provider].id)
+
+    # Flush --------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Store what changed, again and again, and once more at the end."""
+        while not self._stopping.is_set():
+            try:
+                await asyncio.wait_for(self._stopping.wait(), self._flush_seconds)
+            except TimeoutError:
+                pass
+            await self._flush_once()
+
+    async def _flush_once(self) -> None:
+        async with self._engine:
+            changes = self._shard.take_changes()
+            whole = self._shard.snapshot() if changes and self._sink.wants_whole() else None
+        if changes is None:
+            return
+        started = time.monotonic()
+        await self._sink.flush(changes, whole, self._now())
+        self.counters.flushes += 1
+        self.counters.flush_seconds += time.monotonic() - started
+        async with self._engine:
+            self._shard.flushed()
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until all that was submitted is durable and worked in, then have the flush end; whether in time."""
+        deadline = time.monotonic() + seconds
+        while (self._unanswered or self._shard.offset < self._journal.head) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self._stopping.set()
+        return not self._unanswered and self._shard.offset >= self._journal.head
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def lag(self) -> Lag:
+        """How much is under way."""
+        return Lag(
+            self._submitted.rows, self._journal.head - self._shard.offset, self._shard.offset - self._sink.offset
+        )
+
+    async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
+        """The bars that the engine holds, forming ones included: of one symbol or of all."""
+        async with self._engine:
+            return self._shard.resident(interval, symbol_id)
+
+    def as_of(self, symbol_id: int) -> datetime:
+        """The present of a symbol: the clock of its provider."""
+        provider = self._names.provider_by_id.get(self._shard.provider_of(symbol_id))
+        if provider is None or provider.clock is Clock.WALL:
+            return self._now()
+        return from_micros(self._shard.newest(provider.id))
+
+
+async def _run(rows: int, work: Callable[[], _T]) -> _T:
+    """Large batches are worked on in a thread, so that requests are answered meanwhile."""
+    return work() if rows < _INLINE_ROWS else await asyncio.to_thread(work)
+
+
+def _kind(item: _Waiting | _Ended) -> bool | None:
+    return None if isinstance(item, _Ended) else item.submission.of_bars
+
+
+def _joined(items: Iterable[Appended | _Ended]) -> Iterator[Appended | _Ended]:
+    """Consecutive batches of ticks as one."""
+    for ticks, group in itertools.groupby(items, _is_ticks):
+        batches = list(group)
+        if ticks and len(batches) > 1:
+            frames = [batch.batch.frame for batch in batches]  # type: ignore[union-attr]
+            first, last = batches[0], batches[-1]
+            yield Appended(Ticks(pl.concat(frames, rechunk=True)), first.before, last.after)  # type: ignore[union-attr]
+        else:
+            yield from batches
+
+
+def _is_ticks(item: Appended | _Ended) -> bool:
+    return isinstance(item, Appended) and isinstance(item.batch, Ticks)

@@ -1,0 +1,30 @@
+"""Records that could not be taken, kept with the reason."""
+
+from datetime import datetime
+
+import polars as pl
+
+from stockpulse.database.connect import Pool
+from stockpulse.store.partitions import DEAD_LETTERS, Partitions
+
+
+class DeadLetters:
+    """Writes rejected records."""
+
+    def __init__(self, pool: Pool, partitions: Partitions) -> None:
+        self._pool = pool
+        self._partitions = partitions
+
+    async def write(self, source: str, rejected: pl.DataFrame, now: datetime) -> None:
+        """Keep rejected rows (columns reason, raw); durable when it returns."""
+        await self._partitions.ensure(DEAD_LETTERS, [now], now)
+        records = [(now, source, reason, _storable(raw)) for reason, raw in rejected.select("reason", "raw").rows()]
+        async with self._pool.acquire() as connection:
+            await connection.copy_records_to_table(
+                "dead_letters", records=records, columns=("received_at", "source", "reason", "record")
+            )
+
+
+def _storable(raw: str | None) -> str | None:
+    """PostgreSQL's text holds every character but NUL."""
+    return None if raw is None else raw.replace("\0", "\ufffd")

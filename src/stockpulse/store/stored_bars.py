@@ -1,0 +1,78 @@
+"""Bars between the engine's records and the database's rows."""
+
+from typing import Any, Final
+
+import numpy as np
+
+from stockpulse.database.connect import Connection
+from stockpulse.database.copy import Layout
+from stockpulse.engine.bars import BAR, Rows
+from stockpulse.engine.shard import Range
+from stockpulse.intervals import D1, M1, M5, Interval
+
+TABLE: Final[dict[Interval, str]] = {M1: "bars_1m", M5: "intraday_ohlcv", D1: "historical_ohlcv"}
+
+LAYOUT: Final = Layout(
+    {
+        "symbol_id": "int4",
+        "ts": "timestamptz",
+        "ends_at": "timestamptz",
+        "open": "float8",
+        "high": "float8",
+        "low": "float8",
+        "close": "float8",
+        "open_us": "int8",
+        "open_seq": "int8",
+        "close_us": "int8",
+        "close_seq": "int8",
+        "volume_units": "int8",
+        "volume_nanos": "int4",
+        "notional_units": "int8",
+        "notional_nanos": "int4",
+        "trade_count": "int8",
+        "revision": "int8",
+        "provider_id": "int4",
+    }
+)
+
+_RENAMED: Final = {"ends_at": "end", "open_us": "open_ts", "close_us": "close_ts"}
+
+
+def pack(rows: Rows) -> list[memoryview | bytes]:
+    """The engine's rows as the bytes of a COPY."""
+    return LAYOUT.pack({name: rows[_RENAMED.get(name, name)] for name in LAYOUT.columns})
+
+
+def unpack(data: bytes) -> Rows:
+    """Stored bars as the engine's rows: final, and not changed."""
+    columns = LAYOUT.unpack(data)
+    rows = np.zeros(len(columns["ts"]), BAR)
+    for name, values in columns.items():
+        rows[_RENAMED.get(name, name)] = values
+    rows["final"] = True
+    return rows
+
+
+async def copy_out(connection: Connection, query: str, *arguments: Any) -> Rows:
+    """The bars that a query of `LAYOUT.columns` finds."""
+    pieces: list[bytes] = []
+
+    async def take(piece: bytes) -> None:
+        pieces.append(piece)
+
+    await connection.copy_from_query(query, *arguments, output=take, format="binary", timeout=60)
+    return unpack(b"".join(pieces))
+
+
+async def load(connection: Connection, wanted: Range) -> Rows:
+    """The stored bars of these ranges."""
+    columns = ", ".join(f"b.{name}" for name in LAYOUT.columns)
+    micros = "timestamptz 'epoch' + interval '1 microsecond' *"
+    query = (
+        f"SELECT DISTINCT {columns} FROM"  # noqa: S608 - names of ours
+        " unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (symbol_id, first_us, end_us)"
+        f" JOIN {TABLE[wanted.interval]} b ON b.symbol_id = r.symbol_id"
+        f" AND b.ts >= {micros} r.first_us AND b.ts < {micros} r.end_us"
+    )
+    ranges = (wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
+    return await copy_out(connection, query, *ranges)
