@@ -328,10 +328,18 @@ class Pipeline:
 
     def as_of(self, symbol_id: int) -> datetime:
         """The present of a symbol: the clock of its provider."""
-        provider = self._names.provider_by_id.get(self._shard.provider_of(symbol_id))
-        if provider is None or provider.clock is Clock.WALL:
-            return self._now()
-        return from_micros(self._shard.newest(provider.id))
+        return self.presents().get(self.provider_of(symbol_id), self._now())
+
+    def provider_of(self, symbol_id: int) -> int:
+        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
+        return self._shard.provider_of(symbol_id)
+
+    def presents(self) -> dict[int, datetime]:
+        """The present of each provider, by its number: the wall clock, or where its recording has come to."""
+        return {
+            provider.id: self._now() if provider.clock is Clock.WALL else from_micros(self._shard.newest(provider.id))
+            for provider in self._names.provider_by_id.values()
+        }
 
 
 async def _run(rows: int, work: Callable[[], _T]) -> _T:

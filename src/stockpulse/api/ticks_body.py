@@ -327,15 +327,16 @@ def _one_time(value: object) -> int:
 
 def _micros_of_text(column: pl.Series) -> pl.Series:
     """What is spelled in the usual way; null for the others."""
-    zoned = _null_where(~column.str.contains(_TIME + _ZONE), column)
-    naive = _null_where(~column.str.contains(_TIME + "$"), column)
-    micros = zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False).to_physical()
-    if naive.null_count() == len(naive):
+    micros = _parsed(column, _TIME + _ZONE, "%Y-%m-%dT%H:%M:%S%.f%#z")
+    if micros.null_count() == column.null_count():
         return micros
-    return micros.zip_with(
-        micros.is_not_null(),
-        naive.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).to_physical(),
-    )
+    naive = _parsed(column, _TIME + "$", "%Y-%m-%dT%H:%M:%S%.f")
+    return micros.zip_with(micros.is_not_null(), naive)
+
+
+def _parsed(column: pl.Series, pattern: str, layout: str) -> pl.Series:
+    usual = _null_where(~column.str.contains(pattern), column)
+    return usual.str.to_datetime(layout, time_unit="us", strict=False).to_physical()
 
 
 def _micros_of_epoch(column: pl.Series) -> pl.Series:
@@ -365,6 +366,8 @@ def _micros_of_temporal(column: pl.Series) -> pl.Series:
 
 
 def _null_where(mask: pl.Series, column: pl.Series) -> pl.Series:
+    if not mask.any():  # nearly always
+        return column
     return column.zip_with(~mask, pl.repeat(None, len(column), dtype=column.dtype, eager=True))
 
 
@@ -404,7 +407,13 @@ def _plain(column: pl.Series) -> pl.Series:
 # --- Arrow ---------------------------------------------------------------------------------------
 
 #: How Python, and how Polars, say that bytes are not what they should be.
-_UNREADABLE: Final = (ValueError, struct.error, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+_UNREADABLE: Final = (
+    ValueError,
+    struct.error,
+    OSError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
 
 _MARKER: Final = 0xFFFFFFFF
 _DICTIONARY, _BATCH = 2, 3  # kinds of messages

@@ -32,9 +32,9 @@ MICROS: Final = 1_000_000  # of a second
 DAY_SECONDS: Final = 86_400
 
 BATCH_ROWS: Final = 20_000
-SHORTEST_PAUSE_SECONDS: Final = 0.01
+SHORTEST_PAUSE_MICROS: Final = 10_000  # from one batch to the next, unless there is a backlog
 LONGEST_PAUSE_SECONDS: Final = 1.0  # the clock is looked at again, in case that it was set
-LONGEST_LAG_SECONDS: Final = 1
+LONGEST_LAG_MICROS: Final = MICROS
 FASTEST: Final = 1e7  # ticks per second, for a rate of infinity: more than can be made
 SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and what history is made of
 
@@ -143,24 +143,27 @@ class SimulatedProvider:
         position = self._schedule.first_after(self._now_micros())
         while True:
             now = self._now_micros()
-            position = self._skip_to(position, now - LONGEST_LAG_SECONDS * MICROS)
+            position = self._skip_to(position, now - LONGEST_LAG_MICROS)
             due = self._schedule.first_after(now)
             stop = min(due, position + BATCH_ROWS)
             if stop > position:
                 yield self._ticks(position, stop)
                 position = stop
-            await self._sleep(0 if position < due else self._pause(position, now))
+            if position < due:
+                await self._sleep(0)
+            else:
+                await self._sleep_until(max(self._schedule.due_of(position), now + SHORTEST_PAUSE_MICROS))
+
+    async def _sleep_until(self, micros: int) -> None:
+        """Not at all if it is past: whoever reads the stream may have taken its time."""
+        wait = (micros - self._now_micros()) / MICROS
+        await self._sleep(min(max(wait, 0), LONGEST_PAUSE_SECONDS))
 
     def _skip_to(self, position: int, oldest_micros: int) -> int:
         """The first tick from `position` on that is not older than that; those left out are counted."""
         oldest = self._schedule.first_after(oldest_micros)
         self.skipped += max(0, oldest - position)
         return max(position, oldest)
-
-    def _pause(self, position: int, now: int) -> float:
-        """Seconds until the next tick is due, or a bit longer so that several make a batch."""
-        wait = (self._schedule.due_of(position) - now) / MICROS
-        return min(max(wait, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
 
     def _now_micros(self) -> int:
         return _micros(self._now())
@@ -244,16 +247,17 @@ class SimulatedProvider:
 def _turnover(seed: int, symbol: str, starts: Ints, length: int) -> tuple[Ints, Floats]:
     """Trades and shares of each bucket: busy days, a rush in the afternoon (UTC), and chance.
 
-    On average over a day it is what the stream sends at its default rate.
+    On average it is what the stream sends at its default rate, and a day is about the sum of its minutes.
     """
     trades = length / SECONDS_PER_TRADE * _chance(seed, f"busy days of {symbol}", starts // DAY_SECONDS, 0.3)
+    mean_sizes = np.full(len(starts), SIZES.mean())
     if length < DAY_SECONDS:
         hours = (starts % DAY_SECONDS) / 3600
         trades *= 1 + 0.6 * np.cos((hours - 17) * math.tau / 24)
         trades *= _chance(seed, f"{length} s trades of {symbol}", starts, 0.3)
+        mean_sizes *= _chance(seed, f"{length} s sizes of {symbol}", starts, 0.2)
     counts = np.maximum(1, np.round(trades)).astype(np.int64)
-    sizes = SIZES.mean() * _chance(seed, f"{length} s sizes of {symbol}", starts, 0.2)
-    return counts, np.round(counts * sizes)
+    return counts, np.round(counts * mean_sizes)
 
 
 def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:

@@ -1,0 +1,89 @@
+"""What the handlers work with; the composition root puts it together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, cast
+
+from fastapi import Depends, Path, Query, Request
+from prometheus_client import CollectorRegistry
+
+from stockpulse.api.errors import shown
+from stockpulse.database.connect import Pool
+from stockpulse.errors import NotFound
+from stockpulse.intervals import Interval, parse_interval
+from stockpulse.names import Names, Symbol
+from stockpulse.pipeline import Pipeline
+from stockpulse.store.bars import BarReader
+from stockpulse.store.ticks import TickReader
+from stockpulse.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class Context:
+    """The running parts, as the API sees them."""
+
+    pool: Pool
+    names: Names
+    pipeline: Pipeline
+    ticks: TickReader
+    bars: BarReader
+    supervisor: Supervisor
+    registry: CollectorRegistry
+    now: Callable[[], datetime]
+    default_calendar: str
+    durable_timeout_seconds: float
+
+
+def _context(request: Request) -> Context:
+    return cast("Context", request.state.context)
+
+
+#: `async def handler(context: Ctx)`.
+Ctx = Annotated[Context, Depends(_context)]
+
+_SYMBOL_TAKES: Final = "A symbol that StockPulse knows: see /symbols."
+
+
+def symbol_named(context: Context, name: str) -> Symbol:
+    """The symbol of this name; NotFound if no tick and no bar of it has come yet."""
+    symbol = context.names.symbols.get(name.strip().upper())
+    if symbol is None:
+        raise NotFound(f"no such symbol: {shown(name)}")
+    return symbol
+
+
+def _from_query(
+    context: Ctx, symbol: Annotated[str, Query(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
+) -> Symbol:
+    return symbol_named(context, symbol)
+
+
+def _from_path(
+    context: Ctx, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
+) -> Symbol:
+    return symbol_named(context, symbol)
+
+
+#: `async def handler(symbol: QuerySymbol)` takes ?symbol=; PathSymbol takes {symbol}.
+QuerySymbol = Annotated[Symbol, Depends(_from_query)]
+PathSymbol = Annotated[Symbol, Depends(_from_path)]
+
+
+def _interval(
+    interval: Annotated[
+        str,
+        Query(
+            description="1m … 240m, 1h … 4h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …",
+            examples=["5min"],
+            max_length=32,
+        ),
+    ] = "1d",
+) -> Interval:
+    return parse_interval(interval)
+
+
+#: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default.
+QueryInterval = Annotated[Interval, Depends(_interval)]
+
+Minutes = Annotated[int, Query(ge=1, le=43_200, description="Length of the window, back from the symbol's present.")]

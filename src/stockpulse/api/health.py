@@ -1,0 +1,103 @@
+"""Whether it runs, and how far it has come."""
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+
+from stockpulse import __version__
+from stockpulse.api.context import Context, Ctx
+from stockpulse.api.errors import error_responses
+from stockpulse.database.connect import TRANSIENT
+from stockpulse.errors import Unavailable
+from stockpulse.supervisor import State
+
+router = APIRouter(tags=["health"])
+
+_PING_SECONDS: Final = 2.0
+
+
+class TaskReport(BaseModel):
+    """A background task."""
+
+    state: str = Field(examples=["running"], description="running, restarting, done, failed or stopped")
+    lag: int | None = Field(description="rows that wait for it; null where nothing can wait")
+    restarts: int = Field(examples=[0])
+    last_error: str | None = None
+
+
+class Health(BaseModel):
+    """The state of the process."""
+
+    status: str = Field(examples=["ok"], description="ok, or degraded when a part does not work just now")
+    db: str = Field(examples=["ok"], description="ok, or down")
+    tasks: dict[str, TaskReport]
+
+
+class Readiness(BaseModel):
+    """The process takes requests."""
+
+    status: str = Field(examples=["ready"])
+
+
+class Version(BaseModel):
+    """What runs here."""
+
+    name: str = Field(examples=["stockpulse"])
+    version: str = Field(examples=["0.1.0"])
+
+
+@router.get("/health", summary="The state of every part")
+async def health(context: Ctx) -> Health:
+    """Always 200 as long as the process answers; see `status` and `tasks`. /ready is the one for load balancers."""
+    db = await _database(context)
+    lag = context.pipeline.lag()
+    lags = {"append": lag.waiting, "step": lag.unprocessed, "flush": lag.unflushed}
+    tasks = {
+        name: TaskReport(
+            state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error
+        )
+        for name, task in context.supervisor.health.items()
+    }
+    well = db == "ok" and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
+    return Health(status="ok" if well else "degraded", db=db, tasks=tasks)
+
+
+@router.get("/ready", summary="Whether requests can be served", responses=error_responses(503))
+async def ready(context: Ctx) -> Readiness:
+    """200 when the database answers and ticks are taken, else 503."""
+    if await _database(context) != "ok":
+        raise Unavailable("the database does not answer")
+    stopped = [name for name, task in context.supervisor.health.items() if task.state is State.FAILED]
+    if stopped:
+        raise Unavailable(f"a background task has failed: {', '.join(stopped)}")
+    return Readiness(status="ready")
+
+
+@router.get("/version", summary="What runs here")
+async def version() -> Version:
+    """Name and version."""
+    return Version(name="stockpulse", version=__version__)
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(context: Ctx) -> Response:
+    """In the text format of Prometheus."""
+    return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _database(context: Context) -> str:
+    try:
+        await asyncio.wait_for(context.pool.fetchval("SELECT 1"), _PING_SECONDS)
+    except TRANSIENT:
+        return "down"
+    return "ok"
+
+

@@ -1,0 +1,221 @@
+"""Ticks: in by POST, out newest first."""
+
+import asyncio
+import re
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+import polars as pl
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from stockpulse.api.context import Ctx, Minutes, QuerySymbol
+from stockpulse.api.errors import error_responses, shown
+from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
+from stockpulse.api.ticks_body import MAX_ROWS, parse_ticks
+from stockpulse.api.times import Zone
+from stockpulse.calendar import trading_calendar
+from stockpulse.clock import Clock
+from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge
+from stockpulse.ingest.conditions import RULES, rule_named
+from stockpulse.ingest.feed import Feed
+
+router = APIRouter(prefix="/ticks", tags=["ticks"])
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+_INLINE_BYTES: Final = 64 * 1024
+_PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+class Tick(BaseModel):
+    """One trade."""
+
+    symbol: str = Field(examples=["AAPL"])
+    price: float = Field(examples=[189.72])
+    volume: float = Field(examples=[8341], description="size of the trade")
+    event_time: datetime = Field(examples=["2026-02-27T12:05:00Z"])
+    provider: str = Field(examples=["simulated"])
+    exchange: str | None = Field(examples=["Q"])
+    conditions: str | None = Field(examples=["@,I"])
+    trade_id: str | None = Field(examples=["52983525029461"])
+    received_at: datetime = Field(examples=["2026-02-27T12:05:00.012Z"])
+    seq: int = Field(examples=[4194304], description="offset in the log")
+
+
+class LatestTicks(BaseModel):
+    """The newest ticks of a symbol."""
+
+    symbol: str = Field(examples=["AAPL"])
+    count: int = Field(examples=[1])
+    ticks: list[Tick]
+
+
+class TickWindow(BaseModel):
+    """What the ticks of a window come to."""
+
+    symbol: str = Field(examples=["AAPL"])
+    window_minutes: int = Field(examples=[5])
+    count: int = Field(examples=[150])
+    avg_price: float | None = Field(examples=[189.84])
+    min_price: float | None = Field(examples=[189.52])
+    max_price: float | None = Field(examples=[190.11])
+    sum_volume: float = Field(examples=[1243500])
+    start_time: datetime = Field(examples=["2026-02-27T12:00:00Z"])
+    end_time: datetime = Field(examples=["2026-02-27T12:05:00Z"])
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the symbol's present")
+
+
+class Rejected(BaseModel):
+    """A row that was not taken."""
+
+    row: int = Field(examples=[3], description="its place in the request, from 0")
+    reason: str = Field(examples=["price: must be a number > 0 and <= 1e+12"])
+
+
+class Accepted(BaseModel):
+    """What became of the ticks; the accepted ones are durable."""
+
+    accepted: int = Field(examples=[997])
+    duplicates: int = Field(examples=[2], description="known already by (symbol, exchange, trade_id, ts)")
+    rejected: list[Rejected]
+
+
+_TICK_EXAMPLE: Final = {
+    "symbol": "AAPL",
+    "ts": "2026-02-27T12:05:00.123456Z",
+    "price": 189.72,
+    "size": 100,
+    "exchange": "Q",
+    "trade_id": "52983525029461",
+    "conditions": ["@", "I"],
+}
+_TICK_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["symbol", "ts", "price", "size"],
+    "properties": {
+        "symbol": {"type": "string"},
+        "ts": {"type": "string", "description": "event time: RFC 3339, or epoch seconds, ms, µs or ns as a number"},
+        "price": {"type": "number", "exclusiveMinimum": 0},
+        "size": {"type": "number", "minimum": 0},
+        "exchange": {"type": "string"},
+        "trade_id": {"type": "string", "description": "makes sending again safe"},
+        "conditions": {"type": "array", "items": {"type": "string"}},
+    },
+    "example": _TICK_EXAMPLE,
+}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "array", "items": _TICK_SCHEMA, "maxItems": MAX_ROWS}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one such object a line"}},
+            "application/vnd.apache.arrow.stream": {
+                "schema": {"type": "string", "format": "binary", "description": "columns of the same names"}
+            },
+        },
+    }
+}
+
+
+@router.post("", summary="Send ticks", openapi_extra=_BODY, responses=error_responses(413, 422, 503))
+async def post_ticks(
+    context: Ctx,
+    request: Request,
+    provider: Annotated[str, Query(description="Who sends: stored with each tick.", examples=["api"])] = "api",
+    calendar: Annotated[
+        str | None, Query(description="Trading calendar of symbols first seen here: XNYS, 24/7, …")
+    ] = None,
+    conditions: Annotated[
+        str, Query(description=f"The rule by which trade conditions count: {', '.join(RULES)}.")
+    ] = "all",
+    clock: Annotated[
+        Clock, Query(description="What closes bars of quiet symbols: the wall clock, or for a recording its event time.")
+    ] = Clock.WALL,
+    end_of_stream: Annotated[
+        bool, Query(description="The recording is over after these ticks: close all its bars.")
+    ] = False,
+) -> Accepted:
+    """Up to 100,000 ticks in one request: a JSON array, NDJSON, or an Arrow IPC stream.
+
+    The answer comes when the accepted ticks are durable. A 503 means that the outcome is unknown; sending again
+    is safe for ticks with a `trade_id`, which are recognised.
+    """
+    feed = Feed(
+        _provider_named(provider),
+        trading_calendar(calendar or context.default_calendar).name,
+        clock,
+        rule=rule_named(conditions),
+    )
+    frame = await _parsed(await _body(request), request.headers.get("content-type", ""), end_of_stream=end_of_stream)
+    try:
+        async with asyncio.timeout(context.durable_timeout_seconds):
+            receipt = await context.pipeline.submit(frame, feed)
+            if end_of_stream:
+                await context.pipeline.end(feed)
+    except TimeoutError:
+        raise OutcomeUnknown from None
+    rejected = [Rejected(row=row, reason=reason) for row, reason in receipt.rejected]
+    return Accepted(accepted=receipt.accepted, duplicates=receipt.duplicates, rejected=rejected)
+
+
+def _provider_named(name: str) -> str:
+    if not _PROVIDER.fullmatch(name):
+        raise InvalidInput("provider", f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
+    return name
+
+
+async def _body(request: Request) -> bytes:
+    """The body, refused as soon as it is too large."""
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(f"a body may have {MAX_BODY_BYTES // 2**20} MiB; send it in several requests")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _parsed(body: bytes, content_type: str, *, end_of_stream: bool) -> pl.DataFrame:
+    if end_of_stream and not body:
+        return parse_ticks(b"[]", "application/json")
+    if len(body) <= _INLINE_BYTES:
+        return parse_ticks(body, content_type)
+    return await asyncio.to_thread(parse_ticks, body, content_type)
+
+
+@router.get(
+    "/latest",
+    summary="The newest ticks of a symbol",
+    response_model=LatestTicks,
+    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+)
+async def latest_ticks(
+    context: Ctx,
+    symbol: QuerySymbol,
+    wanted: Wanted,
+    zone: Zone,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 100,
+) -> Response:
+    """Newest first, by event time."""
+    ticks = await context.ticks.latest(symbol.id, limit)
+    return await answer_frame(ticks, "ticks", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_ticks")
+
+
+@router.get("/summary", summary="What the ticks of a window come to", responses=error_responses(404, 422, 503))
+async def tick_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
+    """Over the minutes before the symbol's present, which for a recording is where it has come to."""
+    as_of = context.pipeline.as_of(symbol.id)
+    start = as_of - timedelta(minutes=minutes)
+    found = await context.ticks.summary(symbol.id, start, as_of)
+    return TickWindow(
+        symbol=symbol.name,
+        window_minutes=minutes,
+        count=found.count,
+        avg_price=found.avg_price,
+        min_price=found.min_price,
+        max_price=found.max_price,
+        sum_volume=found.sum_volume,
+        start_time=start,
+        end_time=as_of,
+        as_of=as_of,
+    )

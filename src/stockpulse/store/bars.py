@@ -1,0 +1,229 @@
+"""Reading bars: what the engine holds in memory over what is stored."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from stockpulse.calendar import NO_DAY, Calendar, trading_calendar
+from stockpulse.database.connect import Pool
+from stockpulse.engine.bars import BAR, Rows, newest_of_each, roll_up, total
+from stockpulse.frames import UTC_MICROS
+from stockpulse.intervals import D1, M1, Interval
+from stockpulse.names import Names, Symbol
+from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out
+from stockpulse.times import from_micros, micros
+
+SERVED_BARS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "interval": pl.String(),
+        "ts": UTC_MICROS,
+        "open": pl.Float64(),
+        "high": pl.Float64(),
+        "low": pl.Float64(),
+        "close": pl.Float64(),
+        "volume": pl.Float64(),
+        "trade_count": pl.Int64(),
+        "vwap": pl.Float64(),
+        "revision": pl.Int64(),
+        "final": pl.Boolean(),
+        "source": pl.String(),
+    }
+)
+"""Bars as the API shows them; `source` is "trades", or the provider whose own bar it is."""
+
+_PAGE_ROWS: Final = 20_000
+_COLUMNS: Final = ", ".join(LAYOUT.columns)
+
+
+@dataclass(frozen=True)
+class Move:
+    """How a symbol's price moved over a window."""
+
+    symbol: str
+    price_open: float
+    price_close: float
+
+    @property
+    def change_pct(self) -> float:
+        """The change in percent of the opening price."""
+        return (self.price_close - self.price_open) / self.price_open * 100
+
+
+class BarReader:
+    """Finds the bars of a symbol, stored ones and those that are still forming."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        names: Names,
+        in_memory: Callable[[Interval, int | None], Awaitable[Rows]],
+        *,
+        extended_day: bool = False,
+    ) -> None:
+        self._pool = pool
+        self._names = names
+        self._in_memory = in_memory
+        self._extended_day = extended_day
+
+    async def latest(self, symbol: Symbol, interval: Interval, limit: int, as_of: datetime) -> pl.DataFrame:
+        """The newest bars, oldest first, as `SERVED_BARS`."""
+        base = interval.base
+        wanted = limit if base is interval else limit * _bases_per_bucket(interval)
+        memory = _priced(await self._in_memory(base, symbol.id))
+        async with self._pool.acquire() as connection:
+            stored = await copy_out(
+                connection,
+                f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1 AND open <> 'NaN'"  # noqa: S608 - ours
+                " ORDER BY ts DESC LIMIT $2",
+                symbol.id,
+                wanted + 1,
+            )
+        rows = self._derived(newest_of_each(np.concatenate([stored, memory])), symbol, interval, as_of)
+        return self.served(rows, interval).tail(limit)
+
+    async def between(
+        self, symbol: Symbol, interval: Interval, start: datetime | None, end: datetime | None, as_of: datetime
+    ) -> AsyncIterator[pl.DataFrame]:
+        """The bars whose start lies in [start, end), oldest first, page by page, as `SERVED_BARS`."""
+        first = micros(start) if start else 0
+        last = micros(end) if end else micros(datetime.max.replace(tzinfo=as_of.tzinfo))
+        # A bucket that begins in the range is made of base bars that may lie beyond its end.
+        held = np.empty(0, BAR)
+        async for page in self._pages(symbol.id, interval.base, first, self._reach(symbol, interval, last)):
+            rows = np.concatenate([held, page])
+            labels, _ = self._labels(rows, symbol, interval)
+            whole = labels != labels[-1] if interval.base is not interval else np.ones(len(rows), bool)
+            held = rows[~whole]
+            yield self._served_within(rows[whole], symbol, interval, as_of, first, last)
+        if len(held):
+            yield self._served_within(held, symbol, interval, as_of, first, last)
+
+    def _reach(self, symbol: Symbol, interval: Interval, last: int) -> int:
+        """Up to where base bars belong to buckets that begin before `last`."""
+        if interval.base is interval:
+            return last
+        calendar = trading_calendar(symbol.calendar)
+        before = np.array([last - 1])
+        label = calendar.label(before, interval, extended=True)
+        if label[0] == NO_DAY:
+            label = calendar.period(calendar.floor_date(before), interval)
+        return max(last, int(calendar.bucket_end(label, interval, extended=True)[0]))
+
+    async def _pages(self, symbol_id: int, base: Interval, first: int, last: int) -> AsyncIterator[Rows]:
+        memory = _priced(await self._in_memory(base, symbol_id))
+        memory = memory[(memory["ts"] >= first) & (memory["ts"] < last)]
+        while True:
+            async with self._pool.acquire() as connection:
+                page = await copy_out(
+                    connection,
+                    f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1 AND ts >= $2 AND ts < $3"  # noqa: S608 - ours
+                    " AND open <> 'NaN' ORDER BY ts LIMIT $4",
+                    symbol_id,
+                    from_micros(first),
+                    from_micros(last),
+                    _PAGE_ROWS,
+                )
+            complete = len(page) < _PAGE_ROWS
+            here = memory if complete else memory[memory["ts"] <= page["ts"][-1]]
+            memory = memory[len(here) :]
+            rows = newest_of_each(np.concatenate([page, here]))
+            if len(rows):
+                yield rows
+            if complete:
+                return
+            first = int(page["ts"][-1]) + 1
+
+    def _served_within(
+        self, rows: Rows, symbol: Symbol, interval: Interval, as_of: datetime, first: int, last: int
+    ) -> pl.DataFrame:
+        derived = self._derived(rows, symbol, interval, as_of)
+        return self.served(derived[(derived["ts"] >= first) & (derived["ts"] < last)], interval)
+
+    def _derived(self, rows: Rows, symbol: Symbol, interval: Interval, as_of: datetime) -> Rows:
+        """Base bars as bars of the interval."""
+        if interval.base is interval or len(rows) == 0:
+            return rows
+        labels, ends = self._labels(rows, symbol, interval)
+        longer = roll_up(rows, labels, ends)
+        starts = np.searchsorted(labels, longer["ts"])
+        one_source = np.minimum.reduceat(rows["provider_id"], starts) == np.maximum.reduceat(
+            rows["provider_id"], starts
+        )
+        longer["provider_id"] = np.where(one_source, rows["provider_id"][starts], 0)
+        longer["final"] = np.logical_and.reduceat(rows["final"], starts) & (longer["end"] <= micros(as_of))
+        return longer
+
+    def _labels(self, rows: Rows, symbol: Symbol, interval: Interval) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        calendar: Calendar = trading_calendar(symbol.calendar)
+        if interval.base is D1:
+            labels = calendar.period(rows["ts"], interval) if interval is not D1 else rows["ts"]
+        else:
+            labels = calendar.bucket(rows["ts"], interval)
+        return labels, calendar.bucket_end(labels, interval, extended=self._extended_day)
+
+    def served(self, rows: Rows, interval: Interval) -> pl.DataFrame:
+        """The engine's rows as `SERVED_BARS`."""
+        volume = total(rows["volume_units"], rows["volume_nanos"])
+        notional = total(rows["notional_units"], rows["notional_nanos"])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            vwap = np.where(volume > 0, notional / volume, np.nan)
+        provider_id = rows["provider_id"]
+        sources = {0: "trades"} | {number: p.name for number, p in self._names.provider_by_id.items()}
+        symbols = {int(number): self._names.symbol_by_id[int(number)].name for number in np.unique(rows["symbol_id"])}
+        return pl.DataFrame(
+            {
+                "symbol": pl.Series(np.ascontiguousarray(rows["symbol_id"])).replace_strict(symbols, return_dtype=pl.String),
+                "interval": pl.repeat(interval.name, len(rows), dtype=pl.String, eager=True),
+                "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
+                **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
+                "volume": volume,
+                "trade_count": np.ascontiguousarray(rows["trade_count"]),
+                "vwap": vwap,
+                "revision": np.ascontiguousarray(rows["revision"]),
+                "final": np.ascontiguousarray(rows["final"]),
+                "source": pl.Series(np.ascontiguousarray(provider_id)).replace_strict(sources, return_dtype=pl.String),
+            }
+        ).with_columns(
+            pl.when(pl.col("trade_count") >= 0).then("trade_count").alias("trade_count"),
+            pl.col("volume", "vwap").fill_nan(None),
+        )
+
+    async def moves(self, symbols: list[Symbol], start: datetime, end: datetime) -> list[Move]:
+        """How the price of each symbol moved over its 1-minute bars in [start, end)."""
+        wanted = np.array([symbol.id for symbol in symbols])
+        memory = _priced(await self._in_memory(M1, None))
+        inside = (memory["ts"] >= micros(start)) & (memory["ts"] < micros(end))
+        memory = memory[inside & np.isin(memory["symbol_id"], wanted)]
+        async with self._pool.acquire() as connection:
+            stored = await copy_out(
+                connection,
+                f"SELECT {_COLUMNS} FROM {TABLE[M1]} WHERE symbol_id = ANY($1::int[])"  # noqa: S608 - ours
+                " AND ts >= $2 AND ts < $3 AND open <> 'NaN'",
+                wanted.tolist(),
+                start,
+                end,
+            )
+        rows = newest_of_each(np.concatenate([stored, memory]))
+        first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
+        last = np.append(first[1:], len(rows)) - 1
+        return [
+            Move(self._names.symbol_by_id[int(rows["symbol_id"][a])].name, float(rows["open"][a]), float(rows["close"][b]))
+            for a, b in zip(first, last[: len(first)], strict=True)
+        ]
+
+
+def _priced(rows: Rows) -> Rows:
+    """Bars without a price are kept for their volume, and shown to nobody."""
+    return rows[~np.isnan(rows["open"])]
+
+
+def _bases_per_bucket(interval: Interval) -> int:
+    """How many base bars make a bucket at the most."""
+    if interval.micros is not None and interval.base.micros is not None:
+        return interval.micros // interval.base.micros
+    return 7 if interval.name == "1w" else 31
