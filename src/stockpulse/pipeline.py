@@ -330,6 +330,10 @@ class Pipeline:
         """The present of a symbol: the clock of its provider."""
         return self.presents().get(self.provider_of(symbol_id), self._now())
 
+    def watermark(self) -> datetime:
+        """The greatest event time of all that was worked in."""
+        return from_micros(max((self._shard.newest(number) for number in self._names.provider_by_id), default=0))
+
     def provider_of(self, symbol_id: int) -> int:
         """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
         return self._shard.provider_of(symbol_id)

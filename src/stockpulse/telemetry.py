@@ -20,9 +20,11 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback) if pretty else structlog.processors.JSONRenderer()
     )
-    traces = [] if pretty else [structlog.processors.dict_tracebacks]
+    # Without the values of local variables: a secret may be among them.
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    traces = [] if pretty else [structlog.processors.ExceptionRenderer(frames)]
     level = logging.DEBUG if debug else logging.INFO
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -1,4 +1,3 @@
-import asyncio
 import socket
 from typing import Annotated
 
@@ -95,7 +94,7 @@ async def raised_while_connecting(**options):
         asyncpg.InterfaceError("cannot perform operation: connection is closed"),
         ConnectionRefusedError(111, "Connect call failed"),
         socket.gaierror(-2, "Name or service not known"),
-        asyncio.TimeoutError(),
+        TimeoutError(),
     ],
     ids=repr,
 )

@@ -13,7 +13,9 @@ from stockpulse.errors import InvalidInput
 
 NOON = datetime(2026, 2, 27, 12, 5, tzinfo=UTC)
 MOMENTS = st.datetimes(
-    datetime(1970, 1, 1), datetime(2200, 12, 31, 23, 59, 59, 999_999), timezones=st.just(UTC)
+    datetime(1970, 1, 1),  # noqa: DTZ001  # hypothesis takes bounds without a zone
+    datetime(2200, 12, 31, 23, 59, 59, 999_999),  # noqa: DTZ001
+    timezones=st.just(UTC),
 )
 
 
@@ -72,6 +74,8 @@ def test_what_it_says(text, moment):
         "1969-12-31T23:59:59Z",
         "2201-01-01",
         "1970-01-01T00:00:00+01:00",
+        "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00",
         "-1",
         "1e9",
         "nan",

@@ -47,7 +47,13 @@ class Bars(BaseModel):
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def data(
-    context: Ctx, symbol: PathSymbol, interval: QueryInterval, start: Start, end: End, wanted: Wanted, zone: Zone
+    context: Ctx,
+    symbol: PathSymbol,
+    interval: QueryInterval,
+    start: Start,
+    end: End,
+    wanted: Wanted,
+    zone: Zone,
 ) -> Response:
     """The bars that begin in [start, end), oldest first, streamed; without bounds all that there are.
 

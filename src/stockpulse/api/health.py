@@ -61,7 +61,9 @@ async def health(context: Ctx) -> Health:
         )
         for name, task in context.supervisor.health.items()
     }
-    well = db == "ok" and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
+    well = db == "ok" and all(
+        task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values()
+    )
     return Health(status="ok" if well else "degraded", db=db, tasks=tasks)
 
 
@@ -99,5 +101,3 @@ async def _database(context: Context) -> str:
     except TRANSIENT:
         return "down"
     return "ok"
-
-

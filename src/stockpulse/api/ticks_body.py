@@ -36,6 +36,7 @@ _MOST_MESSAGES: Final = 10_000
 _MOST_METADATA_BYTES: Final = 256 * 1024
 
 _INT64_ENDS: Final = 2**63
+_EXACT_INTEGERS: Final = 2**53  # below it, a float holds whole numbers exactly
 
 _NUMBER: Final = r"^[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?$"
 _NUMBER_PATTERN: Final = re.compile(_NUMBER, re.ASCII)
@@ -71,15 +72,13 @@ class _Sent:
     #: The values under the first of these names that has one; a list of Python values or a series.
     column: Callable[[Sequence[str]], "list[Any] | pl.Series"]
     #: What was sent as these rows, as JSON.
-    raw: Callable[[Sequence[int]], Iterator[bytes]]
+    raw: Callable[[list[int]], Iterator[bytes]]
     #: Rows that are no objects, and why.
     broken: Mapping[int, str]
 
 
 def _read_json(body: bytes) -> _Sent:
-    # What fits into 64 MB of text can take 3 GB as objects, so the characters that make them are counted.
-    if body.count(b"{") + body.count(b"[") > 10 * MAX_ROWS or body.count(b",") > 50 * MAX_ROWS:
-        raise _too_many_rows()
+    _check_amount(body)
     try:
         rows = orjson.loads(body)
     except ValueError as fault:
@@ -94,8 +93,7 @@ def _read_json(body: bytes) -> _Sent:
 
 
 def _read_json_lines(body: bytes) -> _Sent:
-    if body.count(b"\n") > 10 * MAX_ROWS:
-        raise _too_many_rows()
+    _check_amount(body)
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > MAX_ROWS:
         raise _too_many_rows()
@@ -111,8 +109,16 @@ def _read_json_lines(body: bytes) -> _Sent:
     return _sent_objects(rows, broken, lambda at: (lines[row] for row in at))
 
 
+def _check_amount(body: bytes) -> None:
+    """What fits into 64 MB of text can take 3 GB as objects: count the characters that make them."""
+    containers = body.count(b"{") + body.count(b"[")
+    values = body.count(b",") + body.count(b"\n")
+    if containers > 10 * MAX_ROWS or values > 50 * MAX_ROWS:
+        raise _too_many_rows()
+
+
 def _sent_objects(
-    rows: list[Any], broken: Mapping[int, str], raw: Callable[[Sequence[int]], Iterator[bytes]]
+    rows: list[Any], broken: Mapping[int, str], raw: Callable[[list[int]], Iterator[bytes]]
 ) -> _Sent:
     objects = [row if type(row) is dict else {} for row in rows] if broken else rows
 
@@ -140,13 +146,14 @@ def _read_arrow(body: bytes) -> _Sent:
 
     def column(names: Sequence[str]) -> pl.Series:
         given = [name for name in names if name in known.columns]
-        return known[given[0]] if given else pl.Series(names[0], [None] * known.height, pl.Null)
+        return known[given[0]] if given else _nulls(frame.height, pl.Null())
 
-    def raw(rows: Sequence[int]) -> Iterator[bytes]:
-        some = known.select(pl.all().gather(rows))
-        return (_as_json(row) for row in some.select(map(_plain, some)).iter_rows(named=True))
+    def raw(rows: list[int]) -> Iterator[bytes]:
+        plain = [_plain(column.gather(rows)).to_list() for column in known]
+        values = zip(*plain, strict=True) if plain else ((),) * len(rows)  # rows of nothing that we know
+        return (_as_json(dict(zip(known.columns, given, strict=True))) for given in values)
 
-    return _Sent(known.height, column, raw, {})
+    return _Sent(frame.height, column, raw, {})
 
 
 def _too_many_rows() -> TooLarge:
@@ -176,8 +183,7 @@ def _assemble(sent: _Sent) -> pl.DataFrame:
         name = field.names[0]
         columns[name], wrong = _read(field, sent.column(field.names))
         if field.required:
-            missing = columns[name].is_null().arg_true().to_list()
-            wrong = {**dict.fromkeys(missing, "missing"), **wrong}
+            wrong = dict.fromkeys(_rows(columns[name].is_null()), "missing") | wrong
         for row, why in wrong.items():
             if row not in sent.broken:
                 problems.setdefault(row, []).append(f"{name}: {why}")
@@ -190,49 +196,87 @@ def _assemble(sent: _Sent) -> pl.DataFrame:
 
 
 def _scattered(height: int, at: list[int], texts: list[str]) -> pl.Series:
-    return pl.repeat(None, height, dtype=pl.String, eager=True).scatter(at, texts)
+    return _nulls(height, pl.String()).scatter(at, texts)
 
 
-def _read(field: _Field, values: list[Any] | pl.Series) -> tuple[pl.Series, dict[int, str]]:
-    """The column, null where nothing is sent or nothing readable, and why it is not readable."""
-    column = _of_one_type(values) if isinstance(values, list) else values
-    found = None if column is None else field.at_once(column)
+#: The column, null where nothing is sent or nothing readable, and why what is sent is not readable.
+_Read = tuple[pl.Series, dict[int, str]]
+
+
+def _read(field: _Field, values: list[Any] | pl.Series) -> _Read:
+    if isinstance(values, list):
+        return _read_list(field, values)
+    found = field.at_once(values)
     if found is None:
-        found = pl.repeat(None, len(values), dtype=field.dtype, eager=True)
-        if isinstance(values, pl.Series):
-            why = f"cannot be read from a column of {values.dtype}"
-            return found, dict.fromkeys(values.is_not_null().arg_true().to_list(), why)
-    given = pl.Series([value is not None for value in values]) if column is None else column.is_not_null()
-    left = (given & found.is_null()).arg_true().to_list()
+        why = f"cannot be read from a column of {values.dtype}"
+        return _nulls(len(values), field.dtype), dict.fromkeys(_rows(values.is_not_null()), why)
+    left = _rows(values.is_not_null() & found.is_null())
+    some = values.gather(left)
+    if some.dtype.is_temporal():  # one that Python has no date for
+        some = pl.Series([f"{count} of {some.dtype}" for count in some.to_physical()])
+    return _read_each(field, found, left, some.to_list())
+
+
+def _read_list(field: _Field, values: list[Any]) -> _Read:
+    types = set(map(type, values)) - {NoneType}
+    column = _of_one_type(values, types)
+    if column is None and len(types) > 1:
+        return _read_by_type(field, values, types)
+    found = None if column is None else field.at_once(column)
+    if column is None or found is None:
+        found = _nulls(len(values), field.dtype)
+        left = [row for row, value in enumerate(values) if value is not None]
+    else:
+        left = _rows(column.is_not_null() & found.is_null())
+    return _read_each(field, found, left, [values[row] for row in left])
+
+
+def _read_by_type(field: _Field, values: list[Any], types: set[type]) -> _Read:
+    """Values of one type are a column again; so a value reads the same, whatever the others are."""
+    found = _nulls(len(values), field.dtype)
+    wrong: dict[int, str] = {}
+    for one_type in types:
+        rows = [row for row, value in enumerate(values) if type(value) is one_type]
+        part, why = _read_list(field, [values[row] for row in rows])
+        found = found.scatter(rows, part)
+        wrong |= {rows[at]: text for at, text in why.items()}
+    return found, wrong
+
+
+def _read_each(field: _Field, found: pl.Series, rows: list[int], values: list[Any]) -> _Read:
+    """Fill in what only a closer look can read."""
     read: dict[int, object] = {}
     wrong: dict[int, str] = {}
-    for row, value in zip(left, _values_at(values, left), strict=True):
+    for row, value in zip(rows, values, strict=True):
         try:
             read[row] = field.one(value)
-        except ValueError as why_not:
-            wrong[row] = f"{why_not}: {shown(value)}"
+        except ValueError as why:
+            wrong[row] = f"{why}: {shown(value)}"
     return found.scatter(list(read), pl.Series(list(read.values()), dtype=field.dtype)), wrong
 
 
-def _of_one_type(values: list[Any]) -> pl.Series | None:
-    """A series where they are all text or all numbers."""
-    types = set(map(type, values)) - {NoneType}
+def _of_one_type(values: list[Any], types: set[type]) -> pl.Series | None:
+    """A series where they are all text or all numbers, none of them changed by it."""
     if not types:
         return pl.Series(values, dtype=pl.Null)
     if types == {str}:
         return pl.Series(values, dtype=pl.String)
     if types == {int} and all(value is None or value < _INT64_ENDS for value in values):
         return pl.Series(values, dtype=pl.Int64)
-    return pl.Series(values, dtype=pl.Float64) if types in ({float}, {float, int}) else None
+    if types == {float}:
+        return pl.Series(values, dtype=pl.Float64)
+    if types == {float, int}:  # 189 among prices
+        column = pl.Series(values, dtype=pl.Float64)
+        return column if (column.abs() < _EXACT_INTEGERS).all() else None
+    return None
 
 
-def _values_at(values: list[Any] | pl.Series, rows: list[int]) -> list[Any]:
-    if isinstance(values, list):
-        return [values[row] for row in rows]
-    some = values.gather(rows)
-    if some.dtype.is_temporal():  # one that Python has no date for
-        return [f"{count} as {some.dtype}" for count in some.to_physical()]
-    return some.to_list()
+def _rows(mask: pl.Series) -> list[int]:
+    return mask.arg_true().to_list()
+
+
+def _nulls(height: int, dtype: pl.DataType) -> pl.Series:
+    return pl.repeat(None, height, dtype=dtype, eager=True)
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -368,7 +412,7 @@ def _micros_of_temporal(column: pl.Series) -> pl.Series:
 def _null_where(mask: pl.Series, column: pl.Series) -> pl.Series:
     if not mask.any():  # nearly always
         return column
-    return column.zip_with(~mask, pl.repeat(None, len(column), dtype=column.dtype, eager=True))
+    return column.zip_with(~mask, _nulls(len(column), column.dtype))
 
 
 _FIELDS: Final = (

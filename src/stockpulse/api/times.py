@@ -1,7 +1,7 @@
 """Times as people write them in a URL: RFC 3339, a date or seconds since 1970."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Final
@@ -12,8 +12,10 @@ from fastapi import Depends, Query
 
 from stockpulse.api.errors import shown
 from stockpulse.errors import InvalidInput
+from stockpulse.times import EPOCH, from_micros, micros
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+__all__ = ["End", "Start", "Zone", "from_micros", "micros", "parse_time", "parse_zone", "read_time"]
+
 EARLIEST: Final = 0  # microseconds since 1970
 LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 - 1
 
@@ -23,7 +25,6 @@ SECONDS_BELOW: Final = 10**11
 MILLIS_BELOW: Final = 10**14
 MICROS_BELOW: Final = 10**17
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _NUMBER: Final = re.compile(r"\d{1,19}(\.\d{0,18})?", re.ASCII)
 _RFC_3339: Final = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
@@ -31,16 +32,6 @@ _RFC_3339: Final = re.compile(
     r" ?(?P<zone>[Zz]|(?P<sign>[-+ ])(?P<hours>[01]\d|2[0-3]):?(?P<minutes>[0-5]\d))?)?",
     re.ASCII,
 )
-
-
-def micros(moment: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def from_micros(count: int) -> datetime:
-    """The inverse of `micros`, in UTC."""
-    return EPOCH + count * _MICROSECOND
 
 
 def read_time(text: str) -> datetime | None:
@@ -89,14 +80,14 @@ def _from_rfc_3339(text: str) -> int | None:
     except ValueError:  # 30 February, 25 o'clock
         return None
     fraction = int((found["fraction"] or "").ljust(6, "0")[:6])
-    return micros(whole) + fraction - _offset(found) // _MICROSECOND
+    return micros(whole) + fraction - _offset(found)
 
 
-def _offset(found: re.Match[str]) -> timedelta:
-    """How far ahead of UTC it is; a time without a zone is UTC."""
+def _offset(found: re.Match[str]) -> int:
+    """How many microseconds it is ahead of UTC; a time without a zone is UTC."""
     if found["hours"] is None:
-        return timedelta()
-    ahead = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"]))
+        return 0
+    ahead = (int(found["hours"]) * 60 + int(found["minutes"])) * 60_000_000
     return -ahead if found["sign"] == "-" else ahead  # a URL's unescaped "+" arrives as a space
 
 

@@ -57,9 +57,9 @@ START_SECONDS = 600  # the replay of a long WAL is part of a start
 ORPHAN_SECONDS = 60
 LEFTOVER_SECONDS = 15
 STOP_SIGNALS = (
-    (signal.SIGINT, 20),  # fast: roll back, checkpoint, end
-    (signal.SIGQUIT, 5),  # immediate: the next start replays the WAL
-    (signal.SIGKILL, 5),
+    (signal.SIGINT, 7),  # fast: roll back, checkpoint, end
+    (signal.SIGQUIT, 2),  # immediate: the next start replays the WAL
+    (signal.SIGKILL, 2),
 )
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.25
@@ -101,7 +101,7 @@ SETTINGS = {
     "wal_compression": "off",
     # Enough for the tables of the day; the rest is better left to the system's cache.
     "shared_buffers": "256MB",
-    "huge_pages": "try",
+    "huge_pages": "off",
     # For the indexes of a bulk load.
     "maintenance_work_mem": "256MB",
     "max_parallel_maintenance_workers": "2",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -22,6 +23,7 @@ SHARD: Final = 0
 _LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of other programs
 _TAKE_SECONDS: Final = 15
 _REPLAY_ROWS: Final = 100_000
+_KEYS: Final = 300_000
 
 _TICKS: Final = Layout(
     {
@@ -197,6 +199,21 @@ class PostgresJournal:
         if found:
             frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
             self.segments.recent.append(self.segments.open, frame)
+
+    async def recent_keys(self) -> list[tuple[str, str, str, str, datetime]]:
+        """What the newest ticks with a trade_id are known by, in log order; see `ingest.redelivery`."""
+        connection, _ = await self._locked(self._wait_seconds)
+        keys: list[tuple[str, str, str, str, datetime]] = []
+        for segment in sorted({self.segments.open, *self.segments.sealed}, reverse=True)[:2]:
+            rows = await connection.fetch(
+                "SELECT p.name, s.symbol, k.exchange, t.trade_id, t.ts"  # noqa: S608 - names of ours
+                f" FROM {table_of(segment)} t JOIN symbols s ON s.id = t.symbol_id"
+                " JOIN tick_kinds k ON k.id = t.kind_id JOIN providers p ON p.id = k.provider_id"
+                " WHERE t.trade_id IS NOT NULL ORDER BY t.seq DESC LIMIT $1",
+                _KEYS - len(keys),
+            )
+            keys += [tuple(row) for row in rows]
+        return keys[::-1]
 
     async def _skip_to(self, head: int) -> None:
         await self.segments.ensure(segment_of(head))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,9 @@ SERVED_BARS: Final = pl.Schema(
     }
 )
 """Bars as the API shows them; `source` is "trades", or the provider whose own bar it is."""
+
+FAR_FUTURE: Final = datetime(2201, 1, 1, tzinfo=UTC)
+"""After every bar there will be; times of requests end here too."""
 
 _PAGE_ROWS: Final = 20_000
 _COLUMNS: Final = ", ".join(LAYOUT.columns)
@@ -91,7 +94,7 @@ class BarReader:
     ) -> AsyncIterator[pl.DataFrame]:
         """The bars whose start lies in [start, end), oldest first, page by page, as `SERVED_BARS`."""
         first = micros(start) if start else 0
-        last = micros(end) if end else micros(datetime.max.replace(tzinfo=as_of.tzinfo))
+        last = micros(end or FAR_FUTURE)
         # A bucket that begins in the range is made of base bars that may lie beyond its end.
         held = np.empty(0, BAR)
         async for page in self._pages(symbol.id, interval.base, first, self._reach(symbol, interval, last)):

@@ -51,7 +51,7 @@ class Sink:
 
     async def take(self, epoch: int, start: int) -> Checkpoint:
         """Take the shard over under this epoch and read its checkpoint; a new one begins at `start`."""
-        connection, _ = await self._held.get()
+        connection = await self._connection()
         row = await connection.fetchrow(
             "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset) VALUES ($1, $2, $3, $4)"
             " ON CONFLICT (shard) DO UPDATE SET epoch = greatest(c.epoch, excluded.epoch)"
@@ -101,9 +101,7 @@ class Sink:
                 await self._partitions.ensure(table, times, now)
 
     async def _write(self, changes: Changes, part: int, blob: bytes) -> None:
-        connection, fresh = await self._held.get()
-        if fresh:
-            await _make_staging(connection)
+        connection = await self._connection()
         async with connection.transaction():
             if not await self._advance(connection, changes.offset):
                 return
@@ -115,6 +113,12 @@ class Sink:
             for interval, rows in changes.bars.items():
                 if len(rows):
                     await _upsert(connection, interval, rows)
+
+    async def _connection(self) -> Connection:
+        connection, fresh = await self._held.get()
+        if fresh:
+            await _make_staging(connection)
+        return connection
 
     async def _advance(self, connection: Connection, offset: int) -> bool:
         """Move the checkpoint; False if it had been moved by a try of ours that seemed to fail."""

@@ -1,0 +1,41 @@
+"""What /metrics says of the pipeline: read when it is asked, so that counting costs the flow nothing."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from stockpulse.journal.segments import Segments
+from stockpulse.pipeline import Counters, Lag, Pipeline
+from stockpulse.supervisor import State, Supervisor
+
+
+class PipelineCollector(Collector):
+    """Counters, lags and the state of the background tasks."""
+
+    def __init__(self, pipeline: Pipeline, segments: Segments, supervisor: Supervisor) -> None:
+        self._pipeline = pipeline
+        self._segments = segments
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as they are now."""
+        for field in fields(Counters):
+            value = float(getattr(self._pipeline.counters, field.name))
+            yield CounterMetricFamily(
+                f"stockpulse_{field.name}", f"{field.name} since the start", value=value
+            )
+        lag = GaugeMetricFamily("stockpulse_lag_rows", "Rows that wait for a stage", labels=["stage"])
+        for stage in fields(Lag):
+            lag.add_metric([stage.name], getattr(self._pipeline.lag(), stage.name))
+        yield lag
+        yield GaugeMetricFamily(
+            "stockpulse_log_segments", "Segments of the log", value=len(self._segments.sealed) + 1
+        )
+        up = GaugeMetricFamily(
+            "stockpulse_task_up", "1 while a background task does its work", labels=["task"]
+        )
+        for name, health in self._supervisor.health.items():
+            up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))
+        yield up

@@ -1,0 +1,297 @@
+"""The composition root: builds, wires, starts and stops everything. `app` is for uvicorn."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypedDict
+
+import structlog
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from prometheus_client import CollectorRegistry
+
+from stockpulse import __version__
+from stockpulse.api import bars, data, docs, errors, health, symbols, ticks
+from stockpulse.api.context import Context
+from stockpulse.api.metrics import PipelineCollector
+from stockpulse.api.requests import RequestLog
+from stockpulse.calendar import trading_calendar
+from stockpulse.database import migrate
+from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
+from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.database.names import NameStore
+from stockpulse.engine.bars import Rows
+from stockpulse.engine.shard import Range, Shard
+from stockpulse.errors import CannotStart
+from stockpulse.feeds import Backfill, follow
+from stockpulse.housekeeping import audit, retain, tend_segments
+from stockpulse.ingest.arbiter import FeedArbiter
+from stockpulse.ingest.encode import Encoder
+from stockpulse.ingest.intake import Intake
+from stockpulse.journal.postgres import SHARD, PostgresJournal
+from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.segments import Segments
+from stockpulse.names import Names
+from stockpulse.pipeline import Pipeline
+from stockpulse.providers.base import Provider
+from stockpulse.providers.simulated import SimulatedProvider
+from stockpulse.settings import Settings, load_settings
+from stockpulse.store.bars import BarReader
+from stockpulse.store.dead_letters import DeadLetters
+from stockpulse.store.partitions import Partitions
+from stockpulse.store.run_log import RunLog
+from stockpulse.store.sink import Sink
+from stockpulse.store.stored_bars import load
+from stockpulse.store.ticks import TickReader
+from stockpulse.supervisor import Supervisor
+from stockpulse.telemetry import RequestMetrics, configure_logging
+
+_DRAIN_SECONDS: Final = 6.0
+_MEMORY_ROWS: Final = 300_000
+"""An open segment with more ticks is sealed at a restart, rather than read back into memory."""
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def database_of(settings: Settings, supervisor: Supervisor | None = None) -> AsyncIterator[str]:
+    """The address of the database: the one that is set, or the embedded one, running as long as this lasts."""
+    if settings.database_url is not None:
+        yield normal_dsn(settings.database_url.get_secret_value())
+        return
+    server = EmbeddedPostgres(settings.data_dir)
+    try:
+        await server.start()
+        if supervisor is not None:
+            supervisor.start("postgres", server.watch)
+        yield server.dsn
+    finally:
+        if supervisor is not None:
+            await supervisor.stop(["postgres"])
+        await server.stop()
+
+
+@asynccontextmanager
+async def running(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Context]:
+    """Everything but HTTP, from the recovered state to the last flush."""
+    supervisor = Supervisor(TRANSIENT)
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(database_of(settings, supervisor))
+        if settings.database_url is None:
+            await migrate.upgrade(dsn)
+        else:
+            await migrate.require_current(dsn)
+        pool = await create_pool(dsn, settings.database_pool)
+        stack.push_async_callback(_close, pool)
+        context = await _build(settings, dsn, pool, supervisor, registry, stack)
+        stack.push_async_callback(_stop, context)
+        _start(settings, context)
+        yield context
+
+
+async def _build(
+    settings: Settings,
+    dsn: str,
+    pool: Pool,
+    supervisor: Supervisor,
+    registry: CollectorRegistry,
+    stack: AsyncExitStack,
+) -> Context:
+    """The parts, wired, with the state of the last run."""
+    names = Names()
+    name_store = NameStore(pool, names)
+    await name_store.load()
+    segments = Segments(pool, RecentTicks())
+    journal = PostgresJournal(dsn, segments)
+    stack.push_async_callback(journal.close)
+    await journal.take()
+    await journal.load_open_segment(_MEMORY_ROWS)
+    partitions = Partitions(pool)
+    sink = Sink(dsn, partitions, SHARD, journal.identity)
+    stack.push_async_callback(sink.close)
+    checkpoint = await sink.take(journal.epoch, journal.head)
+    encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
+    intake = Intake(encoder, timedelta(seconds=settings.future_seconds))
+    intake.remember(await journal.recent_keys())
+    shard = Shard(
+        lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day
+    )
+    shard.restore(checkpoint.offset, checkpoint.parts)
+
+    async def load_bars(wanted: Range) -> Rows:
+        async with pool.acquire() as connection:
+            return await load(connection, wanted)
+
+    pipeline = Pipeline(
+        intake=intake,
+        encoder=encoder,
+        names=names,
+        journal=journal,
+        shard=shard,
+        sink=sink,
+        dead_letters=DeadLetters(pool, partitions),
+        load_bars=load_bars,
+        now=_now,
+        extended_day=settings.extended_day,
+    )
+    registry.register(PipelineCollector(pipeline, segments, supervisor))
+    await pipeline.recover()
+    runs = RunLog(pool)
+    supervisor.start("segments", lambda: tend_segments(segments))
+    supervisor.start("retention", lambda: retain(segments, partitions, runs, lambda: sink.offset, _now))
+    supervisor.start("audit", lambda: audit(pipeline, runs, _now))
+    return Context(
+        pool=pool,
+        names=names,
+        pipeline=pipeline,
+        ticks=TickReader(pool, segments, names),
+        bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day),
+        supervisor=supervisor,
+        registry=registry,
+        now=_now,
+        default_calendar=settings.calendar,
+        durable_timeout_seconds=settings.durable_timeout_seconds,
+    )
+
+
+def _start(settings: Settings, context: Context) -> None:
+    """Start the flow, from its end to its beginning."""
+    pipeline, supervisor = context.pipeline, context.supervisor
+    for name, run in (("flush", pipeline.flush), ("step", pipeline.step), ("append", pipeline.append)):
+        supervisor.start(name, run)
+    supervisor.start("calendar", lambda: _warm(settings.calendar))
+    provider = _provider(settings)
+    if provider is not None:
+        supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))
+
+
+async def _feed(provider: Provider, settings: Settings, context: Context) -> None:
+    """Fill what is missing of the history, then follow the stream."""
+    runs, started = RunLog(context.pool), _now()
+    backfill = Backfill(provider, context.pipeline, context.bars, context.names)
+    count = await backfill.run(settings.symbols, started)
+    if count:
+        await runs.record(f"backfill:{provider.name}", count, started, _now())
+        log.info("history filled", provider=provider.name, bars=count, seconds=(_now() - started).total_seconds())
+    await follow(provider, context.pipeline)
+
+
+async def _warm(calendar: str) -> None:
+    """Load the calendar of most symbols now, so that its first tick need not wait a second for it."""
+    await asyncio.to_thread(trading_calendar, calendar)
+
+
+async def _stop(context: Context) -> None:
+    """Stop in the order of the flow: no more intake, drain, last flush, the rest."""
+    supervisor = context.supervisor
+    feeds = [name for name in supervisor.health if name.startswith("feed:")]
+    await supervisor.stop(feeds)
+    drained = await context.pipeline.drain(_DRAIN_SECONDS)
+    flushed = await supervisor.wait("flush", _DRAIN_SECONDS)
+    if not (drained and flushed):
+        log.warning("stopping with work left, the next start does it", lag=context.pipeline.lag())
+    await supervisor.stop([name for name in reversed(list(supervisor.health)) if name != "postgres"])
+    log.info("stopped", lag=context.pipeline.lag())
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), 3)
+    except TimeoutError:
+        pool.terminate()
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if settings.provider == "none" or not settings.symbols:
+        return None
+    return SimulatedProvider(
+        settings.symbols, settings.simulated_rate * len(settings.symbols), settings.simulated_seed
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+# HTTP -------------------------------------------------------------------------------------------
+
+
+class AppState(TypedDict):
+    """What the lifespan hands to the requests."""
+
+    context: Context
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Nothing is started before its lifespan."""
+    registry = CollectorRegistry()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
+        # uvicorn has configured logging by now; from here on the lines are ours.
+        configure_logging(settings.log_format, debug=settings.debug)
+        try:
+            async with running(settings, registry) as context:
+                yield {"context": context}
+                failed = context.supervisor.failed
+        except CannotStart as refusal:
+            _say_plainly(refusal)
+            raise
+        if not failed:
+            _end_with_status_zero()
+
+    app = FastAPI(
+        title=settings.app_name,
+        version=__version__,
+        summary="Live and historical prices and bars.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        middleware=[Middleware(RequestLog, metrics=RequestMetrics(registry))],
+    )
+    errors.install(app)
+    docs.install(app)
+    for router in (health.router, symbols.router, ticks.router, bars.router, data.router):
+        app.include_router(router, prefix="/api/v1")
+        # The paths that people know from elsewhere work as well.
+        for prefix in ("/api", ""):
+            app.include_router(router, prefix=prefix, include_in_schema=False)
+    return app
+
+
+def _say_plainly(refusal: CannotStart) -> None:
+    """One line that says what to change, instead of uvicorn's traceback."""
+    log.critical("cannot start", reason=str(refusal))
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "Traceback" not in record.getMessage())
+
+
+def _end_with_status_zero() -> None:
+    """A stop that went well ends the process with status 0.
+
+    uvicorn raises the signal that stopped it once more at the very end, which would make it 143. It has no
+    setting for that; its server is found as the owner of the handler.
+    """
+    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    captured = getattr(server, "_captured_signals", None)
+    if isinstance(captured, list) and signal.SIGINT not in captured:
+        captured.clear()
+
+
+def _app_for_uvicorn() -> FastAPI:
+    try:
+        return create_app(load_settings())
+    except CannotStart as refusal:
+        sys.exit(f"stockpulse: {refusal}")
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app` is made when uvicorn asks for it, so that importing this module reads no environment."""
+    if name != "app":
+        raise AttributeError(name)
+    globals()["app"] = app = _app_for_uvicorn()
+    return app

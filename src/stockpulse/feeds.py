@@ -1,0 +1,86 @@
+"""From providers into the pipeline: their history first, then what they stream."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from stockpulse.calendar import trading_calendar
+from stockpulse.ingest.conditions import RULES, all_count
+from stockpulse.ingest.feed import Feed
+from stockpulse.intervals import D1, M1, M5, Interval
+from stockpulse.names import Names
+from stockpulse.pipeline import Pipeline
+from stockpulse.providers.base import Provider
+from stockpulse.store.bars import BarReader
+from stockpulse.times import from_micros, micros
+
+#: How far back a fresh database is filled. Minutes only for the running day: its daily bar is made of them.
+DEPTH: Final[dict[Interval, timedelta]] = {
+    D1: timedelta(days=730),
+    M5: timedelta(days=30),
+    M1: timedelta(days=1),
+}
+
+
+def feed_of(provider: Provider) -> Feed:
+    """A provider as ingest sees it; the rule for its trade conditions has the provider's name."""
+    return Feed(
+        provider.name,
+        provider.calendar,
+        provider.clock,
+        delay_micros=int(provider.delay_seconds * 1_000_000),
+        rule=RULES.get(provider.name, all_count),
+    )
+
+
+async def follow(provider: Provider, pipeline: Pipeline) -> None:
+    """Take in what a provider streams; it waits while the pipeline is full."""
+    feed = feed_of(provider)
+    async for ticks in provider.stream():
+        await pipeline.submit(ticks, feed)
+
+
+class Backfill:
+    """Fills what is missing of a provider's history: all of it on the first start, the gap on a later one."""
+
+    def __init__(self, provider: Provider, pipeline: Pipeline, bars: BarReader, names: Names) -> None:
+        self._provider = provider
+        self._pipeline = pipeline
+        self._bars = bars
+        self._names = names
+
+    async def run(self, symbols: tuple[str, ...], now: datetime) -> int:
+        """Fetch and take in the missing bars; return how many there were."""
+        count = 0
+        for interval in (D1, M5, M1):
+            for symbol in symbols:
+                count += await self._fill(symbol, interval, now)
+        return count
+
+    async def _fill(self, symbol: str, interval: Interval, now: datetime) -> int:
+        start, end = await self._missing(symbol, interval, now)
+        count = 0
+        if start < end:
+            async for bars in self._provider.history(symbol, interval.name, start, end):
+                receipt = await self._pipeline.submit(bars, feed_of(self._provider), of_bars=True)
+                count += receipt.accepted
+        return count
+
+    async def _missing(self, symbol: str, interval: Interval, now: datetime) -> tuple[datetime, datetime]:
+        """From the newest bar, which may be half done, to the last whole bucket before now."""
+        calendar = trading_calendar(self._provider.calendar)
+        present = np.array([micros(now)])
+        today = int(calendar.floor_date(present)[0])
+        if interval is D1:
+            start, end = micros(now - DEPTH[D1]), today
+        elif interval is M5:
+            start, end = micros(now - DEPTH[M5]), today
+        else:
+            start, end = today, int(calendar.bucket(present, M1)[0])
+        known = self._names.symbols.get(symbol)
+        if known is not None:
+            newest = await self._bars.latest(known, interval, 1, now)
+            if len(newest):
+                start = max(start, micros(newest["ts"][0]))
+        return from_micros(start), from_micros(end)

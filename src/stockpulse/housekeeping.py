@@ -1,0 +1,55 @@
+"""What has to be done now and then: indexes for sealed segments, retention, the audit log."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from stockpulse.journal.segments import Segments
+from stockpulse.pipeline import Pipeline
+from stockpulse.store.partitions import PARTITIONED, Partitions
+from stockpulse.store.run_log import KEPT, RunLog
+
+TICKS_KEPT: Final = timedelta(days=5)
+
+_SEGMENTS_SECONDS: Final = 1.0
+_RETENTION_SECONDS: Final = 600.0
+_AUDIT_SECONDS: Final = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+async def tend_segments(segments: Segments) -> None:
+    """Index what was sealed, and have the next segment ready."""
+    while True:
+        await segments.ensure(segments.open + 1)
+        await segments.index_sealed()
+        await asyncio.sleep(_SEGMENTS_SECONDS)
+
+
+async def retain(
+    segments: Segments, partitions: Partitions, runs: RunLog, checkpoint: Callable[[], int], now: Callable[[], datetime]
+) -> None:
+    """Drop what is kept no longer."""
+    while True:
+        started = now()
+        dropped = [f"segment {number}" for number in await segments.drop_older(started - TICKS_KEPT, checkpoint())]
+        for table in PARTITIONED:
+            dropped += await partitions.drop_old(table, started)
+        await runs.forget(started - KEPT)
+        if dropped:
+            log.info("dropped what is kept no longer", dropped=dropped)
+            await runs.record("retention", len(dropped), started, now(), details={"dropped": dropped})
+        await asyncio.sleep(_RETENTION_SECONDS)
+
+
+async def audit(pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -> None:
+    """Note every minute how many records went through, if any did."""
+    while True:
+        started, before = now(), pipeline.counters.ticks + pipeline.counters.provider_bars
+        await asyncio.sleep(_AUDIT_SECONDS)
+        records = pipeline.counters.ticks + pipeline.counters.provider_bars - before
+        if records:
+            await runs.record("pipeline", records, started, now(), watermark=pipeline.watermark())

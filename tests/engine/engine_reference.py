@@ -1,0 +1,611 @@
+"""What the bars must be, worked out one record at a time, and a shard driven the way the pipeline drives it.
+
+`bars_of` knows nothing of the engine but the names of a bar's fields. `Drive` runs a shard over a log with any
+batches, closings, flushes and crashes, over a `MemoryStore` that stands for the database.
+"""
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from stockpulse.calendar import NO_DAY, trading_calendar
+from stockpulse.engine.bars import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
+from stockpulse.engine.shard import END_OF_TIME, ProviderBars, Shard, TickBatch
+from stockpulse.engine.state import decode, encode
+from stockpulse.frames import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5
+
+# HYPOTHESIS_PROFILE=thorough pytest tests/engine --timeout=0
+_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("engine", max_examples=200, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("thorough", max_examples=5000, deadline=None, suppress_health_check=_QUIET)
+
+
+def properties(share=1.0):
+    """The settings of a property that needs only a share of the examples."""
+    profile = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "engine"))
+    return settings(profile, max_examples=max(1, int(profile.max_examples * share)))
+
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DAY = 1440 * MINUTE
+NANOS = 10**9
+LATENESS = 2 * SECOND
+MADE_BY_TRADES = 0
+
+#: Around the clock in UTC, New York by day, around the clock but from the evening before.
+CALENDAR = {1: "24/7", 2: "XNYS", 3: "24/7", 6: "XNYS", 9: "CMES"}
+
+FIELDS = tuple(name for name in BAR.names if name not in ("final", "dirty"))
+
+
+# The log --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tick:
+    seq: int
+    symbol: int
+    provider: int
+    ts: int
+    price: float
+    size: float
+    flags: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A provider's own bar."""
+
+    seq: int
+    symbol: int
+    provider: int
+    interval: object
+    ts: int
+    prices: tuple
+    volume: float
+    trade_count: int = -1
+    vwap: float = math.nan
+
+
+def tick_batch(ticks):
+    def column(name, dtype):
+        return np.array([getattr(tick, name) for tick in ticks], dtype)
+
+    return TickBatch(
+        seq=column("seq", np.int64),
+        symbol_id=column("symbol", np.int64),
+        provider_id=column("provider", np.int64),
+        ts=column("ts", np.int64),
+        price=column("price", np.float64),
+        size=column("size", np.float64),
+        flags=column("flags", np.uint8),
+    )
+
+
+def provider_bars(interval, given, *, extended=False):
+    columns = {
+        "symbol_id": np.array([bar.symbol for bar in given]),
+        "ts": np.array([bar.ts for bar in given]),
+        "volume": np.array([bar.volume for bar in given]),
+        "trade_count": np.array([bar.trade_count for bar in given]),
+        "vwap": np.array([bar.vwap for bar in given]),
+        "provider_id": np.array([bar.provider for bar in given]),
+    }
+    for at, name in enumerate(("open", "high", "low", "close")):
+        columns[name] = np.array([bar.prices[at] for bar in given])
+    seq = np.array([bar.seq for bar in given])
+    end = np.array([end_of(bar.symbol, interval, bar.ts, extended) for bar in given])
+    return ProviderBars(interval, from_provider(columns, seq, end))
+
+
+# The reference --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def bucket_of(symbol, interval, minute, extended):
+    """The start of the bucket that a minute lies in; None outside the day's session."""
+    if interval is D1:
+        label = int(trading_calendar(CALENDAR[symbol]).trading_day(np.array([minute]), extended=extended)[0])
+        return None if label == NO_DAY else label
+    return minute // interval.micros * interval.micros
+
+
+@functools.cache
+def end_of(symbol, interval, ts, extended):
+    if interval is D1:
+        return int(trading_calendar(CALENDAR[symbol]).day_end(np.array([ts]), extended=extended)[0])
+    return ts + interval.micros
+
+
+def exact(value):
+    """A float as an integer number of billionths."""
+    units = math.floor(value)
+    return units * NANOS + round((value - units) * 1e9)
+
+
+def split_exact(billionths):
+    return (-1, 0) if billionths is None else divmod(billionths, NANOS)
+
+
+def bars_of(log, *, extended=False):
+    """All bars of a log: {interval: {(symbol, ts): the values of FIELDS}}."""
+    trades, given = {}, {interval: {} for interval in BASE_INTERVALS}
+    for record in log:
+        if isinstance(record, Given):
+            given[record.interval][record.symbol, record.ts] = record
+        elif record.flags & PRIMARY and record.flags & (COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME):
+            trades.setdefault((record.symbol, record.ts // MINUTE * MINUTE), []).append(record)
+    bars = {interval: {} for interval in BASE_INTERVALS}
+    for key in trades.keys() | given[M1].keys():
+        whole = given[M1].get(key)
+        bars[M1][key] = _given_bar(whole, extended) if whole else _bar_of_trades(key, trades[key])
+    for interval in (M5, D1):
+        parts = {}
+        for symbol, minute in sorted(bars[M1]):
+            start = bucket_of(symbol, interval, minute, extended)
+            if start is not None:
+                parts.setdefault((symbol, start), []).append(bars[M1][symbol, minute])
+        for key in parts.keys() | given[interval].keys():
+            whole = given[interval].get(key)
+            bars[interval][key] = (
+                _given_bar(whole, extended) if whole else _bar_of_bars(key, interval, parts[key], extended)
+            )
+    return {
+        interval: {key: tuple(bar[name] for name in FIELDS) for key, bar in sorted(of_one.items())}
+        for interval, of_one in bars.items()
+    }
+
+
+def _bar(key, end, **values):
+    bar = {"symbol_id": key[0], "ts": key[1], "end": end, "provider_id": MADE_BY_TRADES}
+    for name in ("volume", "notional"):
+        bar[f"{name}_units"], bar[f"{name}_nanos"] = split_exact(values.pop(name))
+    return bar | values
+
+
+def _given_bar(given, extended):
+    end = end_of(given.symbol, given.interval, given.ts, extended)
+    prices = dict(zip(("open", "high", "low", "close"), given.prices, strict=True))
+    return _bar(
+        (given.symbol, given.ts),
+        end,
+        **prices,
+        open_ts=given.ts,
+        open_seq=given.seq,
+        close_ts=end - 1,
+        close_seq=given.seq,
+        volume=exact(given.volume),
+        notional=None if math.isnan(given.vwap) else exact(given.vwap * given.volume),
+        trade_count=given.trade_count,
+        revision=given.seq,
+    ) | {"provider_id": given.provider}
+
+
+_NO_PRICE = {
+    "open": math.nan,
+    "high": math.nan,
+    "low": math.nan,
+    "close": math.nan,
+    "open_ts": NEVER_OPENED,
+    "open_seq": NEVER_OPENED,
+    "close_ts": NEVER_CLOSED,
+    "close_seq": NEVER_CLOSED,
+}
+
+
+def _bar_of_trades(key, ticks):
+    prices = _NO_PRICE
+    priced = sorted((t.ts, t.seq, t.price) for t in ticks if t.flags & COUNTS_FOR_PRICE)
+    if priced:
+        (open_ts, open_seq, opened), (close_ts, close_seq, closed) = priced[0], priced[-1]
+        values = [price for _, _, price in priced]
+        prices = {"open": opened, "high": max(values), "low": min(values), "close": closed}
+        prices |= {"open_ts": open_ts, "open_seq": open_seq, "close_ts": close_ts, "close_seq": close_seq}
+    counted = [t for t in ticks if t.flags & COUNTS_FOR_VOLUME]
+    return _bar(
+        key,
+        key[1] + MINUTE,
+        **prices,
+        volume=sum(exact(t.size) for t in counted),
+        notional=sum(exact(t.price * t.size) for t in counted),
+        trade_count=len(counted),
+        revision=max(t.seq for t in ticks),
+    )
+
+
+def _bar_of_bars(key, interval, parts, extended):
+    """`parts` are ordered by time."""
+    prices = _NO_PRICE
+    priced = [part for part in parts if not math.isnan(part["open"])]
+    if priced:
+        first, last = priced[0], priced[-1]
+        prices = {name: first[name] for name in ("open", "open_ts", "open_seq")}
+        prices |= {name: last[name] for name in ("close", "close_ts", "close_seq")}
+        prices |= {"high": max(p["high"] for p in priced), "low": min(p["low"] for p in priced)}
+    sums = {}
+    for name in ("volume", "notional"):
+        known = all(part[f"{name}_units"] >= 0 for part in parts)
+        billionths = (part[f"{name}_units"] * NANOS + part[f"{name}_nanos"] for part in parts)
+        sums[name] = sum(billionths) if known else None
+    counts = [part["trade_count"] for part in parts]
+    return _bar(
+        key,
+        end_of(key[0], interval, key[1], extended),
+        **prices,
+        **sums,
+        trade_count=-1 if min(counts) < 0 else sum(counts),
+        revision=max(part["revision"] for part in parts),
+    )
+
+
+# Comparing, byte for byte ---------------------------------------------------------------------------
+
+
+def by_key(rows):
+    """Rows of the engine in the shape of the reference."""
+    table = {(int(row["symbol_id"]), int(row["ts"])): tuple(row[name].item() for name in FIELDS) for row in rows}
+    assert len(table) == len(rows), "a bucket stands twice"
+    return table
+
+
+def bits(values):
+    """With floats as their bits, and any NaN as one."""
+    return tuple(value if isinstance(value, int) else "NaN" if math.isnan(value) else value.hex() for value in values)
+
+
+def assert_same(got, wanted, where=""):
+    """Two {(symbol, ts): values of FIELDS}."""
+    assert sorted(got) == sorted(wanted), where
+    for key, values in wanted.items():
+        differ = [
+            f"{name}: {have!r}, not {want!r}"
+            for name, have, want in zip(FIELDS, got[key], values, strict=True)
+            if bits([have]) != bits([want])
+        ]
+        assert not differ, f"{where} {key}: {differ}"
+
+
+def row_bits(rows):
+    """Rows as a set of bytes, whatever their order and whether they are dirty."""
+    rows = rows.copy()
+    rows["dirty"] = False
+    return sorted(row.tobytes() for row in rows)
+
+
+# A shard at work ------------------------------------------------------------------------------------
+
+
+class MemoryStore:
+    """The tables of bars: a lower or an equal revision never takes the place of a higher one."""
+
+    def __init__(self):
+        self.rows = {interval: {} for interval in BASE_INTERVALS}
+
+    def upsert(self, interval, rows):
+        for row in rows:
+            key = (int(row["symbol_id"]), int(row["ts"]))
+            had = self.rows[interval].get(key)
+            assert row["final"], "only final bars are stored"
+            if had is not None:
+                assert had["revision"] <= row["revision"], f"{interval} {key}: the revision went down"
+            if had is None or had["revision"] < row["revision"]:
+                stored = row.copy()
+                stored["dirty"] = False
+                self.rows[interval][key] = stored
+            else:
+                same = bits(had[name].item() for name in FIELDS) == bits(row[name].item() for name in FIELDS)
+                assert same, f"{interval} {key}: changed under the same revision, which is not stored"
+
+    def load(self, wanted):
+        ranges = list(zip(wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist(), strict=True))
+        found = [
+            row
+            for (symbol, ts), row in self.rows[wanted.interval].items()
+            if any(symbol == of and start <= ts < end for of, start, end in ranges)
+        ]
+        return np.array(found, BAR) if found else np.empty(0, BAR)
+
+    def bars(self, interval):
+        return by_key(self.rows[interval].values())
+
+
+class Drive:
+    """One shard over one log, dying and coming back, and what it says on the way."""
+
+    def __init__(self, log, *, extended=False, lateness=LATENESS):
+        self.log = log
+        self.extended = extended
+        self.lateness = lateness
+        self.store = MemoryStore()
+        self.offset, self.parts = 0, []  # the checkpoint
+        self.events = []  # of the whole life
+        self.head = 0  # how many records had been worked in when it last died
+        self.start()
+
+    def new_shard(self):
+        shard = Shard(lateness_micros=self.lateness, extended_day=self.extended)
+        for symbol, calendar in CALENDAR.items():
+            shard.learn(symbol, trading_calendar(calendar))
+        return shard
+
+    def start(self):
+        """Begin from the checkpoint."""
+        self.shard = self.new_shard()
+        self.shard.restore(self.offset, [decode(part) for part in self.parts])
+        self.at = sum(record.seq < self.offset for record in self.log)
+        self.pending = None
+        self.checked_out = {}  # what this run has announced, and its newest revision
+        for interval in BASE_INTERVALS:
+            for key, row in self.store.rows[interval].items():
+                self.checked_out[interval, key] = int(row["revision"])
+
+    def crash(self):
+        self.head = max(self.head, self.at)
+        self.start()
+
+    @property
+    def done(self):
+        return self.log[: self.at]
+
+    def take(self, count, clocks):
+        """Work in the next records; a log that is read again closes nothing by the clock."""
+        if self.at < self.head:
+            count, clocks = min(count, self.head - self.at), {}
+        records = self.log[self.at : self.at + count]
+        for kind, group in groupby(records, type):
+            self._work_in(kind, list(group), clocks)
+        self.at += len(records)
+
+    def _work_in(self, kind, records, clocks):
+        if kind is Tick:
+            works = [self.shard.digest_ticks(tick_batch(records))]
+        else:
+            works = [self.shard.digest_bars(bars) for bars in self._frame(records)]
+        for work in works:
+            for ranges in self.shard.needs(work):
+                for wanted in ranges:
+                    self.shard.admit(wanted.interval, self.store.load(wanted))
+            self._announce(self.shard.apply(work, clocks))
+        self.shard.offset = max(self.shard.offset, records[-1].seq + 1)
+
+    def _frame(self, records):
+        """The order of `batches.bar_batches`: the longest interval first."""
+        for interval in BASE_INTERVALS:
+            given = [record for record in records if record.interval is interval]
+            if given:
+                yield provider_bars(interval, given, extended=self.extended)
+
+    def close(self, clocks):
+        self._announce(self.shard.close(clocks))
+
+    def _announce(self, events):
+        for event in events:
+            assert len(event.rows)
+            here = by_key(self.shard.resident(event.interval))
+            for key, values in by_key(event.rows).items():
+                revision = values[FIELDS.index("revision")]
+                before = self.checked_out.get((event.interval, key))
+                assert event.revised == (before is not None), f"{event.interval} {key}: announced as the other kind"
+                if before is not None:
+                    assert revision > before, f"{event.interval} {key}: revised from {before} to {revision}"
+                assert bits(values) == bits(here[key]), "announced what is not there"
+                self.checked_out[event.interval, key] = revision
+                self.events.append((event.interval, key, values, event.revised))
+
+    # A flush is under way while batches go on; only once it is committed may bars leave the memory.
+
+    def begin_flush(self, *, whole=False):
+        if self.pending is not None:
+            return
+        changes = self.shard.take_changes()
+        if changes is None:
+            return
+        self._assert_only_what_changed(changes)
+        state = self.shard.snapshot() if whole or not self.parts else None
+        self.pending = (changes, state is not None, encode(changes.state if state is None else state))
+
+    def commit(self):
+        if self.pending is None:
+            return
+        (changes, whole, blob), self.pending = self.pending, ()
+        for interval, rows in changes.bars.items():
+            self.store.upsert(interval, rows)
+        self.offset, self.parts = changes.offset, [blob] if whole else [*self.parts, blob]
+
+    def end_flush(self):
+        self.commit() if self.pending else None
+        if self.pending == ():
+            self.shard.flushed()
+            self.pending = None
+
+    def flush(self, *, whole=False):
+        self.end_flush()
+        self.begin_flush(whole=whole)
+        self.end_flush()
+
+    def _assert_only_what_changed(self, changes):
+        saved = {}
+        for part in self.parts:
+            for name, rows in decode(part).items():
+                if name != "symbols":
+                    saved |= {(name, int(row["symbol_id"]), int(row["ts"])): row_bits(np.array([row])) for row in rows}
+        for name, rows in changes.state.items():
+            if name != "symbols":
+                for row in rows:
+                    key = (name, int(row["symbol_id"]), int(row["ts"]))
+                    assert saved.get(key) != row_bits(np.array([row])), f"{key} has not changed"
+
+    # What there is ------------------------------------------------------------------------------
+
+    def bars(self, interval):
+        """What a reader finds: stored bars, and over them those in memory."""
+        return self.store.bars(interval) | by_key(self.shard.resident(interval))
+
+    def assert_right_so_far(self):
+        wanted = bars_of(self.done, extended=self.extended)
+        for interval in BASE_INTERVALS:
+            assert_same(self.bars(interval), wanted[interval], f"{interval} after {self.at} records")
+
+    def assert_holds_little(self):
+        """After a flush: what is not final, the newest final bar of each symbol, what has changed since."""
+        for interval in BASE_INTERVALS:
+            rows = self.shard.resident(interval)
+            spare = rows[rows["final"] & ~rows["dirty"]]
+            symbols = spare["symbol_id"].tolist()
+            assert len(symbols) == len(set(symbols)), f"{interval}: more than one stored bar of a symbol is kept"
+
+    def finish(self):
+        """All that is left of the log, the end of time, and a last flush."""
+        while self.at < len(self.log):
+            self.take(len(self.log), {})
+        self.close(END)
+        self.flush()
+
+
+END = dict.fromkeys(range(1, 6), END_OF_TIME)
+
+
+def run(log, schedule, *, extended=False):
+    """Drive a shard over the log by a schedule of (what, how)."""
+    drive = Drive(log, extended=extended)
+    for what, how in schedule:
+        if what == "take":
+            drive.take(*how)
+        elif what == "close":
+            drive.close(how)
+        elif what == "flush":
+            drive.flush(whole=how)
+        elif what == "begin":
+            drive.begin_flush(whole=how)
+        elif what == "commit":
+            drive.commit()
+        elif what == "end":
+            drive.end_flush()
+        elif what == "crash":
+            drive.crash()
+        elif what == "look":
+            drive.assert_right_so_far()
+    drive.finish()
+    return drive
+
+
+# Strategies -----------------------------------------------------------------------------------------
+
+
+def micros(text):
+    return int(np.datetime64(text, "us").astype(np.int64))
+
+
+#: Whole minutes around which trades lie, in UTC.
+MOMENTS = [
+    micros(text)
+    for text in (
+        "2024-11-29T14:30",  # XNYS opens, on a half day
+        "2024-11-29T18:00",  # and closes at 13:00 in New York
+        "2024-11-29T21:00",  # when it would close on another day
+        "2024-03-08T14:30",  # the last open before the clocks go forward
+        "2024-03-11T13:30",  # and the first one after it
+        "2024-03-10T07:00",  # the clocks go forward
+        "2024-11-03T06:00",  # the clocks go back
+        "2024-11-04T14:30",
+        "2024-11-04T21:00",
+        "2024-02-29T20:58",  # leap day
+        "2024-03-01T00:00",  # midnight in UTC, an evening in New York and in Chicago
+        "2024-03-01T05:00",  # midnight in New York
+        "2024-03-02T15:00",  # a Saturday
+        "2024-07-04T15:00",  # a holiday
+        "2024-12-02T00:00",  # a Sunday evening: CMES is open, for Monday
+        "2024-12-02T06:00",  # midnight in Chicago
+        "2024-12-02T16:00",
+    )
+]
+
+offsets = st.one_of(
+    st.integers(-2, 5).map(lambda minutes: minutes * MINUTE),
+    st.sampled_from([0, 0, 1, -1, 30 * SECOND, MINUTE - 1, 5 * MINUTE - 1, 90 * SECOND, DAY, -DAY]),
+    st.integers(-3 * MINUTE, 8 * MINUTE),
+)
+prices = st.one_of(
+    st.sampled_from([1.0, 100.25, 99.99, 100.1, 1e-6, 123456.789012345, 1 / 3]),
+    st.floats(1e-4, 1e6),
+)
+sizes = st.one_of(
+    st.sampled_from([0.0, 1.0, 100.0, 0.1, 0.3, 1e-9, 4e-10, 6e-10, 1 / 3, 0.9999999999, 1e12]),
+    st.floats(0.0, 1e6),
+)
+FLAGS = [7, 7, 7, 7, 7, 5, 6, 5, 6, 4, 3, 0]
+counts_or_unknown = st.sampled_from([-1, 0, 3, 17])
+vwaps = st.sampled_from([math.nan, 100.1, 1 / 3, 99.9999999999])
+
+_ticks = st.tuples(
+    st.sampled_from([*CALENDAR]), offsets, prices, sizes, st.sampled_from(FLAGS), st.sampled_from([1, 1, 1, 2])
+)
+_bars = st.tuples(
+    st.sampled_from([*CALENDAR]),
+    offsets,
+    prices,
+    sizes,
+    st.sampled_from([M1, M1, M1, M5, D1]),
+    st.sampled_from([2, 3]),
+    counts_or_unknown,
+    vwaps,
+)
+
+
+def _label(symbol, interval, ts):
+    if interval is D1:
+        return int(trading_calendar(CALENDAR[symbol]).floor_date(np.array([ts]))[0])
+    return ts // interval.micros * interval.micros
+
+
+def _record(seq, moment, drawn):
+    symbol, offset, price, size, *rest = drawn
+    if len(rest) == 2:
+        flags, provider = rest
+        return Tick(seq, symbol, provider, moment + offset, price, size, flags)
+    interval, provider, count, vwap = rest
+    ts = _label(symbol, interval, moment + offset)
+    return Given(seq, symbol, provider, interval, ts, (price, price * 2, price / 2, price), size, count, vwap)
+
+
+@st.composite
+def logs(draw, *, bars=True, most=40):
+    """Records that often meet in a bucket, at few moments, out of order, some of them days apart."""
+    moments = draw(st.lists(st.sampled_from(MOMENTS), min_size=1, max_size=3))
+    symbols = draw(st.sampled_from([[*CALENDAR], [1], [2], [9], [1, 2], [2, 6]]))
+    kinds = st.one_of(_ticks, _ticks, _bars) if bars else _ticks
+    drawn = draw(st.lists(st.tuples(kinds, st.sampled_from(moments), st.sampled_from([1, 1, 1, 4])), max_size=most, min_size=1))
+    log, seq = [], draw(st.sampled_from([0, 1, 1000]))
+    for (symbol, *rest), moment, step in drawn:
+        log.append(_record(seq, moment, (symbols[symbol % len(symbols)], *rest)))
+        seq += step
+    return log
+
+
+clocks = st.dictionaries(
+    st.sampled_from([1, 2, 3]),
+    st.one_of(
+        st.just(END_OF_TIME),
+        st.just(0),
+        st.tuples(st.sampled_from(MOMENTS), st.integers(-2, 7)).map(lambda t: t[0] + t[1] * MINUTE + LATENESS),
+    ),
+    max_size=3,
+)
+
+_steps = st.one_of(
+    st.tuples(st.just("take"), st.tuples(st.integers(1, 9), clocks)),
+    st.tuples(st.just("take"), st.tuples(st.integers(1, 3), st.just({}))),
+    st.tuples(st.sampled_from(["flush", "begin"]), st.booleans()),
+    st.tuples(st.just("flush"), st.just(value=False)),
+    st.tuples(st.sampled_from(["commit", "end", "crash", "look"]), st.none()),
+    st.tuples(st.just("close"), clocks),
+)
+schedules = st.lists(_steps, max_size=25)
