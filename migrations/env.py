@@ -5,8 +5,11 @@ import asyncio
 from alembic import context
 from sqlalchemy.engine import Connection
 
-from stockpulse.database.migrate import migration_engine
+from stockpulse.app import database_of
+from stockpulse.database.migrate import sqlalchemy_engine
 from stockpulse.database.tables import metadata
+from stockpulse.settings import load_settings
+
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
     """Partitions are made as the data comes and are no business of the migrations."""
@@ -22,7 +25,11 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_by_settings() -> None:
     """From the command line: find the database as the app does."""
-    async with migration_engine() as engine, engine.connect() as connection:
+    async with (
+        database_of(load_settings()) as dsn,
+        sqlalchemy_engine(dsn) as engine,
+        engine.begin() as connection,
+    ):
         await connection.run_sync(migrate)
 
 

@@ -117,9 +117,7 @@ async def _build(
     encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
     intake = Intake(encoder, timedelta(seconds=settings.future_seconds))
     intake.remember(await journal.recent_keys())
-    shard = Shard(
-        lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day
-    )
+    shard = Shard(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
     shard.restore(checkpoint.offset, checkpoint.parts)
 
     async def load_bars(wanted: Range) -> Rows:
@@ -208,9 +206,7 @@ async def _close(pool: Pool) -> None:
 def _provider(settings: Settings) -> Provider | None:
     if settings.provider == "none" or not settings.symbols:
         return None
-    return SimulatedProvider(
-        settings.symbols, settings.simulated_rate * len(settings.symbols), settings.simulated_seed
-    )
+    return SimulatedProvider(settings.symbols, settings.simulated_rate * len(settings.symbols), settings.simulated_seed)
 
 
 def _now() -> datetime:

@@ -227,9 +227,7 @@ def trading_calendar(name: str) -> Calendar:
         return _from_library(name, *_load(name))
 
 
-def _calendar(
-    name: str, timezone: ZoneInfo, midnights: Times, hours: tuple[Times, Times], traded: Flags
-) -> Calendar:
+def _calendar(name: str, timezone: ZoneInfo, midnights: Times, hours: tuple[Times, Times], traded: Flags) -> Calendar:
     opens, closes = hours
     begins = np.minimum(midnights, opens)
     spacing = math.gcd(int(np.gcd.reduce(np.diff(opens))), _DAY)

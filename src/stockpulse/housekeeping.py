@@ -30,7 +30,11 @@ async def tend_segments(segments: Segments) -> None:
 
 
 async def retain(
-    segments: Segments, partitions: Partitions, runs: RunLog, checkpoint: Callable[[], int], now: Callable[[], datetime]
+    segments: Segments,
+    partitions: Partitions,
+    runs: RunLog,
+    checkpoint: Callable[[], int],
+    now: Callable[[], datetime],
 ) -> None:
     """Drop what is kept no longer."""
     while True:

@@ -6,11 +6,15 @@ are given by the database (`database.names`), once and for good, and are never r
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpulse.clock import Clock
+
+SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
+"""What a symbol looks like, in upper case."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Queues between them are bounded; a full one makes the one before wait.
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -182,9 +183,7 @@ class Pipeline:
             self._answer(item, receipt)
 
     async def _numbered(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
-        return await until_done(
-            lambda: self._intake.encode(fresh, submission), "numbering of new names", lambda: None
-        )
+        return await until_done(lambda: self._intake.encode(fresh, submission), "numbering of new names", lambda: None)
 
     def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
         self.counters.appends += 1
@@ -207,7 +206,10 @@ class Pipeline:
         for appended in [batch async for batch in self._journal.replay(self._shard.offset)]:
             await self._work_in(appended, {})
         log.info(
-            "recovered", offset=self._shard.offset, head=self._journal.head, seconds=round(time.monotonic() - started, 2)
+            "recovered",
+            offset=self._shard.offset,
+            head=self._journal.head,
+            seconds=round(time.monotonic() - started, 2),
         )
 
     async def step(self) -> None:
@@ -272,7 +274,9 @@ class Pipeline:
         behind = len(self._appended) > 0
         wall = self._progress.received_at if behind else micros(self._now())
         return {
-            provider.id: wall - provider.delay_micros if provider.clock is Clock.WALL else self._event_clock(provider.name)
+            provider.id: wall - provider.delay_micros
+            if provider.clock is Clock.WALL
+            else self._event_clock(provider.name)
             for provider in self._names.provider_by_id.values()
         }
 
@@ -286,10 +290,8 @@ class Pipeline:
     async def flush(self) -> None:
         """Store what changed, again and again, and once more at the end."""
         while not self._stopping.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._flush_seconds)
-            except TimeoutError:
-                pass
             await self._flush_once()
 
     async def _flush_once(self) -> None:
@@ -318,7 +320,9 @@ class Pipeline:
     def lag(self) -> Lag:
         """How much is under way."""
         return Lag(
-            self._submitted.rows, self._journal.head - self._shard.offset, self._shard.offset - self._sink.offset
+            self._submitted.rows,
+            self._journal.head - self._shard.offset,
+            self._shard.offset - self._sink.offset,
         )
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:

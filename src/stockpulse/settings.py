@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stockpulse.errors import CannotStart
-from stockpulse.ingest.validate import SYMBOL
+from stockpulse.names import SYMBOL
 
 _PREFIX = "STOCKPULSE_"
 
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     )
 
     app_name: str = Field("StockPulse", validation_alias=_bare("APP_NAME"), description="The title that /docs shows.")
-    debug: bool = Field(False, validation_alias=_bare("DEBUG"), description="Log debug messages too.")  # noqa: FBT003
+    debug: bool = Field(False, validation_alias=_bare("DEBUG"), description="Log debug messages too.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto` is readable on a terminal and JSON otherwise."
     )
@@ -49,21 +49,28 @@ class Settings(BaseSettings):
         description="Where live ticks come from: `simulated` (also called `test`), or `none`.",
     )
     symbols: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("AAPL", "MSFT", "GOOG", "AMZN", "TSLA", "NVDA"), description="Symbols to follow, separated by commas."
+        ("AAPL", "MSFT", "GOOG", "AMZN", "TSLA", "NVDA"),
+        description="Symbols to follow, separated by commas.",
     )
     simulated_rate: float = Field(
-        0.5, gt=0, le=100_000, description="Simulated ticks per second of each symbol; 0.5 is one every 2 seconds."
+        0.5,
+        gt=0,
+        le=100_000,
+        description="Simulated ticks per second of each symbol; 0.5 is one every 2 seconds.",
     )
     simulated_seed: int = Field(0, description="Another seed gives another simulated market.")
 
     calendar: str = Field(
-        "XNYS", description="Trading calendar of symbols whose provider has none of its own: `XNYS`, `XLON`, `24/7`, …"
+        "XNYS",
+        description="Trading calendar of symbols whose provider has none of its own: `XNYS`, `XLON`, `24/7`, …",
     )
     extended_day: bool = Field(
-        False,  # noqa: FBT003
+        False,
         description="Whether daily bars include trades before and after the regular session.",
     )
-    lateness_seconds: float = Field(2.0, ge=0, le=3600, description="How long a bar waits for late ticks before it is final.")
+    lateness_seconds: float = Field(
+        2.0, ge=0, le=3600, description="How long a bar waits for late ticks before it is final."
+    )
     future_seconds: float = Field(5.0, ge=0, le=3600, description="How far in the future a tick's time may lie.")
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="How long POST /ticks waits for durability before it answers 503."

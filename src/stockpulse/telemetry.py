@@ -20,7 +20,9 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback) if pretty else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if pretty
+        else structlog.processors.JSONRenderer()
     )
     # Without the values of local variables: a secret may be among them.
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

@@ -100,14 +100,10 @@ async def latest_bars(
         pl.col("trade_count").alias("tick_count"),
         *("vwap", "revision", "final", "source"),
     )
-    return await answer_frame(
-        shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m"
-    )
+    return await answer_frame(shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m")
 
 
-@router.get(
-    "/bars/summary", summary="What the bars of a window come to", responses=error_responses(404, 422, 503)
-)
+@router.get("/bars/summary", summary="What the bars of a window come to", responses=error_responses(404, 422, 503))
 async def bar_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
     """Over the 1-minute bars that begin in the minutes before the symbol's present."""
     as_of = context.pipeline.as_of(symbol.id)

@@ -86,6 +86,4 @@ def _interval(
 #: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default.
 QueryInterval = Annotated[Interval, Depends(_interval)]
 
-Minutes = Annotated[
-    int, Query(ge=1, le=43_200, description="Length of the window, back from the symbol's present.")
-]
+Minutes = Annotated[int, Query(ge=1, le=43_200, description="Length of the window, back from the symbol's present.")]

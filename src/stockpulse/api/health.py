@@ -56,14 +56,10 @@ async def health(context: Ctx) -> Health:
     lag = context.pipeline.lag()
     lags = {"append": lag.waiting, "step": lag.unprocessed, "flush": lag.unflushed}
     tasks = {
-        name: TaskReport(
-            state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error
-        )
+        name: TaskReport(state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error)
         for name, task in context.supervisor.health.items()
     }
-    well = db == "ok" and all(
-        task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values()
-    )
+    well = db == "ok" and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
     return Health(status="ok" if well else "degraded", db=db, tasks=tasks)
 
 

@@ -23,19 +23,13 @@ class PipelineCollector(Collector):
         """The metrics as they are now."""
         for field in fields(Counters):
             value = float(getattr(self._pipeline.counters, field.name))
-            yield CounterMetricFamily(
-                f"stockpulse_{field.name}", f"{field.name} since the start", value=value
-            )
+            yield CounterMetricFamily(f"stockpulse_{field.name}", f"{field.name} since the start", value=value)
         lag = GaugeMetricFamily("stockpulse_lag_rows", "Rows that wait for a stage", labels=["stage"])
         for stage in fields(Lag):
             lag.add_metric([stage.name], getattr(self._pipeline.lag(), stage.name))
         yield lag
-        yield GaugeMetricFamily(
-            "stockpulse_log_segments", "Segments of the log", value=len(self._segments.sealed) + 1
-        )
-        up = GaugeMetricFamily(
-            "stockpulse_task_up", "1 while a background task does its work", labels=["task"]
-        )
+        yield GaugeMetricFamily("stockpulse_log_segments", "Segments of the log", value=len(self._segments.sealed) + 1)
+        up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task does its work", labels=["task"])
         for name, health in self._supervisor.health.items():
             up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))
         yield up

@@ -124,9 +124,7 @@ _BODY: Final[dict[str, Any]] = {
 async def post_ticks(
     context: Ctx,
     request: Request,
-    provider: Annotated[
-        str, Query(description="Who sends: stored with each tick.", examples=["api"])
-    ] = "api",
+    provider: Annotated[str, Query(description="Who sends: stored with each tick.", examples=["api"])] = "api",
     calendar: Annotated[
         str | None, Query(description="Trading calendar of symbols first seen here: XNYS, 24/7, …")
     ] = None,
@@ -135,9 +133,7 @@ async def post_ticks(
     ] = "all",
     clock: Annotated[
         Clock,
-        Query(
-            description="What closes bars of quiet symbols: the wall clock, or for a recording its event time."
-        ),
+        Query(description="What closes bars of quiet symbols: the wall clock, or for a recording its event time."),
     ] = Clock.WALL,
     end_of_stream: Annotated[
         bool, Query(description="The recording is over after these ticks: close all its bars.")
@@ -154,9 +150,7 @@ async def post_ticks(
         clock,
         rule=rule_named(conditions),
     )
-    frame = await _parsed(
-        await _body(request), request.headers.get("content-type", ""), end_of_stream=end_of_stream
-    )
+    frame = await _parsed(await _body(request), request.headers.get("content-type", ""), end_of_stream=end_of_stream)
     try:
         async with asyncio.timeout(context.durable_timeout_seconds):
             receipt = await context.pipeline.submit(frame, feed)
@@ -170,9 +164,7 @@ async def post_ticks(
 
 def _provider_named(name: str) -> str:
     if not _PROVIDER.fullmatch(name):
-        raise InvalidInput(
-            "provider", f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter"
-        )
+        raise InvalidInput("provider", f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
     return name
 
 
@@ -210,14 +202,10 @@ async def latest_ticks(
 ) -> Response:
     """Newest first, by event time."""
     ticks = await context.ticks.latest(symbol.id, limit)
-    return await answer_frame(
-        ticks, "ticks", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_ticks"
-    )
+    return await answer_frame(ticks, "ticks", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_ticks")
 
 
-@router.get(
-    "/summary", summary="What the ticks of a window come to", responses=error_responses(404, 422, 503)
-)
+@router.get("/summary", summary="What the ticks of a window come to", responses=error_responses(404, 422, 503))
 async def tick_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
     """Over the minutes before the symbol's present, which for a recording is where it has come to."""
     as_of = context.pipeline.as_of(symbol.id)

@@ -117,9 +117,7 @@ def _check_amount(body: bytes) -> None:
         raise _too_many_rows()
 
 
-def _sent_objects(
-    rows: list[Any], broken: Mapping[int, str], raw: Callable[[list[int]], Iterator[bytes]]
-) -> _Sent:
+def _sent_objects(rows: list[Any], broken: Mapping[int, str], raw: Callable[[list[int]], Iterator[bytes]]) -> _Sent:
     objects = [row if type(row) is dict else {} for row in rows] if broken else rows
 
     def column(names: Sequence[str]) -> list[Any]:
@@ -127,9 +125,7 @@ def _sent_objects(
         for name in names[1:]:
             if None not in values:
                 break
-            values = [
-                row.get(name) if value is None else value for row, value in zip(objects, values, strict=True)
-            ]
+            values = [row.get(name) if value is None else value for row, value in zip(objects, values, strict=True)]
         return values
 
     return _Sent(len(rows), column, raw, broken)

@@ -11,9 +11,12 @@ _T = TypeVar("_T")
 
 if TYPE_CHECKING:  # generic in the stubs only
     Connection = asyncpg.Connection[asyncpg.Record]
+    PooledConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    AnyConnection = Connection | PooledConnection
     Pool = asyncpg.Pool[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
+    AnyConnection = asyncpg.Connection
     Pool = asyncpg.Pool
 
 #: The server is away, starting, stopping, full or out of connections: worth another try.
@@ -49,7 +52,12 @@ async def connect(dsn: str) -> Connection:
 async def create_pool(dsn: str, size: int) -> Pool:
     """Connections for queries, given out one at a time."""
     return await asyncpg.create_pool(
-        dsn, min_size=1, max_size=size, timeout=_CONNECT_SECONDS, command_timeout=60, server_settings=_SETTINGS
+        dsn,
+        min_size=1,
+        max_size=size,
+        timeout=_CONNECT_SECONDS,
+        command_timeout=60,
+        server_settings=_SETTINGS,
     )
 
 
@@ -66,7 +74,7 @@ async def until_done(attempt: Callable[[], Awaitable[_T]], what: str, on_fault: 
         try:
             return await attempt()
         except TRANSIENT as fault:
-            log.warning(f"{what} failed, trying again", error=repr(fault), in_seconds=delay)
+            log.warning("failed, trying again", what=what, error=repr(fault), in_seconds=delay)
             on_fault()
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)

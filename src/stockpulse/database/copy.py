@@ -32,7 +32,7 @@ class Layout:
         self._text = text
 
     def _dtype(self, text_bytes: int = 0) -> np.dtype[np.void]:
-        fields: list[tuple[str, Any]] = [("fields", ">i2")]
+        fields: list[Any] = [("fields", ">i2")]
         for name, kind in self._types.items():
             fields += [(f"{name} length", ">i4"), (name, _TYPES[kind])]
         if self._text:
@@ -54,9 +54,7 @@ class Layout:
         pieces.append(TRAILER)
         return pieces
 
-    def _pack_rows(
-        self, columns: Mapping[str, npt.NDArray[Any]], text: npt.NDArray[np.uint8] | None
-    ) -> memoryview:
+    def _pack_rows(self, columns: Mapping[str, npt.NDArray[Any]], text: npt.NDArray[np.uint8] | None) -> memoryview:
         dtype = self._dtype(0 if text is None else text.shape[1])
         rows = np.empty(len(next(iter(columns.values()))), dtype)
         rows["fields"] = len(self.columns)

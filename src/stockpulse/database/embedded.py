@@ -239,9 +239,7 @@ class EmbeddedPostgres:
         try:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:
-            raise CannotStart(
-                f"PostgreSQL needs a name for user id {os.geteuid()}: add it to /etc/passwd"
-            ) from None
+            raise CannotStart(f"PostgreSQL needs a name for user id {os.geteuid()}: add it to /etc/passwd") from None
         # Not in the cluster: the account that runs the server may read its rules, and not change them.
         _write_readable(self._data_dir / "pg_hba.conf", f"local all {ROLE} peer map=app\n")
         _write_readable(self._data_dir / "pg_ident.conf", f'app "{user}" {ROLE}\n')
@@ -574,9 +572,7 @@ def _socket_folder(data_dir: Path) -> Path:
         socket = os.fsencode(folder / f".s.PGSQL.{PORT}")
         if len(socket) <= SOCKET_PATH_BYTES and re.fullmatch(rb"[\w./@+-]+", socket):
             return folder
-    raise CannotStart(
-        f"{data_dir} is too long a path for a socket: point STOCKPULSE_DATA_DIR to a shorter one"
-    )
+    raise CannotStart(f"{data_dir} is too long a path for a socket: point STOCKPULSE_DATA_DIR to a shorter one")
 
 
 def _short_hash(path: Path) -> str:

@@ -63,14 +63,3 @@ async def require_current(dsn: str) -> None:
     """Refuse, with SchemaOutOfDate, to go on with another schema."""
     if not await asyncio.wait_for(is_current(dsn), timeout=30):
         raise SchemaOutOfDate
-
-
-@asynccontextmanager
-async def migration_engine() -> AsyncIterator[AsyncEngine]:
-    """The database that the settings name, for `alembic` on the command line."""
-    # Settings belong to the composition root; alembic's command line is one too.
-    from stockpulse.app import database_of  # noqa: PLC0415
-    from stockpulse.settings import Settings  # noqa: PLC0415
-
-    async with database_of(Settings()) as dsn, sqlalchemy_engine(dsn) as engine:
-        yield engine

@@ -68,12 +68,11 @@ class NameStore:
         wanted = "SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::smallint[])"
         async with self._pool.acquire() as connection:
             await connection.execute(
-                "INSERT INTO tick_kinds (provider_id, exchange, conditions, flags) "  # noqa: S608 - constants
-                f"{wanted} ON CONFLICT DO NOTHING",
+                f"INSERT INTO tick_kinds (provider_id, exchange, conditions, flags) {wanted} ON CONFLICT DO NOTHING",
                 *columns,
             )
             rows = await connection.fetch(
-                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "  # noqa: S608 - constants
+                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "
                 f"WHERE (provider_id, exchange, conditions, flags) IN ({wanted})",
                 *columns,
             )

@@ -4,6 +4,8 @@ Names of symbols, providers, exchanges and trade conditions are stored once and 
 so that a tick is a short row of fixed width. The views that Alembic creates beside them show people the names.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -145,7 +147,7 @@ checkpoint_parts = Table(
 )
 
 
-def _bars(name: str, **options: str) -> Table:
+def _bars(name: str, **options: Any) -> Table[Any]:
     return Table(
         name,
         metadata,
@@ -168,7 +170,7 @@ def _bars(name: str, **options: str) -> Table:
         Column("revision", BigInteger, nullable=False, comment="log offset of the newest record in it"),
         Column("provider_id", Integer, nullable=False, comment="whose own bar it is; 0: built from trades"),
         PrimaryKeyConstraint("symbol_id", "ts"),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

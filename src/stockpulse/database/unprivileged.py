@@ -100,11 +100,7 @@ def _held_capabilities() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0
-    masks = {
-        name: int(mask, 16)
-        for name, _, mask in (line.partition(":\t") for line in lines)
-        if name[:3] == "Cap"
-    }
+    masks = {name: int(mask, 16) for name, _, mask in (line.partition(":\t") for line in lines) if name[:3] == "Cap"}
     return masks.get("CapPrm", 0) & masks.get("CapBnd", 0)
 
 

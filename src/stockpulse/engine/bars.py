@@ -75,21 +75,18 @@ def total(units: npt.NDArray[Any], nanos: npt.NDArray[Any]) -> Floats:
     return np.where(units < 0, np.nan, units + nanos / NANOS)
 
 
-def from_ticks(
-    symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: npt.NDArray[np.uint8]
-) -> Rows:
+def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: npt.NDArray[np.uint8]) -> Rows:
     """The 1-minute bars of these ticks alone, sorted by (symbol, ts). All arrays have the same length."""
     counting = (flags & PRIMARY != 0) & (flags & (COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME) != 0)
     if not counting.all():
-        symbol_id, ts, seq, price, size, flags = (
-            column[counting] for column in (symbol_id, ts, seq, price, size, flags)
-        )
+        symbol_id, ts, seq = symbol_id[counting], ts[counting], seq[counting]
+        price, size, flags = price[counting], size[counting], flags[counting]
     if len(ts) == 0:
         return np.empty(0, BAR)
     key = keys(symbol_id, ts)
     # A stable sort keeps equal stamps in log order, which is how ties are decided.
     order = np.argsort(key, kind="stable") if _ascending(ts) else np.lexsort((ts, key))
-    key, ts, seq, price, size, flags = (column[order] for column in (key, ts, seq, price, size, flags))
+    key, ts, seq, price, size, flags = key[order], ts[order], seq[order], price[order], size[order], flags[order]
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     bars = np.zeros(len(first), BAR)
     bars["symbol_id"] = key[first] >> _KEY_MINUTE_BITS
@@ -160,7 +157,8 @@ def merge(old: Rows, new: Rows) -> Rows:
 
 
 def _before(a_ts: Ints, a_seq: Ints, b_ts: Ints, b_seq: Ints) -> Mask:
-    return (a_ts < b_ts) | ((a_ts == b_ts) & (a_seq < b_seq))
+    before: Mask = (a_ts < b_ts) | ((a_ts == b_ts) & (a_seq < b_seq))
+    return before
 
 
 def _sum_or_unknown(a: Ints, b: Ints) -> Ints:

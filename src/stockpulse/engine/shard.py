@@ -21,6 +21,7 @@ from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5, Interval
 END_OF_TIME: Final = np.iinfo(np.int64).max // 2
 """The clock of a provider that will send nothing more."""
 
+
 @dataclass(frozen=True)
 class TickBatch:
     """Consecutive trades of the log, as arrays of one length."""
@@ -69,7 +70,7 @@ class Work:
     minutes: Rows
     given: ProviderBars | None = None
     last_seq: int = 0
-    touched: dict[Interval, list[Ints]] = field(default_factory=dict)
+    touched: dict[Interval, list[Rows]] = field(default_factory=dict)
 
 
 class Shard:
@@ -254,8 +255,7 @@ class Shard:
 
     def _touch(self, work: Work, interval: Interval, at: Ints) -> None:
         # Places move when rows are inserted, so the buckets are remembered instead.
-        rows = self._tables[interval].rows[at]
-        work.touched.setdefault(interval, []).append(rows)
+        work.touched.setdefault(interval, []).append(self._tables[interval].rows[at])
 
     def _revised(self, work: Work) -> list[BarEvents]:
         """The bars this batch changed that had been announced as final before."""
@@ -292,11 +292,11 @@ class Shard:
     def _horizon(self, clocks: Mapping[int, int]) -> Ints:
         """Up to which event time each symbol is complete."""
         clock = np.zeros(max(clocks, default=0) + 1, np.int64)
-        for provider_id, now in clocks.items():
-            clock[provider_id] = now
+        clock[list(clocks)] = list(clocks.values())
         provider_id = self._symbols["provider_id"]
         known = np.where(provider_id < len(clock), clock[np.minimum(provider_id, len(clock) - 1)], 0)
-        return np.maximum(self._symbols["watermark"], known) - self._lateness
+        horizon: Ints = np.maximum(self._symbols["watermark"], known) - self._lateness
+        return horizon
 
     def newest(self, provider_id: int) -> int:
         """The greatest event time of a trade of this provider's symbols, UTC microseconds; 0 if there is none."""

@@ -37,7 +37,7 @@ class Changes:
 def encode(state: State) -> bytes:
     """The state as one blob that names and types its own fields (NumPy's npz)."""
     blob = io.BytesIO()
-    np.savez(blob, **state)
+    np.savez(blob, allow_pickle=False, **state)
     return blob.getvalue()
 
 

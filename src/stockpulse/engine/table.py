@@ -98,8 +98,6 @@ class BarTable:
 
     def evict(self) -> None:
         """Let go of what is stored and final, but for the newest final bar of each symbol."""
-        if len(self.rows) < 2:
-            return
         rows = self.rows
         followed = np.zeros(len(rows), bool)
         same_symbol = rows["symbol_id"][1:] == rows["symbol_id"][:-1]

@@ -113,8 +113,6 @@ def _kinds(frame: pl.DataFrame, followers: set[str]) -> pl.DataFrame:
     return rows.select("exchange", "conditions", _leads(followers)).unique()
 
 
-def _kind(
-    provider_id: int, feed: Feed, exchange: str | None, conditions: str | None, leads: bool
-) -> TickKind:
+def _kind(provider_id: int, feed: Feed, exchange: str | None, conditions: str | None, leads: bool) -> TickKind:
     flags = feed.rule(conditions or "") | (PRIMARY if leads else 0)
     return TickKind(provider_id, exchange or "", conditions or "", flags)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import polars as pl
 
@@ -64,9 +65,11 @@ class Intake:
 
     def remember(self, rows: Iterable[tuple[str, str, str, str, datetime]]) -> None:
         """Take up what was delivered before a restart: (provider, *redelivery.KEY) in log order."""
-        schema = {"provider": pl.String, **dict.fromkeys(KEY, pl.String), "ts": pl.Datetime("us", "UTC")}
+        schema: dict[str, Any] = {
+            "provider": pl.String,
+            **dict.fromkeys(KEY, pl.String),
+            "ts": pl.Datetime("us", "UTC"),
+        }
         frame = pl.DataFrame(list(rows), schema=schema, orient="row")
         for (provider,), keys in frame.group_by("provider", maintain_order=True):
-            keys = keys.with_columns(pl.col("exchange").replace("", None))
-            self._window(str(provider)).sift(keys)
-
+            self._window(str(provider)).sift(keys.with_columns(pl.col("exchange").replace("", None)))

@@ -50,7 +50,7 @@ class RedeliveryWindow:
             return new
         rows = np.flatnonzero(with_id)
         keys = ticks.select(KEY)[rows] if len(rows) < len(ticks) else ticks.select(KEY)
-        new[rows] = keys.is_first_distinct().to_numpy() & ~self._known(keys)
+        new[rows] = keys.select(pl.struct(KEY).is_first_distinct()).to_series().to_numpy() & ~self._known(keys)
         self._remember(keys.filter(new[rows]))
         return new
 
@@ -77,9 +77,9 @@ class RedeliveryWindow:
 
     def _newest_two_should_merge(self) -> bool:
         """Merge runs of like size, so that there are few; but keep them small enough to forget one by one."""
-        if len(self._runs) < 2:
+        if len(self._runs) == 1:
             return False
-        older, newer = len(self._runs[-2]), len(self._runs[-1])
+        older, newer = (len(run) for run in self._runs[-2:])
         return older < 2 * newer and older + newer <= self._most // 4
 
     def _forget(self) -> None:

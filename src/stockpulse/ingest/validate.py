@@ -7,11 +7,14 @@ from typing import Final
 import polars as pl
 
 from stockpulse.frames import BARS, TICKS
+from stockpulse.names import SYMBOL
 
-SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
 """No price and no size is larger; and no price x size is larger than a thousand times that."""
+
+LARGEST_SUM: Final = 1e18
+"""Sums are whole numbers of 64 bits, and billionths."""
 
 RAW_BYTES: Final = 8192
 
@@ -34,9 +37,15 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
         (_symbol_is_fine(frame), _SYMBOL_REASON),
         *_time_checks(now + tolerance),
         *_positive("price"),
-        (pl.col("size").is_finite() & pl.col("size").is_between(0, LARGEST), f"size: must be >= 0 and <= {LARGEST:g}"),
+        (
+            pl.col("size").is_finite() & pl.col("size").is_between(0, LARGEST),
+            f"size: must be >= 0 and <= {LARGEST:g}",
+        ),
         (pl.col("price") * pl.col("size") <= 1000 * LARGEST, "size: price x size is absurdly large"),
-        *(_text_check(frame, name, length) for name, length in (("exchange", 16), ("conditions", 64), ("trade_id", 64))),
+        *(
+            _text_check(frame, name, length)
+            for name, length in (("exchange", 16), ("conditions", 64), ("trade_id", 64))
+        ),
     ]
     return _split(frame, fine, list(TICKS))
 
@@ -60,13 +69,16 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
             & (pl.col("low") <= pl.min_horizontal("open", "close")),
             "high, low: do not enclose open and close",
         ),
-        (pl.col("volume").is_finite() & pl.col("volume").is_between(0, 1000 * LARGEST), "volume: must be >= 0"),
+        (
+            pl.col("volume").is_finite() & pl.col("volume").is_between(0, 1000 * LARGEST),
+            "volume: must be >= 0",
+        ),
         (pl.col("trade_count").fill_null(0) >= 0, "trade_count: must be >= 0"),
         (
             pl.col("vwap").fill_null(1.0).is_finite() & pl.col("vwap").fill_null(1.0).is_between(0, LARGEST),
             "vwap: must be >= 0",
         ),
-        ((pl.col("vwap") * pl.col("volume")).fill_null(0) < 1e18, "volume: vwap x volume is absurdly large"),
+        ((pl.col("vwap") * pl.col("volume")).fill_null(0) <= LARGEST_SUM, "volume: vwap x volume is absurdly large"),
     ]
     return _split(frame, fine, list(BARS))
 
@@ -98,7 +110,10 @@ def _time_checks(latest: datetime) -> list[tuple[pl.Expr, str]]:
 def _positive(name: str) -> list[tuple[pl.Expr, str]]:
     value = pl.col(name)
     return [
-        (value.is_finite() & (value > 0) & (value <= LARGEST), f"{name}: must be a number > 0 and <= {LARGEST:g}")
+        (
+            value.is_finite() & (value > 0) & (value <= LARGEST),
+            f"{name}: must be a number > 0 and <= {LARGEST:g}",
+        )
     ]
 
 
@@ -107,7 +122,9 @@ def _text_check(frame: pl.DataFrame, name: str, length: int) -> tuple[pl.Expr, s
     reason = f"{name}: must be 1 to {length} printable ASCII characters"
     if frame[name].null_count() == len(frame):
         return pl.lit(value=True), reason
-    fine = pl.col(name).str.contains(r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$") & (pl.col(name).str.len_bytes() <= length)
+    fine = pl.col(name).str.contains(r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$") & (
+        pl.col(name).str.len_bytes() <= length
+    )
     return fine.fill_null(value=True), reason
 
 
@@ -125,9 +142,7 @@ def _no_rejects() -> pl.DataFrame:
     return pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String, "raw": pl.String})
 
 
-def _rejects(
-    frame: pl.DataFrame, good: pl.Series, fine: list[tuple[pl.Expr, str]], columns: list[str]
-) -> pl.DataFrame:
+def _rejects(frame: pl.DataFrame, good: pl.Series, fine: list[tuple[pl.Expr, str]], columns: list[str]) -> pl.DataFrame:
     reason = pl.coalesce(
         *([pl.col("problem")] if "problem" in frame.columns else []),
         *(pl.when(~condition.fill_null(value=False)).then(pl.lit(text)) for condition, text in fine),

@@ -24,6 +24,7 @@ _LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of oth
 _TAKE_SECONDS: Final = 15
 _REPLAY_ROWS: Final = 100_000
 _KEYS: Final = 300_000
+_INLINE_ROWS: Final = 1000
 
 _TICKS: Final = Layout(
     {
@@ -93,7 +94,8 @@ class PostgresJournal:
             SHARD,
             first_offset(1),
         )
-        assert row is not None
+        if row is None:
+            raise Fenced
         self.epoch, self.head = row
         await self.segments.load(self.head)
         await self.segments.ensure(self.segments.open)
@@ -118,9 +120,7 @@ class PostgresJournal:
         after = base + len(batch.frame)
         stamped = _with_offsets(batch, base)
         pieces, table, columns = await _in_thread_if_large(len(batch.frame), lambda: _packed(stamped, base))
-        await until_done(
-            lambda: self._write(base, after, table, columns, pieces), "append", self._held.drop
-        )
+        await until_done(lambda: self._write(base, after, table, columns, pieces), "append", self._held.drop)
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
         if isinstance(stamped, Ticks):
@@ -135,9 +135,7 @@ class PostgresJournal:
         connection, _ = await self._locked(self._wait_seconds)
         try:
             async with connection.transaction():
-                await connection.execute(
-                    "SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, after
-                )
+                await connection.execute("SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, after)
                 await connection.copy_to_table(
                     table, source=in_slices(pieces), columns=columns, format="binary", timeout=60
                 )
@@ -228,7 +226,7 @@ class PostgresJournal:
 
 
 async def _in_thread_if_large(rows: int, work: Callable[[], Any]) -> Any:
-    return work() if rows < 1000 else await asyncio.to_thread(work)
+    return work() if rows < _INLINE_ROWS else await asyncio.to_thread(work)
 
 
 def _with_offsets(batch: Batch, base: int) -> Batch:
@@ -239,17 +237,13 @@ def _with_offsets(batch: Batch, base: int) -> Batch:
 
 def _packed(batch: Batch, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
     layout, parent = (_TICKS, "realtime_prices") if isinstance(batch, Ticks) else (_BARS, "provider_bars")
-    columns = {
-        name: batch.frame[name].to_physical().to_numpy() for name in layout.columns if name != "trade_id"
-    }
+    columns = {name: batch.frame[name].to_physical().to_numpy() for name in layout.columns if name != "trade_id"}
     texts = batch.frame["trade_id"] if isinstance(batch, Ticks) else None
     return layout.pack(columns, texts), table_of(segment_of(base), parent), layout.columns
 
 
 def _frame(columns: dict[str, Any], schema: pl.Schema, **more: pl.Expr) -> pl.DataFrame:
-    return pl.DataFrame(columns).with_columns(**more).select(
-        pl.col(name).cast(dtype) for name, dtype in schema.items()
-    )
+    return pl.DataFrame(columns).with_columns(**more).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
 def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Batch]:

@@ -46,11 +46,7 @@ class RecentTicks:
     @staticmethod
     def _mergeable(older: Chunk, newer: Chunk) -> bool:
         # Like sizes merge, so each tick is copied only some ten times however small the appends are.
-        return (
-            older.segment == newer.segment
-            and len(older) < 2 * len(newer)
-            and len(older) + len(newer) <= _CHUNK_ROWS
-        )
+        return older.segment == newer.segment and len(older) < 2 * len(newer) and len(older) + len(newer) <= _CHUNK_ROWS
 
     def drop_segment(self, segment: int) -> None:
         """Let go of a segment: it has its index now and is read from the database."""

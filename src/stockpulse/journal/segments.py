@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from stockpulse.database.connect import Connection, Pool
+from stockpulse.database.connect import AnyConnection, Pool
 from stockpulse.journal.recent import RecentTicks
 
 SEGMENT_BITS: Final = 22
@@ -94,7 +94,7 @@ class Segments:
             await connection.execute("INSERT INTO log_segments (id) VALUES ($1) ON CONFLICT DO NOTHING", segment)
         self._made.add(segment)
 
-    async def _make(self, connection: Connection, parent: str, segment: int) -> None:
+    async def _make(self, connection: AnyConnection, parent: str, segment: int) -> None:
         table = table_of(segment, parent)
         if await connection.fetchval("SELECT to_regclass($1)", table) is not None:
             return
@@ -128,7 +128,8 @@ class Segments:
                 timeout=600,
             )
             await connection.execute(f"ANALYZE {table}", timeout=600)
-        self.sealed[segment] = Sealed(*row)
+        if row is not None:
+            self.sealed[segment] = Sealed(*row)
         self.recent.drop_segment(segment)
         log.info("segment indexed", segment=segment, seconds=round(time.monotonic() - started, 2))
 

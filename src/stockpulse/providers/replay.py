@@ -193,9 +193,7 @@ class _Scan:
         return int(self._rows.select(pl.len()).collect().item())
 
     def chunks(self, columns: list[str], rows: int) -> Iterator[pl.DataFrame]:
-        return iter(
-            self._rows.select(columns).collect_batches(chunk_size=rows, maintain_order=True, lazy=True)
-        )
+        return iter(self._rows.select(columns).collect_batches(chunk_size=rows, maintain_order=True, lazy=True))
 
 
 class _ArrowStream:

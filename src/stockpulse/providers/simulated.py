@@ -7,7 +7,7 @@ on where history ends, a restart goes on where the last run would be by now, and
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -26,8 +26,8 @@ from stockpulse.providers.randomwalk import (
     scramble,
     to_cents,
 )
+from stockpulse.times import micros
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROS: Final = 1_000_000  # of a second
 DAY_SECONDS: Final = 86_400
 
@@ -49,22 +49,13 @@ def _believable_sizes() -> Floats:
     """1024 equally likely numbers of shares: small odd lots, one or a few round lots, rarely thousands."""
     odd = 1 + np.floor(99 * np.linspace(0, 1, 563, endpoint=False) ** 2)
     lots = np.ceil(-1.2 * np.log1p(-np.linspace(0, 1, 445, endpoint=False)))
-    large = np.array(
-        [1000.0, 1000, 1000, 1000, 1000, 1200, 1500, 1500, 2000, 2000, 2000, 2500, 3000, 4000, 5000, 8000]
-    )
+    large = np.array([1000.0, 1000, 1000, 1000, 1000, 1200, 1500, 1500, 2000, 2000, 2000, 2500, 3000, 4000, 5000, 8000])
     return np.concatenate([odd, 100 * np.maximum(lots, 1), large])
 
 
 SIZES: Final = _believable_sizes()
 #: 64 equally likely venues, as the consolidated tape names them.
-EXCHANGES: Final = pl.Series(
-    [*"D" * 24, *"Q" * 12, *"P" * 8, *"Z" * 6, *"N" * 5, *"K" * 4, *"V" * 3, None, None]
-)
-
-
-def _micros(moment: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+EXCHANGES: Final = pl.Series([*"D" * 24, *"Q" * 12, *"P" * 8, *"Z" * 6, *"N" * 5, *"K" * 4, *"V" * 3, None, None])
 
 
 def _utc_now() -> datetime:
@@ -166,7 +157,7 @@ class SimulatedProvider:
         return max(position, oldest)
 
     def _now_micros(self) -> int:
-        return _micros(self._now())
+        return micros(self._now())
 
     def _ticks(self, first: int, stop: int) -> pl.DataFrame:
         """The ticks first, first + 1, ... stop - 1."""
@@ -203,9 +194,7 @@ class SimulatedProvider:
             self._seconds[second] = self._walk.at(np.array([second]))[0]
         return self._seconds[second]
 
-    async def history(
-        self, symbol: str, interval: str, start: datetime, end: datetime
-    ) -> AsyncIterator[pl.DataFrame]:
+    async def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
         """Bars of any symbol, of the whole UTC buckets that lie in [start, end) and are over by now.
 
         Raises InvalidInput for an interval other than 1m, 5m and 1d.
@@ -214,8 +203,8 @@ class SimulatedProvider:
             raise InvalidInput("interval", f"{interval!r} is none of {', '.join(INTERVALS)}")
         length, step = INTERVALS[interval]
         walk = RandomWalk((symbol,), self._seed)
-        first = -(-_micros(start) // (length * MICROS))
-        stop = min(_micros(end), self._now_micros()) // (length * MICROS)
+        first = -(-micros(start) // (length * MICROS))
+        stop = min(micros(end), self._now_micros()) // (length * MICROS)
         rows = min(HISTORY_ROWS, HISTORY_PRICES // (length // step + 1))
         for begin in range(first, stop, rows):
             starts = np.arange(begin, min(begin + rows, stop)) * length

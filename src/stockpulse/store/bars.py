@@ -10,7 +10,7 @@ import polars as pl
 
 from stockpulse.calendar import NO_DAY, Calendar, trading_calendar
 from stockpulse.database.connect import Pool
-from stockpulse.engine.bars import BAR, Rows, newest_of_each, roll_up, total
+from stockpulse.engine.bars import BAR, Ints, Rows, newest_of_each, roll_up, total
 from stockpulse.frames import UTC_MICROS
 from stockpulse.intervals import D1, M1, Interval
 from stockpulse.names import Names, Symbol
@@ -90,7 +90,12 @@ class BarReader:
         return self.served(rows, interval).tail(limit)
 
     async def between(
-        self, symbol: Symbol, interval: Interval, start: datetime | None, end: datetime | None, as_of: datetime
+        self,
+        symbol: Symbol,
+        interval: Interval,
+        start: datetime | None,
+        end: datetime | None,
+        as_of: datetime,
     ) -> AsyncIterator[pl.DataFrame]:
         """The bars whose start lies in [start, end), oldest first, page by page, as `SERVED_BARS`."""
         first = micros(start) if start else 0
@@ -161,7 +166,7 @@ class BarReader:
         longer["final"] = np.logical_and.reduceat(rows["final"], starts) & (longer["end"] <= micros(as_of))
         return longer
 
-    def _labels(self, rows: Rows, symbol: Symbol, interval: Interval) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def _labels(self, rows: Rows, symbol: Symbol, interval: Interval) -> tuple[Ints, Ints]:
         calendar: Calendar = trading_calendar(symbol.calendar)
         if interval.base is D1:
             labels = calendar.period(rows["ts"], interval) if interval is not D1 else rows["ts"]
@@ -180,7 +185,9 @@ class BarReader:
         symbols = {int(number): self._names.symbol_by_id[int(number)].name for number in np.unique(rows["symbol_id"])}
         return pl.DataFrame(
             {
-                "symbol": pl.Series(np.ascontiguousarray(rows["symbol_id"])).replace_strict(symbols, return_dtype=pl.String),
+                "symbol": pl.Series(np.ascontiguousarray(rows["symbol_id"])).replace_strict(
+                    symbols, return_dtype=pl.String
+                ),
                 "interval": pl.repeat(interval.name, len(rows), dtype=pl.String, eager=True),
                 "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
                 **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
@@ -215,14 +222,19 @@ class BarReader:
         first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
         last = np.append(first[1:], len(rows)) - 1
         return [
-            Move(self._names.symbol_by_id[int(rows["symbol_id"][a])].name, float(rows["open"][a]), float(rows["close"][b]))
+            Move(
+                self._names.symbol_by_id[int(rows["symbol_id"][a])].name,
+                float(rows["open"][a]),
+                float(rows["close"][b]),
+            )
             for a, b in zip(first, last[: len(first)], strict=True)
         ]
 
 
 def _priced(rows: Rows) -> Rows:
     """Bars without a price are kept for their volume, and shown to nobody."""
-    return rows[~np.isnan(rows["open"])]
+    priced: Rows = rows[~np.isnan(rows["open"])]
+    return priced
 
 
 def _bases_per_bucket(interval: Interval) -> int:

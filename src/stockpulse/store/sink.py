@@ -61,7 +61,8 @@ class Sink:
             epoch,
             start,
         )
-        assert row is not None
+        if row is None:
+            raise Fenced
         journal, self._epoch, self.offset = row
         if journal != self._journal:
             raise CannotStart(f"the checkpoint belongs to another log: {journal}, and this one is {self._journal}")
@@ -108,7 +109,10 @@ class Sink:
             if part == 0:
                 await connection.execute("DELETE FROM checkpoint_parts WHERE shard = $1", self._shard)
             await connection.execute(
-                "INSERT INTO checkpoint_parts VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", self._shard, part, blob
+                "INSERT INTO checkpoint_parts VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                self._shard,
+                part,
+                blob,
             )
             for interval, rows in changes.bars.items():
                 if len(rows):
@@ -132,9 +136,7 @@ class Sink:
         )
         if done == "UPDATE 1":
             return True
-        row = await connection.fetchrow(
-            "SELECT epoch, journal_offset FROM checkpoints WHERE shard = $1", self._shard
-        )
+        row = await connection.fetchrow("SELECT epoch, journal_offset FROM checkpoints WHERE shard = $1", self._shard)
         if row is not None and tuple(row) == (self._epoch, offset):
             log.info("flush had been committed before the connection died", offset=offset)
             return False
@@ -170,5 +172,3 @@ async def _upsert(connection: Connection, interval: Interval, rows: Rows) -> Non
         f" ON CONFLICT (symbol_id, ts) DO UPDATE SET {assignments} WHERE t.revision < excluded.revision",
         timeout=60,
     )
-
-

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stockpulse.database.connect import Connection
+from stockpulse.database.connect import AnyConnection
 from stockpulse.database.copy import Layout
 from stockpulse.engine.bars import BAR, Rows
 from stockpulse.engine.shard import Range
@@ -53,7 +53,7 @@ def unpack(data: bytes) -> Rows:
     return rows
 
 
-async def copy_out(connection: Connection, query: str, *arguments: Any) -> Rows:
+async def copy_out(connection: AnyConnection, query: str, *arguments: Any) -> Rows:
     """The bars that a query of `LAYOUT.columns` finds."""
     pieces: list[bytes] = []
 
@@ -64,7 +64,7 @@ async def copy_out(connection: Connection, query: str, *arguments: Any) -> Rows:
     return unpack(b"".join(pieces))
 
 
-async def load(connection: Connection, wanted: Range) -> Rows:
+async def load(connection: AnyConnection, wanted: Range) -> Rows:
     """The stored bars of these ranges."""
     columns = ", ".join(f"b.{name}" for name in LAYOUT.columns)
     micros = "timestamptz 'epoch' + interval '1 microsecond' *"

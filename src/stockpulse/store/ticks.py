@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import asyncpg
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from stockpulse.database.connect import Pool
@@ -29,6 +31,8 @@ SERVED_TICKS: Final = pl.Schema(
     }
 )
 """Ticks as the API shows them: `volume` is the size of the trade, `event_time` is `ts`."""
+
+Ints = npt.NDArray[np.int64]
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
 
@@ -83,8 +87,7 @@ class TickReader:
                 end,
                 older.end,
             )
-            assert stored is not None
-            counts.append(tuple(stored))
+            counts.append(_tally(stored))
         return _summed(counts)
 
     def _older(self, chunks: list[Chunk]) -> "_Older":
@@ -103,15 +106,11 @@ class TickReader:
     def _served(self, ticks: pl.DataFrame) -> pl.DataFrame:
         kinds = [self._names.kind_by_id[number] for number in ticks["kind_id"]]
         return ticks.select(
-            pl.Series(
-                "symbol", [self._names.symbol_by_id[number].name for number in ticks["symbol_id"]], pl.String
-            ),
+            pl.Series("symbol", [self._names.symbol_by_id[number].name for number in ticks["symbol_id"]], pl.String),
             "price",
             pl.col("size").alias("volume"),
             pl.col("ts").alias("event_time"),
-            pl.Series(
-                "provider", [self._names.provider_by_id[kind.provider_id].name for kind in kinds], pl.String
-            ),
+            pl.Series("provider", [self._names.provider_by_id[kind.provider_id].name for kind in kinds], pl.String),
             pl.Series("exchange", [kind.exchange or None for kind in kinds], pl.String),
             pl.Series("conditions", [kind.conditions or None for kind in kinds], pl.String),
             "trade_id",
@@ -133,7 +132,7 @@ class _Older:
             return False
         if self.newest is None or len(found) < limit:
             return True
-        return from_micros(self.newest) >= found["ts"][-1]
+        return bool(from_micros(self.newest) >= found["ts"][-1])
 
 
 def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:
@@ -148,15 +147,14 @@ def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:
     return found
 
 
-def _tail(chunk: Chunk, rows: np.ndarray, limit: int) -> np.ndarray:  # type: ignore[type-arg]
+def _tail(chunk: Chunk, rows: Ints, limit: int) -> Ints:
     """The rows of the greatest event times: there may be very many, and few are wanted."""
     if len(rows) <= limit:
         return rows
     ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
     # Equal stamps at the edge all stay: the offset decides between them.
     edge = np.partition(ts, len(ts) - limit)[len(ts) - limit]
-    kept: np.ndarray = rows[ts >= edge]  # type: ignore[type-arg]
-    return kept
+    return rows[ts >= edge]
 
 
 def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
@@ -165,6 +163,10 @@ def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 _Tally = tuple[int, float, float, float | None, float | None]
 """Count, sum of prices, sum of sizes, least and greatest price."""
+
+
+def _tally(row: asyncpg.Record | None) -> _Tally:
+    return tuple(row) if row is not None else (0, 0.0, 0.0, None, None)
 
 
 def _tally_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
@@ -178,9 +180,7 @@ def _tally_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list
         if len(rows):
             price = chunk.frame["price"].to_numpy()[rows]
             size = chunk.frame["size"].to_numpy()[rows]
-            tallies.append(
-                (len(rows), float(price.sum()), float(size.sum()), float(price.min()), float(price.max()))
-            )
+            tallies.append((len(rows), float(price.sum()), float(size.sum()), float(price.min()), float(price.max())))
     return tallies
 
 
