@@ -146,6 +146,7 @@ async def _build(
         pool=pool,
         names=names,
         pipeline=pipeline,
+        presents=pipeline.presents,
         ticks=TickReader(pool, segments, names),
         bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day),
         supervisor=supervisor,

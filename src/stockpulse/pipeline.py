@@ -12,29 +12,29 @@ import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeVar
 
 import polars as pl
 import structlog
 
 from stockpulse.calendar import trading_calendar
-from stockpulse.clock import Clock
 from stockpulse.database.connect import until_done
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
-from stockpulse.engine.shard import END_OF_TIME, BarEvents, Range, Shard
+from stockpulse.engine.shard import BarEvents, Range, Shard, Work
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
 from stockpulse.intervals import Interval
-from stockpulse.journal.records import Appended, Bars, Journal, Ticks
+from stockpulse.journal.records import Appended, Bars, Batch, Journal, Ticks
 from stockpulse.names import Names
+from stockpulse.presents import Presents
 from stockpulse.queues import RowQueue
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.sink import Sink
-from stockpulse.times import from_micros, micros
 
 _T = TypeVar("_T")
 
@@ -87,14 +87,6 @@ class Lag:
     unflushed: int
 
 
-@dataclass
-class _Progress:
-    """Where the step has come to."""
-
-    received_at: int = 0
-    ended: set[str] = field(default_factory=set)
-
-
 class Pipeline:
     """The flow of one shard, from a submitted batch to stored bars."""
 
@@ -128,9 +120,10 @@ class Pipeline:
         self._appended: RowQueue[Appended | _Ended] = RowQueue(_QUEUE_ROWS)
         self._unanswered = 0
         self._engine = asyncio.Lock()
-        self._progress = _Progress()
+        self._received_at = 0
         self._stopping = asyncio.Event()
         self.counters = Counters()
+        self.presents = Presents(names, shard, now)
 
     # Submit -------------------------------------------------------------------------------------
 
@@ -223,32 +216,31 @@ class Pipeline:
                 continue
             for item in _joined(items):
                 if isinstance(item, _Ended):
-                    self._progress.ended.add(item.provider)
+                    self.presents.end(item.provider)
                 else:
                     await self._work_in(item, None)
 
     async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""
         self._teach()
-        frame = appended.batch.frame
-        self._progress.received_at = int(frame["received_at"].to_physical()[-1])
+        rows = len(appended.batch.frame)
         async with self._engine:
-            if isinstance(appended.batch, Ticks):
-                batch = tick_batch(frame, self._names)
-                for provider in self._names.providers_of(frame["kind_id"].unique().to_numpy()):
-                    self._progress.ended.discard(self._names.provider_by_id[int(provider)].name)
-                works = [await _run(len(frame), lambda: self._shard.digest_ticks(batch))]
-            else:
-                calendar_of = self._encoder.calendar_of
-                given = bar_batches(appended.batch.frame, calendar_of, extended_day=self._extended_day)
-                works = [self._shard.digest_bars(bars) for bars in given]
-            for work in works:
+            for work in await self._digest(appended.batch):
                 for ranges in self._shard.needs(work):
                     for wanted in ranges:
                         self._shard.admit(wanted.interval, await self._load(wanted))
                 now = self._clocks() if clocks is None else clocks
-                self._note(await _run(len(frame), lambda work=work: self._shard.apply(work, now)))  # type: ignore[misc]
+                self._note(await _run(rows, partial(self._shard.apply, work, now)))
             self._shard.offset = max(self._shard.offset, appended.after)
+            self._received_at = int(appended.batch.frame["received_at"].to_physical()[-1])
+
+    async def _digest(self, batch: Batch) -> list[Work]:
+        frame = batch.frame
+        if isinstance(batch, Ticks):
+            self.presents.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
+            return [await _run(len(frame), partial(self._shard.digest_ticks, tick_batch(frame, self._names)))]
+        given = bar_batches(frame, self._encoder.calendar_of, extended_day=self._extended_day)
+        return [self._shard.digest_bars(bars) for bars in given]
 
     async def _load(self, wanted: Range) -> Rows:
         return await until_done(lambda: self._load_bars(wanted), "loading of bars", lambda: None)
@@ -267,23 +259,7 @@ class Pipeline:
                 self.counters.bars_closed += len(event.rows)
 
     def _clocks(self) -> dict[int, int]:
-        """How far each provider has come, in UTC microseconds.
-
-        While records wait to be worked in, the present is when the last one worked in was received.
-        """
-        behind = len(self._appended) > 0
-        wall = self._progress.received_at if behind else micros(self._now())
-        return {
-            provider.id: wall - provider.delay_micros
-            if provider.clock is Clock.WALL
-            else self._event_clock(provider.name)
-            for provider in self._names.provider_by_id.values()
-        }
-
-    def _event_clock(self, provider: str) -> int:
-        if provider in self._progress.ended:
-            return END_OF_TIME
-        return self._shard.newest(self._names.providers[provider].id)
+        return self.presents.closing(self._received_at if len(self._appended) else None)
 
     # Flush --------------------------------------------------------------------------------------
 
@@ -310,7 +286,7 @@ class Pipeline:
     async def drain(self, seconds: float) -> bool:
         """Wait until all that was submitted is durable and worked in, then have the flush end; whether in time."""
         deadline = time.monotonic() + seconds
-        while (self._unanswered or self._shard.offset < self._journal.head) and time.monotonic() < deadline:
+        while (self._unanswered or self._shard.offset < self._journal.head) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self._stopping.set()
         return not self._unanswered and self._shard.offset >= self._journal.head
@@ -329,25 +305,6 @@ class Pipeline:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""
         async with self._engine:
             return self._shard.resident(interval, symbol_id)
-
-    def as_of(self, symbol_id: int) -> datetime:
-        """The present of a symbol: the clock of its provider."""
-        return self.presents().get(self.provider_of(symbol_id), self._now())
-
-    def watermark(self) -> datetime:
-        """The greatest event time of all that was worked in."""
-        return from_micros(max((self._shard.newest(number) for number in self._names.provider_by_id), default=0))
-
-    def provider_of(self, symbol_id: int) -> int:
-        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
-        return self._shard.provider_of(symbol_id)
-
-    def presents(self) -> dict[int, datetime]:
-        """The present of each provider, by its number: the wall clock, or where its recording has come to."""
-        return {
-            provider.id: self._now() if provider.clock is Clock.WALL else from_micros(self._shard.newest(provider.id))
-            for provider in self._names.provider_by_id.values()
-        }
 
 
 async def _run(rows: int, work: Callable[[], _T]) -> _T:

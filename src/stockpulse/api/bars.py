@@ -91,7 +91,7 @@ async def latest_bars(
     limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 10,
 ) -> Response:
     """Newest first; the first one may still be forming, and says so. Other intervals: /ohlc/{symbol}."""
-    bars = await context.bars.latest(symbol, M1, limit, context.pipeline.as_of(symbol.id))
+    bars = await context.bars.latest(symbol, M1, limit, context.presents.of_symbol(symbol.id))
     shown = bars.reverse().select(
         "symbol",
         pl.col("ts").alias("bucket_start"),
@@ -106,7 +106,7 @@ async def latest_bars(
 @router.get("/bars/summary", summary="What the bars of a window come to", responses=error_responses(404, 422, 503))
 async def bar_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
     """Over the 1-minute bars that begin in the minutes before the symbol's present."""
-    as_of = context.pipeline.as_of(symbol.id)
+    as_of = context.presents.of_symbol(symbol.id)
     pages = context.bars.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
     summed = bars.select(
@@ -156,7 +156,7 @@ async def movers(
 def _by_present(context: Context) -> dict[datetime, list[Symbol]]:
     """The symbols by how far their provider's time has come: one group for all live ones."""
     groups: dict[datetime, list[Symbol]] = defaultdict(list)
-    presents, now = context.pipeline.presents(), context.now()
+    presents, now = context.presents.of_providers(), context.now()
     for symbol in context.names.symbols.values():
-        groups[presents.get(context.pipeline.provider_of(symbol.id), now)].append(symbol)
+        groups[presents.get(context.presents.provider_of(symbol.id), now)].append(symbol)
     return groups

@@ -14,6 +14,7 @@ from stockpulse.errors import NotFound
 from stockpulse.intervals import Interval, parse_interval
 from stockpulse.names import Names, Symbol
 from stockpulse.pipeline import Pipeline
+from stockpulse.presents import Presents
 from stockpulse.store.bars import BarReader
 from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import Supervisor
@@ -26,6 +27,7 @@ class Context:
     pool: Pool
     names: Names
     pipeline: Pipeline
+    presents: Presents
     ticks: TickReader
     bars: BarReader
     supervisor: Supervisor

@@ -59,7 +59,7 @@ async def data(
 
     The last one may still be forming, and says so. Intervals other than 1m, 5m and 1d are made of these.
     """
-    pages = context.bars.between(symbol, interval, start, end, context.pipeline.as_of(symbol.id))
+    pages = context.bars.between(symbol, interval, start, end, context.presents.of_symbol(symbol.id))
     rows = Rows(
         chunks=pages,
         schema=SERVED_BARS,
@@ -91,6 +91,6 @@ async def ohlc(
     limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 100,
 ) -> Response:
     """The newest `limit` bars, oldest first; the last one may still be forming, and says so."""
-    bars = await context.bars.latest(symbol, interval, limit, context.pipeline.as_of(symbol.id))
+    bars = await context.bars.latest(symbol, interval, limit, context.presents.of_symbol(symbol.id))
     before = {"symbol": symbol.name, "interval": interval.name}
     return await answer_frame(bars, "bars", before, wanted, zone, filename=f"{symbol.name}_{interval.name}")

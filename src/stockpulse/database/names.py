@@ -72,7 +72,7 @@ class NameStore:
                 *columns,
             )
             rows = await connection.fetch(
-                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "
+                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "  # noqa: S608 - constants
                 f"WHERE (provider_id, exchange, conditions, flags) IN ({wanted})",
                 *columns,
             )

@@ -54,6 +54,7 @@ BAR: Final = np.dtype(
     ]
 )
 
+_EXACT_UNITS: Final = (1 << 53) // NANOS  # fewer units than that are, in billionths, an exact float
 _KEY_MINUTE_BITS: Final = 28  # minutes of the years 1970 to 2480
 _MINUTE: Final = 60_000_000
 
@@ -64,7 +65,7 @@ def keys(symbol_id: Ints, ts: Ints) -> Ints:
 
 
 def split(value: Floats) -> tuple[Ints, Ints]:
-    """Each value as whole units and billionths, rounded to the nearest billionth."""
+    """Each value as whole units and billionths, rounded to the nearest one; there may be a whole 1e9 of them."""
     units = np.floor(value)
     nanos = np.rint((value - units) * NANOS)
     return units.astype(np.int64), nanos.astype(np.int64)
@@ -72,7 +73,10 @@ def split(value: Floats) -> tuple[Ints, Ints]:
 
 def total(units: npt.NDArray[Any], nanos: npt.NDArray[Any]) -> Floats:
     """The float nearest to an exact sum; NaN where it is unknown."""
-    return np.where(units < 0, np.nan, units + nanos / NANOS)
+    # As one integer a small sum is exact, and rounded only once; for a large one the second rounding is too small.
+    small = units < _EXACT_UNITS
+    nearest = np.where(small, (np.where(small, units, 0) * NANOS + nanos) / NANOS, units + nanos / NANOS)
+    return np.where(units < 0, np.nan, nearest)
 
 
 def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: npt.NDArray[np.uint8]) -> Rows:
@@ -222,10 +226,10 @@ def from_provider(columns: dict[str, Any], seq: Ints, end: Ints) -> Rows:
     bars["open_ts"], bars["close_ts"] = bars["ts"], end - 1
     for field in ("open_seq", "close_seq", "revision"):
         bars[field] = seq
-    bars["volume_units"], bars["volume_nanos"] = split(columns["volume"])
+    _set_exact(bars, "volume", *split(columns["volume"]))
     silent = np.isnan(columns["vwap"])
-    units, nanos = split(np.where(silent, 0.0, columns["vwap"]) * columns["volume"])
-    bars["notional_units"], bars["notional_nanos"] = np.where(silent, UNKNOWN, units), nanos
+    _set_exact(bars, "notional", *split(np.where(silent, 0.0, columns["vwap"]) * columns["volume"]))
+    bars["notional_units"][silent] = UNKNOWN
     bars["dirty"] = True
     return newest_of_each(bars)
 

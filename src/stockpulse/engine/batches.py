@@ -12,7 +12,7 @@ from stockpulse.engine.shard import ProviderBars, TickBatch
 from stockpulse.intervals import D1, M1, M5
 from stockpulse.names import Names
 
-_INTERVALS: Final = {1: M1, 5: M5, 1440: D1}
+_INTERVALS: Final = {1440: D1, 5: M5, 1: M1}
 
 
 def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
@@ -32,7 +32,11 @@ def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
 def bar_batches(
     frame: pl.DataFrame, calendar_of: Callable[[int], Calendar], *, extended_day: bool
 ) -> list[ProviderBars]:
-    """A frame of `frames.LOGGED_BARS` as the engine's records, the shortest interval first."""
+    """A frame of `frames.LOGGED_BARS` as the engine's records.
+
+    The longest interval is first: a bar in the frame then never replaces one that was built from newer minutes
+    of the same frame, and no revision goes down.
+    """
     batches = []
     for minutes, interval in _INTERVALS.items():
         bars = frame.filter(pl.col("minutes") == minutes)

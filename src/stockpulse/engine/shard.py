@@ -118,8 +118,9 @@ class Shard:
 
     def digest_bars(self, batch: ProviderBars) -> Work:
         """A provider's bars, which replace what is there."""
-        self._symbols["provider_id"][batch.rows["symbol_id"]] = batch.rows["provider_id"]
-        self._symbols["dirty"][batch.rows["symbol_id"]] = True
+        rows = batch.rows[np.argsort(batch.rows["revision"])]  # the newest record says whose clock counts
+        self._symbols["provider_id"][rows["symbol_id"]] = rows["provider_id"]
+        self._symbols["dirty"][rows["symbol_id"]] = True
         return Work(np.empty(0, BAR), batch, last_seq=int(batch.rows["revision"].max()))
 
     def _watch(self, batch: TickBatch) -> None:
@@ -141,7 +142,7 @@ class Shard:
             return
         yield from self._absent(given.rows)
         replaced = given.rows[self._tables[M1].find(given.rows)[1]]
-        ranges = [Range(M1, *self._buckets(longer, replaced)) for longer in (M5, D1)]
+        ranges = [Range(M1, *self._reaches(longer, replaced)[:3]) for longer in (M5, D1)]
         yield [r for r in ranges if len(r.symbol_id)]
 
     def _absent(self, minutes: Rows) -> Iterator[list[Range]]:
@@ -164,6 +165,21 @@ class Shard:
         found = np.stack([minutes["symbol_id"][inside], start[inside], end[inside]])
         symbol_id, start, end = np.unique(found, axis=1) if found.size else found
         return symbol_id, start, end
+
+    def _reaches(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints, Ints]:
+        """From when to when minutes belong to the longer buckets that these lie in: symbol, from, to, label.
+
+        A day that opens on the eve begins before the midnight that labels it.
+        """
+        symbol_id, label, end = self._buckets(interval, minutes)
+        begin = label.copy()
+        if interval is D1 and len(label):
+            calendar_of = self._calendar_of[symbol_id]
+            for index in np.unique(calendar_of):
+                rows = calendar_of == index
+                labels, opens, _ = self._calendars[index].sessions(label[rows].min(), label[rows].max() + 1)
+                begin[rows] = np.minimum(label[rows], opens[np.searchsorted(labels, label[rows])])
+        return symbol_id, begin, end, label
 
     def _labels(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
         """Start and end of the longer bucket of each minute; NO_DAY outside the session of a day."""
@@ -240,15 +256,11 @@ class Shard:
 
     def _rebuild(self, work: Work, interval: Interval, replaced: Rows) -> Rows:
         """Build the longer bars anew in which a minute was replaced, from all their minutes."""
-        minutes = self._tables[M1]
-        rebuilt = []
-        for symbol_id, start, end in zip(*self._buckets(interval, replaced), strict=True):
-            inside = minutes.within(symbol_id, start, end)
-            labels, ends = self._labels(interval, inside)
-            inside = inside[labels == start]
-            whole = roll_up(inside, labels[labels == start], ends[labels == start])
-            rebuilt.append(whole)
-        bars = np.concatenate(rebuilt) if rebuilt else np.empty(0, BAR)
+        symbol_id, begin, end, label = self._reaches(interval, replaced)
+        minutes, bucket = self._tables[M1].within(symbol_id, begin, end)
+        labels, ends = self._labels(interval, minutes)
+        inside = labels == label[bucket]
+        bars = roll_up(minutes[inside], labels[inside], ends[inside])
         own = self._given(interval, bars)
         self._touch(work, interval, self._tables[interval].replace(bars[~own]))
         return bars

@@ -84,11 +84,13 @@ class BarTable:
         self.rows[at[found]] = rows[found]
         self._insert(rows[~found])
 
-    def within(self, symbol_id: int, start: int, end: int) -> Rows:
-        """The bars of a symbol with start <= ts < end."""
-        bounds = keys(np.array([symbol_id, symbol_id]), np.array([start, end]))
-        first, last = np.searchsorted(self._keys, bounds)
-        return self.rows[first:last]
+    def within(self, symbol_id: Ints, start: Ints, end: Ints) -> tuple[Rows, Ints]:
+        """The bars of symbols with start <= ts < end, one range after the other, and the range of each."""
+        first = np.searchsorted(self._keys, keys(symbol_id, start))
+        counts = np.searchsorted(self._keys, keys(symbol_id, end)) - first
+        of_range = np.repeat(np.arange(len(first)), counts)
+        within_range = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.rows[first[of_range] + within_range], of_range
 
     def of_symbol(self, symbol_id: int) -> Rows:
         """The bars of a symbol."""

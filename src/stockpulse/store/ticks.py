@@ -154,7 +154,8 @@ def _tail(chunk: Chunk, rows: Ints, limit: int) -> Ints:
     ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
     # Equal stamps at the edge all stay: the offset decides between them.
     edge = np.partition(ts, len(ts) - limit)[len(ts) - limit]
-    return rows[ts >= edge]
+    kept: Ints = rows[ts >= edge]
+    return kept
 
 
 def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
