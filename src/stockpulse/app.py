@@ -160,8 +160,10 @@ async def _build(
 def _start(settings: Settings, context: Context) -> None:
     """Start the flow, from its end to its beginning."""
     pipeline, supervisor = context.pipeline, context.supervisor
-    for name, run in (("flush", pipeline.flush), ("step", pipeline.step), ("append", pipeline.append)):
-        supervisor.start(name, run)
+    supervisor.start("flush", pipeline.flush)
+    supervisor.start("step", pipeline.step)
+    supervisor.start("append", pipeline.append)
+    supervisor.start("number", pipeline.number)
     supervisor.start("calendar", lambda: _warm(settings.calendar))
     provider = _provider(settings)
     if provider is not None:

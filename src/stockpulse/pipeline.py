@@ -1,7 +1,7 @@
 """The spine: one short coroutine per arrow.
 
-    submit ──► append ──► step ──► flush
-    (checked)  (durable)  (bars)   (stored)
+    submit ───► number ───► append ───► step ───► flush
+    (checked)   (encoded)   (durable)   (bars)    (stored)
 
 Each takes whatever has piled up since it last ran: small batches when it is quiet, large ones under load.
 Queues between them are bounded; a full one makes the one before wait.
@@ -56,6 +56,19 @@ class _Waiting:
 
 
 @dataclass(frozen=True)
+class _Numbered:
+    """A submission as it will stand in the log."""
+
+    waiting: _Waiting
+    frame: pl.DataFrame
+    receipt: Receipt
+
+    @property
+    def of_bars(self) -> bool:
+        return self.waiting.submission.of_bars
+
+
+@dataclass(frozen=True)
 class _Ended:
     """A recording is over: after what came before, its bars may close."""
 
@@ -82,7 +95,8 @@ class Counters:
 class Lag:
     """How far the stages are apart, in rows."""
 
-    waiting: int
+    submitted: int
+    numbered: int
     unprocessed: int
     unflushed: int
 
@@ -117,6 +131,7 @@ class Pipeline:
         self._extended_day = extended_day
         self._flush_seconds = flush_seconds
         self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
+        self._numbered: RowQueue[_Numbered | _Ended] = RowQueue(_APPEND_ROWS)
         self._appended: RowQueue[Appended | _Ended] = RowQueue(_QUEUE_ROWS)
         self._unanswered = 0
         self._engine = asyncio.Lock()
@@ -146,37 +161,52 @@ class Pipeline:
         self._unanswered += 1
         return await item.done
 
+    # Number -------------------------------------------------------------------------------------
+
+    async def number(self) -> None:
+        """Leave out redeliveries and turn names into numbers, while the batch before is being appended."""
+        while True:
+            for item in await self._submitted.take(_APPEND_ROWS):
+                if isinstance(item, _Ended):
+                    await self._numbered.put(item, 1)
+                else:
+                    numbered = await self._encoded(item)
+                    await self._numbered.put(numbered, max(len(numbered.frame), 1))
+
+    async def _encoded(self, waiting: _Waiting) -> _Numbered:
+        fresh, receipt = self._intake.sift(waiting.submission)
+        if len(fresh):
+            fresh = await until_done(
+                lambda: self._intake.encode(fresh, waiting.submission), "numbering of new names", lambda: None
+            )
+        return _Numbered(waiting, fresh, receipt)
+
     # Append -------------------------------------------------------------------------------------
 
     async def append(self) -> None:
         """Make what was submitted durable, and answer."""
         while True:
-            items = await self._submitted.take(_APPEND_ROWS)
-            for of_bars, group in itertools.groupby(items, _kind):
-                if of_bars is None:
-                    for item in group:
-                        await self._appended.put(item, 1)  # type: ignore[arg-type]
-                        self._answer(item, Receipt())
+            items = await self._numbered.take(_APPEND_ROWS)
+            for kind, group in itertools.groupby(items, _kind):
+                if kind is _Ended:
+                    await self._pass_on(list(group))  # type: ignore[arg-type]
                 else:
-                    await self._append_group(list(group), of_bars=of_bars)  # type: ignore[arg-type]
+                    await self._append_group(list(group))  # type: ignore[arg-type]
 
-    async def _append_group(self, group: list[_Waiting], *, of_bars: bool) -> None:
-        frames, receipts = [], []
-        for item in group:
-            fresh, receipt = self._intake.sift(item.submission)
-            receipts.append(receipt)
-            if len(fresh):
-                frames.append(await self._numbered(fresh, item.submission))
+    async def _pass_on(self, group: list[_Ended]) -> None:
+        for ended in group:
+            await self._appended.put(ended, 1)
+            self._answer(ended.done, Receipt())
+
+    async def _append_group(self, group: list[_Numbered]) -> None:
+        frames = [item.frame for item in group if len(item.frame)]
         if frames:
             frame = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
-            appended = await self._journal.append(Bars(frame) if of_bars else Ticks(frame))
+            appended = await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
             await self._appended.put(appended, len(frame))
-        for item, receipt in zip(group, receipts, strict=True):
-            self._count(receipt, of_bars=of_bars)
-            self._answer(item, receipt)
-
-    async def _numbered(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
-        return await until_done(lambda: self._intake.encode(fresh, submission), "numbering of new names", lambda: None)
+        for item in group:
+            self._count(item.receipt, of_bars=item.of_bars)
+            self._answer(item.waiting.done, item.receipt)
 
     def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
         self.counters.appends += 1
@@ -186,10 +216,10 @@ class Pipeline:
         else:
             self.counters.ticks += receipt.accepted
 
-    def _answer(self, item: _Waiting | _Ended, receipt: Receipt) -> None:
+    def _answer(self, done: asyncio.Future[Receipt], receipt: Receipt) -> None:
         self._unanswered -= 1
-        if not item.done.done():
-            item.done.set_result(receipt)
+        if not done.done():
+            done.set_result(receipt)
 
     # Step ---------------------------------------------------------------------------------------
 
@@ -297,6 +327,7 @@ class Pipeline:
         """How much is under way."""
         return Lag(
             self._submitted.rows,
+            self._numbered.rows,
             self._journal.head - self._shard.offset,
             self._shard.offset - self._sink.offset,
         )
@@ -312,8 +343,10 @@ async def _run(rows: int, work: Callable[[], _T]) -> _T:
     return work() if rows < _INLINE_ROWS else await asyncio.to_thread(work)
 
 
-def _kind(item: _Waiting | _Ended) -> bool | None:
-    return None if isinstance(item, _Ended) else item.submission.of_bars
+def _kind(item: _Numbered | _Ended) -> type[Ticks] | type[Bars] | type[_Ended]:
+    if isinstance(item, _Ended):
+        return _Ended
+    return Bars if item.of_bars else Ticks
 
 
 def _joined(items: Iterable[Appended | _Ended]) -> Iterator[Appended | _Ended]:

@@ -54,7 +54,7 @@ async def health(context: Ctx) -> Health:
     """Always 200 as long as the process answers; see `status` and `tasks`. /ready is the one for load balancers."""
     db = await _database(context)
     lag = context.pipeline.lag()
-    lags = {"append": lag.waiting, "step": lag.unprocessed, "flush": lag.unflushed}
+    lags = {"number": lag.submitted, "append": lag.numbered, "step": lag.unprocessed, "flush": lag.unflushed}
     tasks = {
         name: TaskReport(state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error)
         for name, task in context.supervisor.health.items()

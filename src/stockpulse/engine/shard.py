@@ -293,8 +293,8 @@ class Shard:
                 continue
             if horizon is None:
                 horizon = self._horizon(clocks)
-            rows = table.rows[open_rows]
-            over = open_rows[rows["end"] <= horizon[rows["symbol_id"]]]
+            end, symbol_id = table.rows["end"][open_rows], table.rows["symbol_id"][open_rows]
+            over = open_rows[end <= horizon[symbol_id]]
             if len(over):
                 table.rows["final"][over] = True
                 table.rows["dirty"][over] = True

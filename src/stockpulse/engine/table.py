@@ -100,10 +100,9 @@ class BarTable:
 
     def evict(self) -> None:
         """Let go of what is stored and final, but for the newest final bar of each symbol."""
-        rows = self.rows
-        followed = np.zeros(len(rows), bool)
-        same_symbol = rows["symbol_id"][1:] == rows["symbol_id"][:-1]
-        followed[:-1] = same_symbol & rows["final"][1:]
-        keep = ~(rows["final"] & ~rows["dirty"] & followed)
-        if not keep.all():
-            self.rows, self._keys = rows[keep], self._keys[keep]
+        final = np.flatnonzero(self.rows["final"])
+        symbol_id = self.rows["symbol_id"][final]
+        followed = final[:-1][symbol_id[:-1] == symbol_id[1:]]
+        spare = followed[~self.rows["dirty"][followed]]
+        if len(spare):
+            self.rows, self._keys = np.delete(self.rows, spare), np.delete(self._keys, spare)

@@ -32,13 +32,12 @@ class Encoder:
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
         now = micros(received_at)
         followers = self._arbiter.followers(symbols, feed.provider, now)
-        kinds = _kinds(frame, followers)
-        await self._store.ensure_kinds(
-            _kind(provider_id, feed, *row) for row in kinds.select("exchange", "conditions", "leads").rows()
-        )
+        labels = _labels(frame, followers)
+        kinds = {label: _kind(provider_id, feed, label) for label in labels.unique()}
+        await self._store.ensure_kinds(kinds.values())
         return frame.select(
             self._symbol_ids(frame, symbols),
-            self._kind_ids(frame, kinds, provider_id, feed, followers),
+            self._kind_ids(labels, kinds),
             "ts",
             pl.lit(received_at, UTC_MICROS).alias("received_at"),
             "price",
@@ -74,17 +73,9 @@ class Encoder:
         ids = [known[name].id for name in symbols]
         return frame["symbol"].replace_strict(symbols, ids, return_dtype=pl.Int32).alias("symbol_id")
 
-    def _kind_ids(
-        self, frame: pl.DataFrame, kinds: pl.DataFrame, provider_id: int, feed: Feed, followers: set[str]
-    ) -> pl.Series:
-        numbers = self._store.names.kinds
-        ids = [numbers[_kind(provider_id, feed, *row)] for row in kinds.rows()]
-        if len(ids) == 1:
-            return pl.repeat(ids[0], len(frame), dtype=pl.Int32, eager=True).alias("kind_id")
-        numbered = kinds.with_columns(pl.Series("kind_id", ids, pl.Int32))
-        on = ["exchange", "conditions", "leads"]
-        rows = frame.select("exchange", "conditions", _leads(followers))
-        return rows.join(numbered, on=on, how="left", nulls_equal=True, maintain_order="left")["kind_id"]
+    def _kind_ids(self, labels: pl.Series, kinds: dict[str, TickKind]) -> pl.Series:
+        numbers = {label: self._store.names.kinds[kind] for label, kind in kinds.items()}
+        return labels.replace_strict(list(numbers), list(numbers.values()), return_dtype=pl.Int32).alias("kind_id")
 
     def _labelled(self, bars: pl.DataFrame) -> pl.Series:
         """Daily bars are labelled by the start of their trading date, whatever time of it the provider gives."""
@@ -101,18 +92,19 @@ class Encoder:
         return trading_calendar(self._store.names.symbol_by_id[symbol_id].calendar)
 
 
-def _leads(followers: set[str]) -> pl.Expr:
-    leads = ~pl.col("symbol").is_in(list(followers)) if followers else pl.lit(value=True)
-    return leads.alias("leads")
+_SEPARATOR = "\x1f"
+"""Between the parts of a label; no exchange and no condition has it in it."""
 
 
-def _kinds(frame: pl.DataFrame, followers: set[str]) -> pl.DataFrame:
-    """The different kinds of ticks in a batch: exchange, conditions, and whether the feed leads the symbol."""
-    plain = frame["exchange"].null_count() == frame["conditions"].null_count() == len(frame)
-    rows = frame.head(1) if plain and not followers else frame
-    return rows.select("exchange", "conditions", _leads(followers)).unique()
+def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
+    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol."""
+    exchange, conditions = pl.col("exchange").fill_null(""), pl.col("conditions").fill_null("")
+    if not followers and frame["conditions"].null_count() == len(frame):
+        return frame.select(exchange).to_series()  # most often; joining texts costs more than all the rest
+    follows = pl.when(pl.col("symbol").is_in(list(followers))).then(pl.lit("-")).otherwise(pl.lit(""))
+    return frame.select(pl.concat_str([exchange, conditions, follows], separator=_SEPARATOR)).to_series()
 
 
-def _kind(provider_id: int, feed: Feed, exchange: str | None, conditions: str | None, leads: bool) -> TickKind:
-    flags = feed.rule(conditions or "") | (PRIMARY if leads else 0)
-    return TickKind(provider_id, exchange or "", conditions or "", flags)
+def _kind(provider_id: int, feed: Feed, label: str) -> TickKind:
+    exchange, conditions, follows = (*label.split(_SEPARATOR), "", "")[:3]
+    return TickKind(provider_id, exchange, conditions, feed.rule(conditions) | (0 if follows else PRIMARY))

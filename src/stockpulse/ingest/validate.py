@@ -16,6 +16,9 @@ LARGEST: Final = 1e12
 LARGEST_SUM: Final = 1e18
 """Sums are whole numbers of 64 bits, and billionths."""
 
+_REPEATED: Final = ("exchange", "conditions")
+"""Texts of which few make up many rows."""
+
 RAW_BYTES: Final = 8192
 
 
@@ -84,6 +87,10 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
 
 
 def _with_symbol_upper(frame: pl.DataFrame) -> pl.DataFrame:
+    # Few symbols make up many rows, so each is looked at once; most come in upper case.
+    symbols = frame["symbol"].unique()
+    if (symbols == symbols.str.to_uppercase()).all():
+        return frame
     return frame.with_columns(pl.col("symbol").str.to_uppercase())
 
 
@@ -91,12 +98,9 @@ _SYMBOL_REASON: Final = "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning
 
 
 def _symbol_is_fine(frame: pl.DataFrame) -> pl.Expr:
-    """Few symbols make up many rows, so each is looked at once."""
-    known = frame["symbol"].unique().drop_nulls()
-    fine = known.filter(known.str.contains(SYMBOL))
-    if len(fine) == len(known) and frame["symbol"].null_count() == 0:
-        return pl.lit(value=True)
-    return pl.col("symbol").is_in(fine.implode())
+    symbols = frame["symbol"].unique()
+    fine = symbols.filter(symbols.str.contains(SYMBOL).fill_null(value=False))
+    return pl.lit(value=True) if len(fine) == len(symbols) else pl.col("symbol").is_in(fine.implode())
 
 
 def _time_checks(latest: datetime) -> list[tuple[pl.Expr, str]]:
@@ -122,10 +126,11 @@ def _text_check(frame: pl.DataFrame, name: str, length: int) -> tuple[pl.Expr, s
     reason = f"{name}: must be 1 to {length} printable ASCII characters"
     if frame[name].null_count() == len(frame):
         return pl.lit(value=True), reason
-    fine = pl.col(name).str.contains(r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$") & (
-        pl.col(name).str.len_bytes() <= length
-    )
-    return fine.fill_null(value=True), reason
+    texts = frame[name].unique() if name in _REPEATED else frame[name]
+    fine = texts.str.contains(rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$").fill_null(value=True)
+    if fine.all():
+        return pl.lit(value=True), reason
+    return pl.col(name).is_in(texts.filter(fine).implode(), nulls_equal=True), reason
 
 
 def _split(frame: pl.DataFrame, fine: list[tuple[pl.Expr, str]], columns: list[str]) -> Validated:
