@@ -25,6 +25,7 @@ from stockpulse.database.connect import until_done
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.shard import BarEvents, Range, Shard, Work
+from stockpulse.engine.state import Changes, State
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
@@ -137,6 +138,7 @@ class Pipeline:
         self._engine = asyncio.Lock()
         self._received_at = 0
         self._stopping = asyncio.Event()
+        self._closed: list[_Ended] = []  # to be answered when their bars are stored
         self.counters = Counters()
         self.presents = Presents(names, shard, now)
 
@@ -153,7 +155,7 @@ class Pipeline:
         return await self._enqueue(waiting, len(submission.checked.good))
 
     async def end(self, feed: Feed) -> None:
-        """Say that a recording is over, so that its last bars close."""
+        """Say that a recording is over, so that its last bars close; returns once they are stored."""
         await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1)
 
     async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> Receipt:
@@ -196,7 +198,6 @@ class Pipeline:
     async def _pass_on(self, group: list[_Ended]) -> None:
         for ended in group:
             await self._appended.put(ended, 1)
-            self._answer(ended.done, Receipt())
 
     async def _append_group(self, group: list[_Numbered]) -> None:
         frames = [item.frame for item in group if len(item.frame)]
@@ -228,6 +229,8 @@ class Pipeline:
         started = time.monotonic()
         for appended in [batch async for batch in self._journal.replay(self._shard.offset)]:
             await self._work_in(appended, {})
+        # Offsets that were left out at the end of a sealed segment are worked in as well.
+        self._shard.offset = max(self._shard.offset, self._journal.head)
         log.info(
             "recovered",
             offset=self._shard.offset,
@@ -246,9 +249,15 @@ class Pipeline:
                 continue
             for item in _joined(items):
                 if isinstance(item, _Ended):
-                    self.presents.end(item.provider)
+                    await self._close_ended(item)
                 else:
                     await self._work_in(item, None)
+
+    async def _close_ended(self, ended: _Ended) -> None:
+        async with self._engine:
+            self.presents.end(ended.provider)
+            self._note(self._shard.close(self._clocks()))
+            self._closed.append(ended)
 
     async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""
@@ -299,13 +308,19 @@ class Pipeline:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._flush_seconds)
             await self._flush_once()
+        await self._flush_once()  # what came while the one before was under way
 
     async def _flush_once(self) -> None:
         async with self._engine:
             changes = self._shard.take_changes()
             whole = self._shard.snapshot() if changes and self._sink.wants_whole() else None
-        if changes is None:
-            return
+            closed, self._closed = self._closed, []
+        if changes is not None:
+            await self._write(changes, whole)
+        for ended in closed:
+            self._answer(ended.done, Receipt())
+
+    async def _write(self, changes: Changes, whole: State | None) -> None:
         started = time.monotonic()
         await self._sink.flush(changes, whole, self._now())
         self.counters.flushes += 1

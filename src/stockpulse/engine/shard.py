@@ -70,7 +70,7 @@ class Work:
     minutes: Rows
     given: ProviderBars | None = None
     last_seq: int = 0
-    touched: dict[Interval, list[Rows]] = field(default_factory=dict)
+    touched: dict[Interval, list[Ints]] = field(default_factory=dict)
 
 
 class Shard:
@@ -265,21 +265,14 @@ class Shard:
         self._touch(work, interval, self._tables[interval].replace(bars[~own]))
         return bars
 
-    def _touch(self, work: Work, interval: Interval, at: Ints) -> None:
-        # Places move when rows are inserted, so the buckets are remembered instead.
-        work.touched.setdefault(interval, []).append(self._tables[interval].rows[at])
+    def _touch(self, work: Work, interval: Interval, key: Ints) -> None:
+        # Places move when rows are inserted, so the keys are remembered instead.
+        work.touched.setdefault(interval, []).append(key)
 
     def _revised(self, work: Work) -> list[BarEvents]:
         """The bars this batch changed that had been announced as final before."""
-        events = []
-        for interval, touched in work.touched.items():
-            rows = np.concatenate(touched)
-            at, _ = self._tables[interval].find(rows)
-            rows = self._tables[interval].rows[np.unique(at)] if len(rows) else rows
-            rows = rows[rows["final"]]
-            if len(rows):
-                events.append(BarEvents(interval, rows.copy(), revised=True))
-        return events
+        final = {interval: self._tables[interval].final(np.concatenate(key)) for interval, key in work.touched.items()}
+        return [BarEvents(interval, rows, revised=True) for interval, rows in final.items() if len(rows)]
 
     # Closing ------------------------------------------------------------------------------------
 

@@ -51,23 +51,30 @@ class BarTable:
         self._insert(stored[~found])
 
     def merge(self, parts: Rows) -> Ints:
-        """Merge parts of bars, one for each bucket, into the bars that are here; return their places."""
-        at, found = self.find(parts)
+        """Merge parts of bars, one for each bucket, into the bars that are here; return their keys."""
+        key = keys(parts["symbol_id"], parts["ts"])
+        at, found = self._find(key)
         self.rows[at[found]] = merge(self.rows[at[found]], parts[found])
-        return self._put_new(parts, found)
+        self._insert(parts[~found])
+        return key
 
     def replace(self, bars: Rows) -> Ints:
-        """Put whole bars in the place of those that are here; what was announced as final stays so."""
-        at, found = self.find(bars)
+        """Put whole bars in the place of those that are here; what was announced as final stays so.
+
+        Returns their keys.
+        """
+        key = keys(bars["symbol_id"], bars["ts"])
+        at, found = self._find(key)
         bars = bars.copy()
         bars["final"][found] = self.rows["final"][at[found]]
         self.rows[at[found]] = bars[found]
-        return self._put_new(bars, found)
-
-    def _put_new(self, bars: Rows, found: Mask) -> Ints:
         self._insert(bars[~found])
-        at, _ = self.find(bars)
-        return at
+        return key
+
+    def final(self, key: Ints) -> Rows:
+        """Those with these keys that have been announced as final, each once. All are here."""
+        at, _ = self._find(np.unique(key))
+        return self.rows[at[self.rows["final"][at]]]
 
     def _insert(self, new: Rows) -> None:
         if len(new) == 0:

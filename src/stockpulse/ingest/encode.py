@@ -7,7 +7,7 @@ import polars as pl
 
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.database.names import NameStore
-from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS, PRIMARY, UTC_MICROS
+from stockpulse.frames import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.feed import Feed
 from stockpulse.names import Symbol, TickKind
@@ -35,15 +35,17 @@ class Encoder:
         labels = _labels(frame, followers)
         kinds = {label: _kind(provider_id, feed, label) for label in labels.unique()}
         await self._store.ensure_kinds(kinds.values())
-        return frame.select(
-            self._symbol_ids(frame, symbols),
-            self._kind_ids(labels, kinds),
-            "ts",
-            pl.lit(received_at, UTC_MICROS).alias("received_at"),
-            "price",
-            "size",
-            "trade_id",
-        ).select(list(LOGGED_TICKS)[1:])
+        return pl.DataFrame(
+            {
+                "symbol_id": self._symbol_ids(frame, symbols),
+                "kind_id": self._kind_ids(labels, kinds),
+                "ts": frame["ts"],
+                "received_at": pl.repeat(received_at, len(frame), dtype=UTC_MICROS, eager=True),
+                "price": frame["price"],
+                "size": frame["size"],
+                "trade_id": frame["trade_id"],
+            }
+        )
 
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.BARS` as `frames.LOGGED_BARS`, without `seq`; daily ones under the label of their calendar."""

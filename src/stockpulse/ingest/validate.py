@@ -1,25 +1,33 @@
 """What may enter the log. Every row that may not is told apart with its reason; none is dropped silently."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from stockpulse.frames import BARS, TICKS
 from stockpulse.names import SYMBOL
+from stockpulse.times import micros
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
-"""No price and no size is larger; and no price x size is larger than a thousand times that."""
-
+"""No price and no size is larger."""
+LARGEST_PRODUCT: Final = 1e15
+"""No price x size of one trade is larger: a bar sums thousands of the largest without an overflow."""
 LARGEST_SUM: Final = 1e18
-"""Sums are whole numbers of 64 bits, and billionths."""
+"""No volume of a provider's bar, and no volume x vwap, is larger."""
 
-_REPEATED: Final = ("exchange", "conditions")
-"""Texts of which few make up many rows."""
+_RAW_BYTES: Final = 8192
+_MINUTE_MICROS: Final = 60_000_000
+_MINUTES: Final = {"1m": 1, "5m": 5}
 
-RAW_BYTES: Final = 8192
+Mask = npt.NDArray[np.bool_]
+Check = tuple[Mask | np.bool_, str]
+"""Which rows are fine (or whether all are), and what is wrong with the others."""
 
 
 @dataclass(frozen=True)
@@ -36,54 +44,39 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
     `now` is the time of receipt: no event may be later than it by more than the tolerance.
     """
     frame = _with_symbol_upper(frame)
-    fine = [
-        (_symbol_is_fine(frame), _SYMBOL_REASON),
-        *_time_checks(now + tolerance),
-        *_positive("price"),
-        (
-            pl.col("size").is_finite() & pl.col("size").is_between(0, LARGEST),
-            f"size: must be >= 0 and <= {LARGEST:g}",
-        ),
-        (pl.col("price") * pl.col("size") <= 1000 * LARGEST, "size: price x size is absurdly large"),
-        *(
-            _text_check(frame, name, length)
-            for name, length in (("exchange", 16), ("conditions", 64), ("trade_id", 64))
-        ),
-    ]
-    return _split(frame, fine, list(TICKS))
+    price, size = frame["price"].to_numpy(), frame["size"].to_numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        checks = [
+            _symbols(frame),
+            *_times(frame, now + tolerance),
+            _positive("price", price),
+            ((size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"),
+            (~(price * size > LARGEST_PRODUCT), "size: price x size is absurdly large"),
+            *(_texts(frame, name, length) for name, length in (("exchange", 16), ("conditions", 64), ("trade_id", 64))),
+        ]
+    return _split(frame, checks, list(TICKS))
 
 
 def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
     """Check a batch of `frames.BARS`."""
     frame = _with_symbol_upper(frame)
-    minute = {"1m": 1, "5m": 5}
-    off_grid = pl.any_horizontal(
-        (pl.col("interval") == name) & (pl.col("ts").dt.epoch("us") % (length * 60_000_000) != 0)
-        for name, length in minute.items()
-    )
-    fine = [
-        (_symbol_is_fine(frame), _SYMBOL_REASON),
-        (pl.col("interval").is_in([*minute, "1d"]), "interval: must be 1m, 5m or 1d"),
-        *_time_checks(now + tolerance),
-        (~off_grid, "ts: not the start of a bucket of the interval"),
-        *(check for name in ("open", "high", "low", "close") for check in _positive(name)),
-        (
-            (pl.col("high") >= pl.max_horizontal("open", "close", "low"))
-            & (pl.col("low") <= pl.min_horizontal("open", "close")),
-            "high, low: do not enclose open and close",
-        ),
-        (
-            pl.col("volume").is_finite() & pl.col("volume").is_between(0, 1000 * LARGEST),
-            "volume: must be >= 0",
-        ),
-        (pl.col("trade_count").fill_null(0) >= 0, "trade_count: must be >= 0"),
-        (
-            pl.col("vwap").fill_null(1.0).is_finite() & pl.col("vwap").fill_null(1.0).is_between(0, LARGEST),
-            "vwap: must be >= 0",
-        ),
-        ((pl.col("vwap") * pl.col("volume")).fill_null(0) <= LARGEST_SUM, "volume: vwap x volume is absurdly large"),
-    ]
-    return _split(frame, fine, list(BARS))
+    prices = {name: frame[name].to_numpy() for name in ("open", "high", "low", "close")}
+    top, bottom = np.fmax(prices["open"], prices["close"]), np.fmin(prices["open"], prices["close"])
+    volume, vwap = frame["volume"].to_numpy(), frame["vwap"].fill_null(0.0).to_numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        checks = [
+            _symbols(frame),
+            (frame["interval"].is_in([*_MINUTES, "1d"]).fill_null(value=False).to_numpy(), "interval: takes 1m, 5m, 1d"),
+            *_times(frame, now + tolerance),
+            (_on_grid(frame), "ts: not the start of a bucket of the interval"),
+            *(_positive(name, values) for name, values in prices.items()),
+            ((prices["high"] >= top) & (prices["low"] <= bottom), "high, low: do not enclose open and close"),
+            ((volume >= 0) & (volume <= LARGEST_SUM), f"volume: must be a number >= 0 and <= {LARGEST_SUM:g}"),
+            ((frame["trade_count"].fill_null(0) >= 0).to_numpy(), "trade_count: must be >= 0"),
+            ((vwap >= 0) & (vwap <= LARGEST), f"vwap: must be a number >= 0 and <= {LARGEST:g}"),
+            (~(vwap * volume > LARGEST_SUM), "volume: vwap x volume is absurdly large"),
+        ]
+    return _split(frame, checks, list(BARS))
 
 
 def _with_symbol_upper(frame: pl.DataFrame) -> pl.DataFrame:
@@ -91,73 +84,74 @@ def _with_symbol_upper(frame: pl.DataFrame) -> pl.DataFrame:
     symbols = frame["symbol"].unique()
     if (symbols == symbols.str.to_uppercase()).all():
         return frame
-    return frame.with_columns(pl.col("symbol").str.to_uppercase())
+    return frame.with_columns(frame["symbol"].str.to_uppercase())
 
 
-_SYMBOL_REASON: Final = "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit"
-
-
-def _symbol_is_fine(frame: pl.DataFrame) -> pl.Expr:
-    symbols = frame["symbol"].unique()
-    fine = symbols.filter(symbols.str.contains(SYMBOL).fill_null(value=False))
-    return pl.lit(value=True) if len(fine) == len(symbols) else pl.col("symbol").is_in(fine.implode())
-
-
-def _time_checks(latest: datetime) -> list[tuple[pl.Expr, str]]:
-    return [
-        (pl.col("ts").is_not_null(), "ts: missing"),
-        (pl.col("ts") >= EARLIEST, "ts: before 1990"),
-        (pl.col("ts") <= latest, "ts: in the future"),
-    ]
-
-
-def _positive(name: str) -> list[tuple[pl.Expr, str]]:
-    value = pl.col(name)
-    return [
-        (
-            value.is_finite() & (value > 0) & (value <= LARGEST),
-            f"{name}: must be a number > 0 and <= {LARGEST:g}",
-        )
-    ]
-
-
-def _text_check(frame: pl.DataFrame, name: str, length: int) -> tuple[pl.Expr, str]:
-    """Optional texts are short and printable; a space may stand inside."""
-    reason = f"{name}: must be 1 to {length} printable ASCII characters"
-    if frame[name].null_count() == len(frame):
-        return pl.lit(value=True), reason
-    texts = frame[name].unique() if name in _REPEATED else frame[name]
-    fine = texts.str.contains(rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$").fill_null(value=True)
-    if fine.all():
-        return pl.lit(value=True), reason
-    return pl.col(name).is_in(texts.filter(fine).implode(), nulls_equal=True), reason
-
-
-def _split(frame: pl.DataFrame, fine: list[tuple[pl.Expr, str]], columns: list[str]) -> Validated:
-    passed = pl.all_horizontal(condition.fill_null(value=False) for condition, _ in fine)
-    if "problem" in frame.columns:
-        passed &= pl.col("problem").is_null()
-    good = frame.select(passed.alias("passed"))["passed"]
-    if good.all():
-        return Validated(frame.select(columns), _no_rejects())
-    return Validated(frame.filter(good).select(columns), _rejects(frame, good, fine, columns))
-
-
-def _no_rejects() -> pl.DataFrame:
-    return pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String, "raw": pl.String})
-
-
-def _rejects(frame: pl.DataFrame, good: pl.Series, fine: list[tuple[pl.Expr, str]], columns: list[str]) -> pl.DataFrame:
-    reason = pl.coalesce(
-        *([pl.col("problem")] if "problem" in frame.columns else []),
-        *(pl.when(~condition.fill_null(value=False)).then(pl.lit(text)) for condition, text in fine),
-    )
-    raw = pl.struct(columns).struct.json_encode()
-    if "raw" in frame.columns:
-        raw = pl.coalesce("raw", raw)
+def _symbols(frame: pl.DataFrame) -> Check:
     return (
-        frame.with_columns(reason.alias("reason"), raw.str.slice(0, RAW_BYTES).alias("raw"))
-        .with_row_index("row")
-        .filter(~good)
-        .select(pl.col("row").cast(pl.Int64), "reason", "raw")
+        _matching(frame["symbol"], frame["symbol"].unique(), SYMBOL, null_is_fine=False),
+        "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit",
     )
+
+
+def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:
+    missing = frame["ts"].is_null()
+    yield np.bool_(True) if not missing.any() else ~missing.to_numpy(), "ts: missing"
+    ts = frame["ts"].to_physical().fill_null(micros(EARLIEST)).to_numpy()
+    yield ts >= micros(EARLIEST), "ts: before 1990"
+    yield ts <= micros(latest), "ts: in the future"
+
+
+def _on_grid(frame: pl.DataFrame) -> Mask:
+    minutes = frame["interval"].replace_strict(_MINUTES, default=1, return_dtype=pl.Int64).to_numpy()
+    ts = frame["ts"].to_physical().fill_null(0).to_numpy()
+    on_grid: Mask = ts % (minutes * _MINUTE_MICROS) == 0
+    daily: Mask = frame["interval"].eq_missing(pl.Series(["1d"])).to_numpy()
+    return on_grid | daily
+
+
+def _positive(name: str, value: npt.NDArray[np.float64]) -> Check:
+    return (value > 0) & (value <= LARGEST), f"{name}: must be a number > 0 and <= {LARGEST:g}"
+
+
+def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
+    """Optional texts are short and printable; a space may stand inside."""
+    texts = frame[name]
+    distinct = texts if name == "trade_id" else texts.unique()
+    pattern = rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$"
+    fine = np.bool_(True) if texts.null_count() == len(texts) else _matching(texts, distinct, pattern, null_is_fine=True)
+    return fine, f"{name}: must be 1 to {length} printable ASCII characters"
+
+
+def _matching(texts: pl.Series, distinct: pl.Series, pattern: str, *, null_is_fine: bool) -> Mask | np.bool_:
+    """Which texts match a pattern; it is tried on the distinct ones alone."""
+    fine = distinct.str.contains(pattern).fill_null(null_is_fine)
+    if fine.all():
+        return np.bool_(True)
+    return texts.is_in(distinct.filter(fine).implode(), nulls_equal=True).to_numpy()
+
+
+def _split(frame: pl.DataFrame, checks: list[Check], columns: list[str]) -> Validated:
+    if "problem" in frame.columns:
+        checks = [(frame["problem"].is_null().to_numpy(), ""), *checks]
+    passed = np.ones(len(frame), bool)
+    for fine, _ in checks:
+        passed &= fine
+    if passed.all():
+        return Validated(frame if frame.columns == columns else frame.select(columns), _NO_REJECTS)
+    return Validated(frame.filter(passed).select(columns), _rejects(frame, passed, checks, columns))
+
+
+_NO_REJECTS: Final = pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String, "raw": pl.String})
+
+
+def _rejects(frame: pl.DataFrame, passed: Mask, checks: list[Check], columns: list[str]) -> pl.DataFrame:
+    rows = np.flatnonzero(~passed)
+    wrong = np.stack([np.broadcast_to(~fine, len(frame))[rows] for fine, _ in checks])
+    reasons = pl.Series([checks[first][1] for first in wrong.argmax(axis=0)], dtype=pl.String)
+    frame = frame[rows]
+    raw = frame.select(pl.struct(columns).struct.json_encode()).to_series()
+    if "problem" in frame.columns:
+        reasons = reasons.zip_with(frame["problem"].is_null(), frame["problem"])
+        raw = raw.zip_with(frame["raw"].is_null(), frame["raw"])
+    return pl.DataFrame({"row": rows, "reason": reasons, "raw": raw.str.slice(0, _RAW_BYTES)})

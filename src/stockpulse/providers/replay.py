@@ -56,19 +56,19 @@ class ReplayProvider:
         if not speed > 0:
             raise InvalidInput("speed", f"{speed} is not above 0")
         self.calendar = calendar
-        self._path = Path(path)
+        self.path = Path(path)
         self._speed = speed
         self._batch_rows = batch_rows
         self._sleep = sleep
         self._monotonic = monotonic
-        with reading(self._path):
-            self._source = open_recording(self._path)
+        with reading(self.path):
+            self._source = open_recording(self.path)
             self._columns = find_columns(self._source.schema)
 
     @cached_property
     def total_rows(self) -> int:
         """The number of rows in the file, which a CSV file must be read for: ask from a thread."""
-        with reading(self._path):
+        with reading(self.path):
             return self._source.count()
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
@@ -95,7 +95,7 @@ class ReplayProvider:
 
     def _frames(self) -> Iterator[pl.DataFrame]:
         """The file as TICKS, `batch_rows` at a time."""
-        with reading(self._path):
+        with reading(self.path):
             for chunk in self._source.chunks(list(self._columns.values()), self._batch_rows):
                 for rows in chunk.iter_slices(self._batch_rows):
                     yield to_ticks(rows, self._columns)

@@ -59,7 +59,7 @@ class Partitions:
             )
             if await connection.fetchval("SELECT to_regclass($1)", name) is None:
                 await connection.execute(
-                    f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL);"
+                    f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL EXCLUDING IDENTITY);"
                     f"ALTER TABLE {table.name} ATTACH PARTITION {name}"
                     f" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
                 )

@@ -1,0 +1,46 @@
+"""What the benchmarks share: a result as one JSON object, percentiles, and a database to measure against."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from stockpulse.database import migrate
+from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.telemetry import configure_logging
+
+
+def report(name: str, **figures: Any) -> None:
+    """Print one result."""
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps({"bench": name} | figures | {"machine": machine}, default=str), flush=True)
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p99 and the maximum, in milliseconds."""
+    p50, p99, most = np.quantile(np.asarray(seconds) * 1000, [0.5, 0.99, 1.0])
+    return {"p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2), "max_ms": round(float(most), 2)}
+
+
+@asynccontextmanager
+async def fresh_database() -> AsyncIterator[str]:
+    """A migrated, empty embedded database, gone afterwards."""
+    configure_logging("json")
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
+        server = EmbeddedPostgres(Path(folder))
+        await server.start()
+        try:
+            await migrate.upgrade(server.dsn)
+            yield server.dsn
+        finally:
+            await server.stop()

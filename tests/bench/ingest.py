@@ -1,0 +1,133 @@
+"""Sustained ticks per second from the provider to committed: ticks, bars, checkpoints, sealing included.
+
+Compared in the same run with the physical limit, one plain binary COPY of the same rows into an identical open
+segment, and with what one would write first: an INSERT and a commit per tick, then aggregation in SQL.
+
+    python tests/bench/ingest.py [--ticks 6000000] [--symbols 500]
+"""
+
+import argparse
+import asyncio
+import math
+import time
+
+from bench import fresh_database, report
+from prometheus_client import CollectorRegistry
+
+from stockpulse.app import running
+from stockpulse.database.connect import connect
+from stockpulse.database.copy import in_slices
+from stockpulse.feeds import feed_of
+from stockpulse.journal.postgres import _packed
+from stockpulse.journal.records import Ticks
+from stockpulse.providers.simulated import SimulatedProvider
+from stockpulse.settings import Settings
+
+NAIVE_TICKS = 3000
+
+
+async def pipeline(dsn: str, ticks: int, symbols: list[str]) -> tuple[float, dict[str, float]]:
+    """Ticks per second until everything is committed and the bars are flushed."""
+    settings = Settings(database_url=dsn, provider="none", log_format="json")
+    provider = SimulatedProvider(symbols, math.inf)
+    async with running(settings, CollectorRegistry()) as context:
+        sent = 0
+        pending: set[asyncio.Task[object]] = set()
+        started = time.perf_counter()
+        async for frame in provider.stream():
+            pending.add(asyncio.create_task(context.pipeline.submit(frame, feed_of(provider))))
+            sent += len(frame)
+            if len(pending) >= 8:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            if sent >= ticks:
+                break
+        await asyncio.gather(*pending)
+        while context.pipeline.lag().unflushed or context.pipeline.lag().unprocessed:
+            await asyncio.sleep(0.005)
+        seconds = time.perf_counter() - started
+        sealed = await context.pool.fetchval("SELECT count(*) FROM log_segments WHERE indexed")
+        bars = await context.pool.fetchval("SELECT count(*) FROM bars")
+        counters = context.pipeline.counters
+        assert await context.pool.fetchval("SELECT count(*) FROM realtime_prices") == sent == counters.ticks
+    return sent / seconds, {
+        "ticks": sent,
+        "segments_sealed_meanwhile": sealed,
+        "final_bars": bars,
+        "flushes": counters.flushes,
+        "flush_ms_mean": round(1000 * counters.flush_seconds / max(counters.flushes, 1), 1),
+    }
+
+
+async def plain_copy(dsn: str, rows: int) -> float:
+    """Rows per second of one COPY of rows that the pipeline stored, into a table like an open segment."""
+    connection = await connect(dsn)
+    found = await connection.fetch("SELECT * FROM realtime_prices LIMIT 20000")
+    import polars as pl
+
+    from stockpulse.frames import LOGGED_TICKS
+
+    frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
+    pieces, _, columns = _packed(Ticks(frame), 0)
+    await connection.execute("DROP TABLE IF EXISTS copy_limit; CREATE TABLE copy_limit (LIKE realtime_prices)")
+    header, body, trailer = pieces[0], pieces[1:-1], pieces[-1]
+    repeats = rows // len(frame)
+    started = time.perf_counter()
+    await connection.copy_to_table(
+        "copy_limit", source=in_slices([header, *(body * repeats), trailer]), columns=columns, format="binary"
+    )
+    rate = repeats * len(frame) / (time.perf_counter() - started)
+    await connection.execute("DROP TABLE copy_limit")
+    await connection.close()
+    return rate
+
+
+async def insert_per_tick(dsn: str) -> float:
+    """Ticks per second of INSERT + commit for each, then one aggregation to 1-minute bars."""
+    connection = await connect(dsn)
+    await connection.execute(
+        "DROP TABLE IF EXISTS naive; CREATE TABLE naive (id bigserial PRIMARY KEY, symbol varchar(10),"
+        " price numeric(12,4), volume bigint, event_time timestamptz); CREATE INDEX ON naive (symbol, event_time)"
+    )
+    started = time.perf_counter()
+    for number in range(NAIVE_TICKS):
+        await connection.execute(
+            "INSERT INTO naive (symbol, price, volume, event_time) VALUES ($1, 100, 10, now())", f"S{number % 6}"
+        )
+    await connection.fetch(
+        "SELECT symbol, date_trunc('minute', event_time), min(price), max(price), sum(volume),"
+        " (array_agg(price ORDER BY event_time))[1], (array_agg(price ORDER BY event_time DESC))[1]"
+        " FROM naive GROUP BY 1, 2"
+    )
+    rate = NAIVE_TICKS / (time.perf_counter() - started)
+    await connection.execute("DROP TABLE naive")
+    await connection.close()
+    return rate
+
+
+async def main(ticks: int, symbols: int, rounds: int) -> None:
+    for _ in range(rounds):
+        async with fresh_database() as dsn:
+            rate, details = await pipeline(dsn, ticks, [f"S{number}" for number in range(symbols)])
+            limit = await plain_copy(dsn, min(ticks, 4_000_000))
+            naive = await insert_per_tick(dsn)
+        report(
+            "ingest",
+            symbols=symbols,
+            ticks_per_second=round(rate),
+            plain_copy_per_second=round(limit),
+            share_of_plain_copy=round(rate / limit, 3),
+            insert_per_tick_per_second=round(naive),
+            times_insert_per_tick=round(rate / naive),
+            **details,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ticks", type=int, default=8_000_000)
+    parser.add_argument("--symbols", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.ticks, arguments.symbols, arguments.rounds))

@@ -1,0 +1,56 @@
+"""Memory, descriptors and lag over a long run at a steady rate of ticks.
+
+    python tests/bench/soak.py [--rate 20000] [--minutes 10]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+import psutil
+from bench import report
+
+from app_process import AppProcess
+
+SYMBOLS = 500
+
+
+def main(rate: int, minutes: float) -> None:
+    symbols = ",".join(f"S{number}" for number in range(SYMBOLS))
+    settings = {"provider": "simulated", "symbols": symbols, "simulated_rate": str(rate / SYMBOLS)}
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder, AppProcess(Path(folder), **settings) as app:
+        process = psutil.Process(app.pid)
+        samples = []
+        for _ in range(int(minutes * 6)):
+            time.sleep(10)
+            metrics = httpx2.get(f"{app.url}/metrics", timeout=10).text
+            values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+            samples.append(
+                {
+                    "rss_mb": round(process.memory_info().rss / 2**20),
+                    "descriptors": process.num_fds(),
+                    "threads": process.num_threads(),
+                    "ticks": int(float(values["stockpulse_ticks_total"])),
+                    "unflushed": int(float(values['stockpulse_lag_rows{stage="unflushed"}'])),
+                }
+            )
+        half = len(samples) // 2
+        report(
+            "soak",
+            wanted_ticks_per_second=rate,
+            ticks_per_second=round((samples[-1]["ticks"] - samples[0]["ticks"]) / (10 * (len(samples) - 1))),
+            minutes=minutes,
+            rss_mb_first_half_max=max(sample["rss_mb"] for sample in samples[:half]),
+            rss_mb_second_half_max=max(sample["rss_mb"] for sample in samples[half:]),
+            every_minute=samples[5::6],
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=10)
+    arguments = parser.parse_args()
+    main(arguments.rate, arguments.minutes)
