@@ -227,8 +227,9 @@ class Pipeline:
     async def recover(self) -> None:
         """Take up the checkpoint and work in what the log holds after it."""
         started = time.monotonic()
-        for appended in [batch async for batch in self._journal.replay(self._shard.offset)]:
+        async for appended in self._journal.replay(self._shard.offset):
             await self._work_in(appended, {})
+            await self._flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
         self._shard.offset = max(self._shard.offset, self._journal.head)
         log.info(

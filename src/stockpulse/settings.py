@@ -1,5 +1,6 @@
 """Settings: one class, read from the environment and from `.env`."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,39 +15,45 @@ from stockpulse.names import SYMBOL
 _PREFIX = "STOCKPULSE_"
 
 
-def _bare(name: str) -> Any:
-    """A name that the field knows without our prefix; with it, it works as well."""
-    return AliasChoices(f"{_PREFIX}{name}", name)
+def _also(name: str, ours: str | None = None) -> Any:
+    """A customary name that the field has besides the one with our prefix, which goes first."""
+    return AliasChoices(f"{_PREFIX}{ours or name}", name)
 
 
 class Settings(BaseSettings):
     """What can be set. The environment variable of a field is STOCKPULSE_ and its name, unless said otherwise."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
+        env_prefix=_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
     )
 
-    app_name: str = Field("StockPulse", validation_alias=_bare("APP_NAME"), description="The title that /docs shows.")
-    debug: bool = Field(False, validation_alias=_bare("DEBUG"), description="Log debug messages too.")
+    app_name: str = Field("StockPulse", validation_alias=_also("APP_NAME"), description="The title that /docs shows.")
+    debug: bool = Field(False, validation_alias=_also("DEBUG"), description="Log debug messages too.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto` is readable on a terminal and JSON otherwise."
     )
 
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("stockpulse", appauthor=False)),
-        description="Where the embedded database lives. Default: the platform's user data folder.",
+        description="Where the embedded database lives; by default the user data folder of the platform,"
+        " `~/.local/share/stockpulse` on Linux.",
     )
     database_url: SecretStr | None = Field(
         None,
-        validation_alias=_bare("DATABASE_URL"),
+        validation_alias=_also("DATABASE_URL"),
         description="A PostgreSQL 15 or newer to use instead of the embedded one: `postgresql://user:password@host/name`.",
     )
     database_pool: int = Field(10, ge=2, le=200, description="Connections for queries.")
 
     provider: str = Field(
         "simulated",
-        validation_alias=_bare("DEFAULT_PROVIDER"),
-        description="Where live ticks come from: `simulated` (also called `test`), or `none`.",
+        validation_alias=_also("DEFAULT_PROVIDER", "PROVIDER"),
+        description="Where live ticks come from: `simulated` (also called `test`) or `none`.",
     )
     symbols: Annotated[tuple[str, ...], NoDecode] = Field(
         ("AAPL", "MSFT", "GOOG", "AMZN", "TSLA", "NVDA"),
@@ -98,8 +105,6 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and value.get_secret_value() == "":
-            return None
         scheme = value.get_secret_value().partition("://")[0].split("+")[0] if value else "postgresql"
         if scheme not in {"postgres", "postgresql"}:
             raise ValueError("takes an address that begins with postgresql://")
@@ -114,17 +119,25 @@ def load_settings(**given: Any) -> Settings:
         raise CannotStart("\n".join(_complaint(error) for error in wrong.errors())) from None
 
 
+def variables_of(field: str) -> tuple[str, ...]:
+    """The environment variables that a field is read from; the first one that is set wins."""
+    alias = Settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(name) for name in alias.choices)
+    return (f"{_PREFIX}{field.upper()}",)
+
+
 def _complaint(error: Any) -> str:
-    name = variable_of(str(error["loc"][0]))
-    field = Settings.model_fields.get(str(error["loc"][0]).lower().removeprefix(_PREFIX.lower()))
-    secret = field is not None and "Secret" in str(field.annotation)
-    got = "a value" if secret else repr(str(error["input"])[:80])
-    return f"{name}: got {got}; {error['msg'].removeprefix('Value error, ')}"
+    place = str(error["loc"][0]).upper()
+    field = next(name for name in Settings.model_fields if place in {name.upper(), *variables_of(name)})
+    secret = "Secret" in str(Settings.model_fields[field].annotation)
+    got = "a value that is not shown" if secret else repr(str(error["input"])[:80])
+    said = error["msg"].partition(", unable to ")[0].removeprefix("Value error, ")
+    return f"{_given(field)}: got {got}; {said.replace('Input should be', 'must be', 1)}"
 
 
-def variable_of(field: str) -> str:
-    """The environment variable that a field is read from."""
-    info = Settings.model_fields.get(field.lower().removeprefix(_PREFIX.lower()))
-    if info is not None and isinstance(info.validation_alias, AliasChoices):
-        return str(info.validation_alias.choices[-1])
-    return field.upper() if field.upper().startswith(_PREFIX) else f"{_PREFIX}{field.upper()}"
+def _given(field: str) -> str:
+    """The variable that the value of a field came from, by its documented name where that was `.env`."""
+    names = variables_of(field)
+    given = {name.upper() for name in os.environ}
+    return next((name for name in names if name in given), names[0])

@@ -74,7 +74,8 @@ class BarTable:
     def final(self, key: Ints) -> Rows:
         """Those with these keys that have been announced as final, each once. All are here."""
         at, _ = self._find(np.unique(key))
-        return self.rows[at[self.rows["final"][at]]]
+        rows: Rows = self.rows[at[self.rows["final"][at]]]
+        return rows
 
     def _insert(self, new: Rows) -> None:
         if len(new) == 0:

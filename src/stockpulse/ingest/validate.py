@@ -66,7 +66,10 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
     with np.errstate(invalid="ignore", over="ignore"):
         checks = [
             _symbols(frame),
-            (frame["interval"].is_in([*_MINUTES, "1d"]).fill_null(value=False).to_numpy(), "interval: takes 1m, 5m, 1d"),
+            (
+                frame["interval"].is_in([*_MINUTES, "1d"]).fill_null(value=False).to_numpy(),
+                "interval: takes 1m, 5m, 1d",
+            ),
             *_times(frame, now + tolerance),
             (_on_grid(frame), "ts: not the start of a bucket of the interval"),
             *(_positive(name, values) for name, values in prices.items()),
@@ -119,7 +122,9 @@ def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
     texts = frame[name]
     distinct = texts if name == "trade_id" else texts.unique()
     pattern = rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$"
-    fine = np.bool_(True) if texts.null_count() == len(texts) else _matching(texts, distinct, pattern, null_is_fine=True)
+    fine = (
+        np.bool_(True) if texts.null_count() == len(texts) else _matching(texts, distinct, pattern, null_is_fine=True)
+    )
     return fine, f"{name}: must be 1 to {length} printable ASCII characters"
 
 

@@ -162,10 +162,9 @@ class PostgresJournal:
         connection, _ = await self._locked(self._wait_seconds)
         ticks = await self._read(connection, _TICKS_READ, table_of(segment), offset)
         bars = await self._read(connection, _BARS, table_of(segment, "provider_bars"), offset)
-        return (
-            _frame(ticks, LOGGED_TICKS, trade_id=pl.lit(None, pl.String)).sort("seq"),
-            _frame(bars, LOGGED_BARS).sort("seq"),
-        )
+        # The engine has no use for the trade_id, which would make the rows of different widths.
+        without_ids = pl.DataFrame(ticks).with_columns(trade_id=None)
+        return _typed(without_ids, LOGGED_TICKS).sort("seq"), _typed(pl.DataFrame(bars), LOGGED_BARS).sort("seq")
 
     @staticmethod
     async def _read(connection: Connection, layout: Layout, table: str, offset: int) -> dict[str, Any]:
@@ -191,12 +190,17 @@ class PostgresJournal:
             await until_done(lambda: self._skip_to(following), "sealing", self._held.drop)
             return
         connection, _ = await self._locked(self._wait_seconds)
-        found = await connection.fetch(
-            f"SELECT {', '.join(LOGGED_TICKS)} FROM {table_of(self.segments.open)} ORDER BY seq"  # noqa: S608
+        table = table_of(self.segments.open)
+        ticks = await self._read(connection, _TICKS_READ, table, 0)
+        identified = await connection.fetch(
+            f"SELECT seq, trade_id FROM {table} WHERE trade_id IS NOT NULL"  # noqa: S608 - names of ours
         )
-        if found:
-            frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
-            self.segments.recent.append(self.segments.open, frame)
+        trade_ids = pl.DataFrame(
+            [tuple(row) for row in identified], schema={"seq": pl.Int64, "trade_id": pl.String}, orient="row"
+        )
+        frame = pl.DataFrame(ticks).join(trade_ids, on="seq", how="left").sort("seq")
+        if len(frame):
+            self.segments.recent.append(self.segments.open, _typed(frame, LOGGED_TICKS))
 
     async def recent_keys(self) -> list[tuple[str, str, str, str, datetime]]:
         """What the newest ticks with a trade_id are known by, in log order; see `ingest.redelivery`."""
@@ -242,8 +246,8 @@ def _packed(batch: Batch, base: int) -> tuple[list[memoryview | bytes], str, tup
     return layout.pack(columns, texts), table_of(segment_of(base), parent), layout.columns
 
 
-def _frame(columns: dict[str, Any], schema: pl.Schema, **more: pl.Expr) -> pl.DataFrame:
-    return pl.DataFrame(columns).with_columns(**more).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+def _typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
 def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Batch]:
