@@ -17,7 +17,7 @@ import psutil
 import pytest
 import uvloop
 
-from stockpulse.database import embedded, unprivileged
+from stockpulse.database import embedded, folders, processes, server_settings, unprivileged
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.errors import CannotStart, DataFolderInUse
 
@@ -56,7 +56,7 @@ def processes_of(server: EmbeddedPostgres) -> list[str]:
     marks = [str(server._data_dir)]
     if server._cluster.exists():
         marks.append(server._cluster_name())
-    return [line for line in embedded._command_lines().values() if any(mark in line for mark in marks)]
+    return [line for line in processes.command_lines().values() if any(mark in line for mark in marks)]
 
 
 @contextlib.contextmanager
@@ -203,14 +203,14 @@ class TestStart:
         await app(data_dir).start()
 
     async def test_says_why_the_server_ended(self, app, data_dir, monkeypatch):
-        monkeypatch.setitem(embedded.SETTINGS, "shared_buffers", "lots")
+        monkeypatch.setitem(server_settings.SETTINGS, "shared_buffers", "lots")
         with pytest.raises(CannotStart, match='invalid value for parameter "shared_buffers": "lots"'):
             await app(data_dir).start()
 
     async def test_can_be_tried_again_after_it_failed(self, app, data_dir):
         server = app(data_dir)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(embedded.SETTINGS, "shared_buffers", "lots")
+            patch.setitem(server_settings.SETTINGS, "shared_buffers", "lots")
             with pytest.raises(CannotStart):
                 await server.start()
         await server.stop()
@@ -311,7 +311,7 @@ class TestDataFolder:
             await app(tmp_path / "data").start()
 
     async def test_keeps_the_log_small(self, app, data_dir):
-        (data_dir / "postgres.log").write_bytes(b"x" * (embedded.LOG_BYTES + 1))
+        (data_dir / "postgres.log").write_bytes(b"x" * (folders.LOG_BYTES + 1))
         await app(data_dir).start()
         assert (data_dir / "postgres.log").stat().st_size < 10_000
         assert (data_dir / "postgres.log.1").exists()
@@ -335,7 +335,7 @@ class TestAfterAKill:
     async def test_of_the_app_its_server_is_replaced_when_it_runs_otherwise(self, app, data_dir, monkeypatch):
         kill_app_of(data_dir)
         pid = postmaster(data_dir)
-        monkeypatch.setitem(embedded.SETTINGS, "max_connections", "20")
+        monkeypatch.setitem(server_settings.SETTINGS, "max_connections", "20")
         server = app(data_dir)
         await server.start()
         assert postmaster(data_dir) != pid
@@ -405,9 +405,7 @@ class TestAfterAKill:
 
 
 async def is_busy(server: EmbeddedPostgres) -> bool:
-    return bool(
-        await query(server, "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query ~ '^DO'")
-    )
+    return bool(await query(server, "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query ~ '^DO'"))
 
 
 async def has_another_postmaster(data_dir: Path, pid: int) -> bool:

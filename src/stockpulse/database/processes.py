@@ -1,0 +1,106 @@
+"""Processes that may not be our children: a server outlives a killed app, and the next one takes it over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+
+POLL_SECONDS = 0.02
+
+
+class Process:
+    """A running program that need not be our child: an adopted postmaster is not."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self._child = child
+        self._birth = _birth(pid)
+
+    @classmethod
+    def find(cls, pid: int) -> Process | None:
+        """The process with this number, if it lives."""
+        return cls(pid) if _birth(pid) else None
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; a number that was given to another process since is not it."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._birth is not None and _birth(self.pid) == self._birth
+
+    def exit_code(self) -> int | None:
+        """How it ended, where we can know: of an adopted one we cannot."""
+        return self._child.poll() if self._child is not None else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def ended(self, within: float) -> bool:
+        """Wait for its end, but not longer than so many seconds."""
+        end = time.monotonic() + within
+        while self.is_alive():
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+
+def _birth(pid: int) -> str | None:
+    """What tells a living process from a later one with the same number; None when it is dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        # Not Linux, or no such process.
+        return "alive" if sys.platform != "linux" and is_taken(pid) else None
+    state, start_time = fields[0], fields[19]
+    return None if state in "ZX" else start_time
+
+
+def is_taken(pid: int) -> bool:
+    """Whether any process has this number, also a dead one that nobody has fetched."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def command_lines() -> dict[int, str]:
+    """What every process was started with, or the title that it gave itself, by its number."""
+    if sys.platform == "linux":
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                found[int(folder.name)] = os.fsdecode(b" ".join(words))
+        return found
+    table = subprocess.run(["/bin/ps", "-axww", "-o", "pid=,command="], capture_output=True, check=True)
+    lines = (os.fsdecode(line).split(maxsplit=1) for line in table.stdout.splitlines())
+    return {int(pid): command for pid, command in lines}
+
+
+def command_line(pid: int) -> str:
+    """The command line of a process; empty if there is no such process."""
+    return command_lines().get(pid, "")
+
+
+def read_pid_file(path: Path) -> tuple[int | None, str]:
+    """The postmaster's number and state, as the postmaster wrote them down."""
+    try:
+        lines = path.read_text().splitlines()
+        return int(lines[0]), "".join(lines[7:8]).strip()
+    except (OSError, ValueError, IndexError):
+        return None, ""
