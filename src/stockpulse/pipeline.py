@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import polars as pl
 import structlog
 
+from stockpulse import offload
 from stockpulse.calendar import trading_calendar
 from stockpulse.database.connect import until_done
 from stockpulse.engine.bars import Rows
@@ -37,12 +38,9 @@ from stockpulse.queues import RowQueue
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.sink import Sink
 
-_T = TypeVar("_T")
-
 _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
 _STEP_ROWS: Final = 200_000
-_INLINE_ROWS: Final = 2000
 _CLOCK_SECONDS: Final = 0.25
 
 log = structlog.get_logger(__name__)
@@ -176,7 +174,7 @@ class Pipeline:
                     await self._numbered.put(numbered, max(len(numbered.frame), 1))
 
     async def _encoded(self, waiting: _Waiting) -> _Numbered:
-        fresh, receipt = self._intake.sift(waiting.submission)
+        fresh, receipt = await self._intake.sift(waiting.submission)
         if len(fresh):
             fresh = await until_done(
                 lambda: self._intake.encode(fresh, waiting.submission), "numbering of new names", lambda: None
@@ -270,7 +268,7 @@ class Pipeline:
                     for wanted in ranges:
                         self._shard.admit(wanted.interval, await self._load(wanted))
                 now = self._clocks() if clocks is None else clocks
-                self._note(await _run(rows, partial(self._shard.apply, work, now)))
+                self._note(await offload.run(rows, partial(self._shard.apply, work, now)))
             self._shard.offset = max(self._shard.offset, appended.after)
             self._received_at = int(appended.batch.frame["received_at"].to_physical()[-1])
 
@@ -278,7 +276,7 @@ class Pipeline:
         frame = batch.frame
         if isinstance(batch, Ticks):
             self.presents.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
-            return [await _run(len(frame), partial(self._shard.digest_ticks, tick_batch(frame, self._names)))]
+            return [await offload.run(len(frame), partial(self._shard.digest_ticks, tick_batch(frame, self._names)))]
         given = bar_batches(frame, self._encoder.calendar_of, extended_day=self._extended_day)
         return [self._shard.digest_bars(bars) for bars in given]
 
@@ -352,11 +350,6 @@ class Pipeline:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""
         async with self._engine:
             return self._shard.resident(interval, symbol_id)
-
-
-async def _run(rows: int, work: Callable[[], _T]) -> _T:
-    """Large batches are worked on in a thread, so that requests are answered meanwhile."""
-    return work() if rows < _INLINE_ROWS else await asyncio.to_thread(work)
 
 
 def _kind(item: _Numbered | _Ended) -> type[Ticks] | type[Bars] | type[_Ended]:

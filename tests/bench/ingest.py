@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 
+import uvloop
 from bench import fresh_database, report
 from prometheus_client import CollectorRegistry
 
@@ -130,4 +131,4 @@ if __name__ == "__main__":
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.ticks, arguments.symbols, arguments.rounds))
+    uvloop.run(main(arguments.ticks, arguments.symbols, arguments.rounds))

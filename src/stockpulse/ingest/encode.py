@@ -1,10 +1,12 @@
 """From names to numbers: a validated batch as it will stand in the log."""
 
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import polars as pl
 
+from stockpulse import offload
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.database.names import NameStore
 from stockpulse.frames import LOGGED_BARS, PRIMARY, UTC_MICROS
@@ -32,20 +34,24 @@ class Encoder:
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
         now = micros(received_at)
         followers = self._arbiter.followers(symbols, feed.provider, now)
-        labels = _labels(frame, followers)
-        kinds = {label: _kind(provider_id, feed, label) for label in labels.unique()}
+        labels, distinct = await offload.run(len(frame), partial(_labels, frame, followers))
+        kinds = {label: _kind(provider_id, feed, label) for label in distinct}
         await self._store.ensure_kinds(kinds.values())
-        return pl.DataFrame(
-            {
-                "symbol_id": self._symbol_ids(frame, symbols),
-                "kind_id": self._kind_ids(labels, kinds),
-                "ts": frame["ts"],
-                "received_at": pl.repeat(received_at, len(frame), dtype=UTC_MICROS, eager=True),
-                "price": frame["price"],
-                "size": frame["size"],
-                "trade_id": frame["trade_id"],
-            }
-        )
+
+        def encoded() -> pl.DataFrame:
+            return pl.DataFrame(
+                {
+                    "symbol_id": self._symbol_ids(frame, symbols),
+                    "kind_id": self._kind_ids(labels, kinds),
+                    "ts": frame["ts"],
+                    "received_at": pl.repeat(received_at, len(frame), dtype=UTC_MICROS, eager=True),
+                    "price": frame["price"],
+                    "size": frame["size"],
+                    "trade_id": frame["trade_id"],
+                }
+            )
+
+        return await offload.run(len(frame), encoded)
 
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.BARS` as `frames.LOGGED_BARS`, without `seq`; daily ones under the label of their calendar."""
@@ -98,8 +104,16 @@ _SEPARATOR = "\x1f"
 """Between the parts of a label; no exchange and no condition has it in it."""
 
 
-def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
-    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol."""
+def _labels(frame: pl.DataFrame, followers: set[str]) -> tuple[pl.Series, list[str]]:
+    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol.
+
+    And the different ones of these texts.
+    """
+    labels = _label_of_each(frame, followers)
+    return labels, labels.unique().to_list()
+
+
+def _label_of_each(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
     exchange, conditions = pl.col("exchange").fill_null(""), pl.col("conditions").fill_null("")
     if not followers and frame["conditions"].null_count() == len(frame):
         return frame.select(exchange).to_series()  # most often; joining texts costs more than all the rest

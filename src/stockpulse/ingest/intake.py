@@ -1,20 +1,18 @@
 """The way into the log: validate, leave out redeliveries, number the names."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
 
+from stockpulse import offload
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.redelivery import KEY, RedeliveryWindow
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
-
-_INLINE_ROWS = 2000
-"""Fewer rows are checked faster than a thread takes them over."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,13 @@ class Intake:
     async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, *, of_bars: bool) -> Submission:
         """Tell the rows that may go on from those that may not."""
         validate = validate_bars if of_bars else validate_ticks
-        if len(frame) < _INLINE_ROWS:
-            checked = validate(frame, received_at, self._tolerance)
-        else:
-            checked = await asyncio.to_thread(validate, frame, received_at, self._tolerance)
+        checked = await offload.run(len(frame), partial(validate, frame, received_at, self._tolerance))
         return Submission(feed, received_at, checked, of_bars)
 
-    def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
+    async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
         """The rows that are new, and what became of the others. Each submission once: what is new is remembered."""
         good, rejected = submission.checked.good, submission.checked.rejected
-        fresh = good if submission.of_bars else self._new(good, submission.feed)
+        fresh = good if submission.of_bars else await offload.run(len(good), partial(self._new, good, submission.feed))
         reasons = tuple(rejected.select("row", "reason").iter_rows())
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 

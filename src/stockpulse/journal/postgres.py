@@ -1,7 +1,7 @@
 """The log inside PostgreSQL: the tick table is the log, its `seq` the offset."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import structlog
 
+from stockpulse import offload
 from stockpulse.database.connect import Connection, Held, until_done
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
@@ -24,7 +25,6 @@ _LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of oth
 _TAKE_SECONDS: Final = 15
 _REPLAY_ROWS: Final = 100_000
 _KEYS: Final = 300_000
-_INLINE_ROWS: Final = 1000
 
 _TICKS: Final = Layout(
     {
@@ -119,7 +119,7 @@ class PostgresJournal:
         base = self.segments.next_base(self.head)
         after = base + len(batch.frame)
         stamped = _with_offsets(batch, base)
-        pieces, table, columns = await _in_thread_if_large(len(batch.frame), lambda: _packed(stamped, base))
+        pieces, table, columns = await offload.run(len(batch.frame), lambda: _packed(stamped, base))
         await until_done(lambda: self._write(base, after, table, columns, pieces), "append", self._held.drop)
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
@@ -227,10 +227,6 @@ class PostgresJournal:
     async def close(self) -> None:
         """Let the log go."""
         await self._held.close()
-
-
-async def _in_thread_if_large(rows: int, work: Callable[[], Any]) -> Any:
-    return work() if rows < _INLINE_ROWS else await asyncio.to_thread(work)
 
 
 def _with_offsets(batch: Batch, base: int) -> Batch:
