@@ -7,8 +7,8 @@ import logging
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -157,7 +157,12 @@ class _Tally:
     duplicates: int = 0
     rejected: int = 0
     first_rejects: list[str] = field(default_factory=list)
+    seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
+
+    def stop_clock(self) -> None:
+        """All that was counted up to now is durable."""
+        self.seconds = time.monotonic() - self.started
 
     def add(self, rows: int, receipt: Receipt, path: Path, before: int) -> None:
         """Count a batch that came after so many rows of the file."""
@@ -165,19 +170,20 @@ class _Tally:
         self.accepted += receipt.accepted
         self.duplicates += receipt.duplicates
         self.rejected += len(receipt.rejected)
+        self.stop_clock()
         for row, reason in receipt.rejected[: _SHOWN_REJECTS - len(self.first_rejects)]:
             self.first_rejects.append(f"  {path}, row {before + row + 1:,}: {reason}")
 
     @property
     def rate(self) -> float:
         """Rows per second."""
-        return self.sent / max(time.monotonic() - self.started, 1e-9)
+        return self.sent / max(self.seconds, 1e-9)
 
     def summary(self) -> str:
         """A line of figures, and the first rows that were not taken."""
         line = (
             f"{self.sent:,} rows sent: {self.accepted:,} accepted, {self.duplicates:,} duplicates, "
-            f"{self.rejected:,} rejected; {time.monotonic() - self.started:.2f} s, {self.rate:,.0f} rows/s"
+            f"{self.rejected:,} rejected; {self.seconds:.2f} s, {self.rate:,.0f} rows/s"
         )
         if not self.rejected:
             return line
@@ -196,14 +202,22 @@ async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, p
             task = progress.add_task("", total=total, rate=0, event_time="")
             tally.started = time.monotonic()
             for recording in recordings:
-                before = 0
-                async for ticks in _ahead(recording.stream()):
-                    receipt = await _send(destination, ticks, recording.path, before)
-                    tally.add(len(ticks), receipt, recording.path, before)
-                    before += len(ticks)
+                async for ticks in _send_all(recording, destination, tally):
                     reached = _shown(ticks["ts"].max())
                     progress.update(task, completed=tally.sent, rate=tally.rate, event_time=reached)
             await destination.end()
+            tally.stop_clock()
+
+
+async def _send_all(recording: ReplayProvider, destination: _Destination, tally: _Tally) -> AsyncIterator[pl.DataFrame]:
+    """The batches of a recording, each after it was sent and counted."""
+    before = 0
+    async with aclosing(_ahead(recording.stream())) as batches:
+        async for ticks in batches:
+            receipt = await _send(destination, ticks, recording.path, before)
+            tally.add(len(ticks), receipt, recording.path, before)
+            before += len(ticks)
+            yield ticks
 
 
 async def _send(destination: _Destination, ticks: pl.DataFrame, path: Path, before: int) -> Receipt:
@@ -233,7 +247,7 @@ def _progress() -> Progress:
     )
 
 
-async def _ahead(batches: AsyncIterator[_T]) -> AsyncIterator[_T]:
+async def _ahead(batches: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
     """The same batches; the next one is read while the last one is worked on."""
 
     async def read() -> _T | None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from stockpulse.api import errors, formats
-from stockpulse.api.formats import Format, Rows, Wanted, answer, answer_frame, choose_format, json_rows
+from stockpulse.api.encoders import MEDIA_TYPES, Format, Rows, json_rows
+from stockpulse.api.formats import Wanted, answer, answer_frame, choose_format
 from stockpulse.api.times import Zone
 from stockpulse.errors import DatabaseUnavailable, InvalidInput
 
@@ -322,7 +323,7 @@ def test_an_unknown_format():
 def test_openapi_lists_the_formats():
     document = TestClient(app_for(Source([]))).get("/openapi.json").json()
     operation = document["paths"]["/bars"]["get"]
-    assert set(operation["responses"]["200"]["content"]) == set(formats.MEDIA_TYPES.values())
+    assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES.values())
     assert {one["name"] for one in operation["parameters"]} == {"format", "tz"}
 
 

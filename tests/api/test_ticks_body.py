@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stockpulse.api.ticks_body import MAX_ROWS, PARSED_TICKS, parse_ticks
+from stockpulse.api.limits import MAX_ROWS
+from stockpulse.api.ticks_body import PARSED_TICKS, parse_ticks
 from stockpulse.errors import InvalidInput, TooLarge
 from stockpulse.frames import TICKS
 

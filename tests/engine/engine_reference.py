@@ -6,7 +6,6 @@ batches, closings, flushes and crashes, over a `MemoryStore` that stands for the
 
 import functools
 import math
-import os
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,16 +20,14 @@ from stockpulse.engine.state import decode, encode
 from stockpulse.frames import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5
 
-# HYPOTHESIS_PROFILE=thorough pytest tests/engine --timeout=0
-_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("engine", max_examples=200, deadline=None, suppress_health_check=_QUIET)
-settings.register_profile("thorough", max_examples=5000, deadline=None, suppress_health_check=_QUIET)
-
 
 def properties(share=1.0):
-    """The settings of a property that needs only a share of the examples."""
-    profile = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "engine"))
-    return settings(profile, max_examples=max(1, int(profile.max_examples * share)))
+    """The settings of a property that needs this share of the examples of the profile (see conftest.py)."""
+    return settings(
+        max_examples=max(1, int(settings().max_examples * share)),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
 
 
 SECOND = 1_000_000
@@ -378,7 +375,7 @@ class Drive:
 
     def _frame(self, records):
         """The order of `batches.bar_batches`: the longest interval first."""
-        for interval in BASE_INTERVALS:
+        for interval in reversed(BASE_INTERVALS):
             given = [record for record in records if record.interval is interval]
             if given:
                 yield provider_bars(interval, given, extended=self.extended)
@@ -413,7 +410,7 @@ class Drive:
         self.pending = (changes, state is not None, encode(changes.state if state is None else state))
 
     def commit(self):
-        if self.pending is None:
+        if not self.pending:
             return
         (changes, whole, blob), self.pending = self.pending, ()
         for interval, rows in changes.bars.items():
@@ -421,8 +418,8 @@ class Drive:
         self.offset, self.parts = changes.offset, [blob] if whole else [*self.parts, blob]
 
     def end_flush(self):
-        self.commit() if self.pending else None
-        if self.pending == ():
+        self.commit()
+        if self.pending is not None:
             self.shard.flushed()
             self.pending = None
 
@@ -582,7 +579,9 @@ def logs(draw, *, bars=True, most=40):
     moments = draw(st.lists(st.sampled_from(MOMENTS), min_size=1, max_size=3))
     symbols = draw(st.sampled_from([[*CALENDAR], [1], [2], [9], [1, 2], [2, 6]]))
     kinds = st.one_of(_ticks, _ticks, _bars) if bars else _ticks
-    drawn = draw(st.lists(st.tuples(kinds, st.sampled_from(moments), st.sampled_from([1, 1, 1, 4])), max_size=most, min_size=1))
+    drawn = draw(
+        st.lists(st.tuples(kinds, st.sampled_from(moments), st.sampled_from([1, 1, 1, 4])), max_size=most, min_size=1)
+    )
     log, seq = [], draw(st.sampled_from([0, 1, 1000]))
     for (symbol, *rest), moment, step in drawn:
         log.append(_record(seq, moment, (symbols[symbol % len(symbols)], *rest)))

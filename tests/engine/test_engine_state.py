@@ -85,7 +85,7 @@ class TestRestored:
         assert everything(shard) == everything(drive.shard)
 
     @given(logs(), schedules, schedules)
-    @properties()
+    @properties(0.5)
     def test_goes_on_as_if_nothing_had_happened(self, log, before, after):
         alive, came_back = Drive(log), Drive(log)
         for drive in (alive, came_back):

@@ -1,17 +1,42 @@
 """Bars of any interval over any range."""
 
-from typing import Annotated
+from collections.abc import AsyncGenerator, AsyncIterator
+from enum import StrEnum
+from typing import Annotated, Any
 
+import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Ctx, PathSymbol, QueryInterval
+from stockpulse.api.encoders import Rows
 from stockpulse.api.errors import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Rows, Wanted, answer, answer_frame
+from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
 from stockpulse.api.times import End, Start, Zone
+from stockpulse.calendar import trading_calendar
+from stockpulse.errors import InvalidInput
+from stockpulse.intervals import Interval
+from stockpulse.names import Symbol
 from stockpulse.store.bars import SERVED_BARS
+from stockpulse.store.filling import filled
 
 router = APIRouter(tags=["data"])
+
+
+class Fill(StrEnum):
+    """What stands where nothing traded."""
+
+    NONE = "none"
+    FORWARD = "forward"
+
+
+Filling = Annotated[
+    Fill,
+    Query(
+        description="none: no trade, no bar. forward: between the first and the last bar, buckets of the session"
+        " without one repeat the close before, marked as filled."
+    ),
+]
 
 
 class Bar(BaseModel):
@@ -29,7 +54,12 @@ class Bar(BaseModel):
     vwap: float | None = Field(examples=[189.81])
     revision: int = Field(examples=[4194329], description="grows whenever the bar changes")
     final: bool = Field(examples=[True], description="false while the bar is forming")
-    source: str = Field(examples=["trades"], description="trades, or the provider whose own bar it is")
+    source: str | None = Field(
+        examples=["trades"], description="trades, or the provider whose own bar it is; null where nothing traded"
+    )
+    filled: bool = Field(
+        examples=[False], description="whether nothing traded, and this repeats the close before: see fill=forward"
+    )
 
 
 class Bars(BaseModel):
@@ -41,7 +71,7 @@ class Bars(BaseModel):
 
 
 @router.get(
-    "/data/{symbol}",
+    "/data/{symbol:path}",
     summary="Bars of a symbol over a range",
     response_model=Bars,
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
@@ -54,14 +84,17 @@ async def data(
     end: End,
     wanted: Wanted,
     zone: Zone,
+    fill: Filling = Fill.NONE,
 ) -> Response:
     """The bars that begin in [start, end), oldest first, streamed; without bounds all that there are.
 
     The last one may still be forming, and says so. Intervals other than 1m, 5m and 1d are made of these.
     """
+    if start and end and start > end:
+        raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
     pages = context.bars.between(symbol, interval, start, end, context.presents.of_symbol(symbol.id))
     rows = Rows(
-        chunks=pages,
+        chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
         key="bars",
         before={"symbol": symbol.name, "interval": interval.name},
@@ -77,7 +110,7 @@ class LatestOhlc(Bars):
 
 
 @router.get(
-    "/ohlc/{symbol}",
+    "/ohlc/{symbol:path}",
     summary="The newest bars of a symbol",
     response_model=LatestOhlc,
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
@@ -88,9 +121,46 @@ async def ohlc(
     interval: QueryInterval,
     wanted: Wanted,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="How many that traded.")] = 100,
+    fill: Filling = Fill.NONE,
 ) -> Response:
-    """The newest `limit` bars, oldest first; the last one may still be forming, and says so."""
+    """The newest `limit` bars, oldest first; the last one may still be forming, and says so.
+
+    Filled bars come on top of the limit, and are in the count.
+    """
     bars = await context.bars.latest(symbol, interval, limit, context.presents.of_symbol(symbol.id))
     before = {"symbol": symbol.name, "interval": interval.name}
-    return await answer_frame(bars, "bars", before, wanted, zone, filename=f"{symbol.name}_{interval.name}")
+    filename = f"{symbol.name}_{interval.name}"
+    if fill is Fill.NONE:
+        return await answer_frame(bars, "bars", before, wanted, zone, filename=filename)
+    counted = _Counted(_filled(_one_page(bars), symbol, interval, fill))
+    rows = Rows(
+        chunks=counted.pages(), schema=SERVED_BARS, key="bars", before=before, after=counted.result, filename=filename
+    )
+    return await answer(rows, wanted, zone)
+
+
+def _filled(
+    pages: AsyncIterator[pl.DataFrame], symbol: Symbol, interval: Interval, fill: Fill
+) -> AsyncIterator[pl.DataFrame]:
+    return pages if fill is Fill.NONE else filled(pages, trading_calendar(symbol.calendar), interval)
+
+
+async def _one_page(bars: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
+    yield bars
+
+
+class _Counted:
+    """Counts the rows that pass: how many are filled in is known when they are all out."""
+
+    def __init__(self, source: AsyncIterator[pl.DataFrame]) -> None:
+        self._source = source
+        self._rows = 0
+
+    async def pages(self) -> AsyncGenerator[pl.DataFrame]:
+        async for page in self._source:
+            self._rows += page.height
+            yield page
+
+    def result(self) -> dict[str, Any]:
+        return {"count": self._rows}

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 from stockpulse.api.context import Ctx, Minutes, QuerySymbol
 from stockpulse.api.errors import error_responses, shown
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
-from stockpulse.api.ticks_body import MAX_ROWS, parse_ticks
+from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
+from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.times import Zone
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
@@ -22,7 +23,6 @@ from stockpulse.ingest.feed import Feed
 
 router = APIRouter(prefix="/ticks", tags=["ticks"])
 
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _INLINE_BYTES: Final = 64 * 1024
 _PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 

@@ -6,7 +6,6 @@ where that leaves nothing are looked at one by one.
 
 import math
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -16,11 +15,11 @@ import orjson
 import polars as pl
 
 from stockpulse.api import times
+from stockpulse.api.arrow_body import read_arrow
 from stockpulse.api.errors import shown
-from stockpulse.errors import InvalidInput, TooLarge
+from stockpulse.api.limits import MAX_ROWS, too_many_rows
+from stockpulse.errors import InvalidInput
 from stockpulse.frames import TICKS, UTC_MICROS
-
-MAX_ROWS: Final = 100_000
 
 #: `frames.TICKS`, why the row is not one (null: it is), and then what was sent (null where it is one).
 PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})
@@ -31,9 +30,6 @@ _ARROW: Final = ("application/vnd.apache.arrow.stream", "application/vnd.apache.
 
 _LONGEST_TEXT: Final = 256
 _LONGEST_RAW: Final = 8 * 1024
-_MOST_UNPACKED_BYTES: Final = 256 * 1024 * 1024
-_MOST_MESSAGES: Final = 10_000
-_MOST_METADATA_BYTES: Final = 256 * 1024
 
 _INT64_ENDS: Final = 2**63
 _EXACT_INTEGERS: Final = 2**53  # below it, a float holds whole numbers exactly
@@ -56,7 +52,7 @@ def parse_ticks(body: bytes, content_type: str) -> pl.DataFrame:
     if media_type in _JSON_LINES:
         return _assemble(_read_json_lines(body))
     if media_type in _ARROW:
-        return _assemble(_read_arrow(body))
+        return _assemble(_sent_columns(read_arrow(body, _NAMES)))
     takes = ", ".join((_JSON[0], _JSON_LINES[0], _ARROW[0]))
     raise InvalidInput("Content-Type", f"got {shown(media_type)}; takes {takes}")
 
@@ -87,7 +83,7 @@ def _read_json(body: bytes) -> _Sent:
     if not isinstance(rows, list):
         raise InvalidInput("body", f"takes an array of objects; got {shown(rows)}")
     if len(rows) > MAX_ROWS:
-        raise _too_many_rows()
+        raise too_many_rows()
     broken = {at: f"not an object: {shown(row)}" for at, row in enumerate(rows) if type(row) is not dict}
     return _sent_objects(rows, broken, lambda at: (_as_json(rows[row]) for row in at))
 
@@ -96,7 +92,7 @@ def _read_json_lines(body: bytes) -> _Sent:
     _check_amount(body)
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > MAX_ROWS:
-        raise _too_many_rows()
+        raise too_many_rows()
     rows, broken = [], {}
     for at, line in enumerate(lines):
         try:
@@ -114,7 +110,7 @@ def _check_amount(body: bytes) -> None:
     containers = body.count(b"{") + body.count(b"[")
     values = body.count(b",") + body.count(b"\n")
     if containers > 10 * MAX_ROWS or values > 50 * MAX_ROWS:
-        raise _too_many_rows()
+        raise too_many_rows()
 
 
 def _sent_objects(rows: list[Any], broken: Mapping[int, str], raw: Callable[[list[int]], Iterator[bytes]]) -> _Sent:
@@ -131,14 +127,8 @@ def _sent_objects(rows: list[Any], broken: Mapping[int, str], raw: Callable[[lis
     return _Sent(len(rows), column, raw, broken)
 
 
-def _read_arrow(body: bytes) -> _Sent:
-    try:
-        frame = _arrow_frame(body)
-    except _UNREADABLE as fault:
-        raise InvalidInput("body", f"not Arrow that can be read: {shown(str(fault))}") from None
-    known = frame.select(name for name in frame.columns if any(name in field.names for field in _FIELDS))
-    if sum(_text_bytes(column) for column in known) > _MOST_UNPACKED_BYTES:
-        raise _too_many_bytes()
+def _sent_columns(frame: pl.DataFrame) -> _Sent:
+    known = frame.select(name for name in frame.columns if name in _NAMES)
 
     def column(names: Sequence[str]) -> pl.Series:
         given = [name for name in names if name in known.columns]
@@ -150,10 +140,6 @@ def _read_arrow(body: bytes) -> _Sent:
         return (_as_json(dict(zip(known.columns, given, strict=True))) for given in values)
 
     return _Sent(frame.height, column, raw, {})
-
-
-def _too_many_rows() -> TooLarge:
-    return TooLarge(f"one request takes {MAX_ROWS:,} rows at most: send several")
 
 
 # --- columns -----------------------------------------------------------------------------------
@@ -420,6 +406,7 @@ _FIELDS: Final = (
     _Field(("trade_id",), False, pl.String(), _id_column, _one_id),
     _Field(("conditions",), False, pl.String(), _codes_column, _one_or_more_codes),
 )
+_NAMES: Final = frozenset(name for field in _FIELDS for name in field.names)
 
 
 # --- what was sent, for the dead letters -------------------------------------------------------
@@ -442,158 +429,3 @@ def _plain(column: pl.Series) -> pl.Series:
     if dtype.is_temporal():
         return column.to_physical()
     return pl.repeat(f"a value of {dtype}", len(column), eager=True).alias(column.name)
-
-
-# --- Arrow ---------------------------------------------------------------------------------------
-
-#: How Python, and how Polars, say that bytes are not what they should be.
-_UNREADABLE: Final = (
-    ValueError,
-    struct.error,
-    OSError,
-    pl.exceptions.PolarsError,
-    pl.exceptions.PanicException,
-)
-
-_MARKER: Final = 0xFFFFFFFF
-_DICTIONARY, _BATCH = 2, 3  # kinds of messages
-# The slots of Arrow's tables (format/Message.fbs, format/File.fbs).
-_KIND, _HEADER, _BODY_LENGTH = 1, 2, 3  # of a message
-_DICTIONARY_DATA = 1  # of a dictionary
-_ROWS, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3  # of a batch
-_DICTIONARIES, _RECORD_BATCHES = 2, 3  # of the footer of a file
-
-
-def _arrow_frame(body: bytes) -> pl.DataFrame:
-    """The rows of an Arrow stream or file, once its metadata has shown that they are not too many."""
-    if body.startswith(b"ARROW1"):
-        _check_batches(body, _blocks(body))
-        return pl.read_ipc(body)
-    _check_batches(body, _messages(body))
-    return pl.read_ipc_stream(body)
-
-
-class _Table:
-    """A table of a FlatBuffer, which is what Arrow writes its metadata in."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self._data = data
-        self._at = at
-        self._slots = at - self._int("<i", at)
-
-    def integer(self, slot: int, layout: str) -> int:
-        at = self._find(slot)
-        return self._int(layout, at) if at else 0
-
-    def table(self, slot: int) -> "_Table | None":
-        at = self._find(slot)
-        return _Table(self._data, at + self._int("<I", at)) if at else None
-
-    def structs(self, slot: int, layout: str) -> Iterator[tuple[int, ...]]:
-        at = self._find(slot)
-        if not at:
-            return iter(())
-        start = at + self._int("<I", at)
-        end = start + 4 + self._int("<I", start) * struct.calcsize(layout)
-        if end > len(self._data):
-            raise ValueError("metadata ends early")
-        return struct.iter_unpack(layout, memoryview(self._data)[start + 4 : end])
-
-    def _find(self, slot: int) -> int:
-        """Where the value is; 0 where there is none."""
-        offset = 4 + 2 * slot
-        if offset >= self._int("<H", self._slots):
-            return 0
-        distance = self._int("<H", self._slots + offset)
-        return self._at + distance if distance else 0
-
-    def _int(self, layout: str, at: int) -> int:
-        if at < 0:
-            raise ValueError("metadata points before its start")
-        return int(struct.unpack_from(layout, self._data, at)[0])
-
-
-def _messages(body: bytes) -> Iterator[int]:
-    """Where the messages of a stream start: 0xFFFFFFFF, length of the metadata, metadata, body."""
-    at = 0
-    while at < len(body):
-        marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
-        if marker != _MARKER:
-            raise ValueError("a message starts with 0xFFFFFFFF")
-        if metadata_bytes == 0:  # the end of the stream
-            return
-        yield at
-        body_bytes = _message(body, at).integer(_BODY_LENGTH, "<q")
-        if body_bytes < 0:
-            raise ValueError("a message of negative length")
-        at += 8 + metadata_bytes + body_bytes
-
-
-def _blocks(body: bytes) -> Iterator[int]:
-    """Where the messages of a file start: its footer says it."""
-    (footer_bytes,) = struct.unpack_from("<i", body, len(body) - 10)
-    start = len(body) - 10 - footer_bytes
-    if not 0 <= start < len(body):
-        raise ValueError("the footer is not where the end says")
-    footer = _Table(body[start:-10], struct.unpack_from("<I", body, start)[0])
-    for slot in (_DICTIONARIES, _RECORD_BATCHES):
-        for offset, _, _ in footer.structs(slot, "<qi4xq"):
-            if not 0 <= offset < len(body):
-                raise ValueError("the footer points outside of the file")
-            yield offset
-
-
-def _message(body: bytes, at: int) -> _Table:
-    marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
-    if marker != _MARKER or not 0 < metadata_bytes <= len(body) - at - 8:
-        raise ValueError("not a message")
-    if metadata_bytes > _MOST_METADATA_BYTES:
-        raise TooLarge("the metadata of a message is too long: send fewer columns")
-    metadata = body[at + 8 : at + 8 + metadata_bytes]
-    return _Table(metadata, struct.unpack_from("<I", metadata)[0])
-
-
-def _check_batches(body: bytes, starts: Iterator[int]) -> None:
-    """Add up what the batches claim to hold: compressed, a small body can claim any amount."""
-    rows = unpacked = 0
-    for count, start in enumerate(starts):
-        message = _message(body, start)
-        kind, header = message.integer(_KIND, "<B"), message.table(_HEADER)
-        batch = header.table(_DICTIONARY_DATA) if header and kind == _DICTIONARY else header
-        if batch is not None and kind in (_DICTIONARY, _BATCH):
-            rows += batch.integer(_ROWS, "<q") if kind == _BATCH else 0
-            metadata_bytes = struct.unpack_from("<i", body, start + 4)[0]
-            unpacked += _unpacked_bytes(batch, body, start + 8 + metadata_bytes)
-        if rows > MAX_ROWS or count > _MOST_MESSAGES:
-            raise _too_many_rows()
-        if unpacked > _MOST_UNPACKED_BYTES:
-            raise _too_many_bytes()
-
-
-def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
-    total = 0
-    compressed = batch.table(_COMPRESSION) is not None
-    for offset, size in batch.structs(_BUFFERS, "<qq"):
-        if offset < 0 or size < 0 or start + offset + size > len(body):
-            raise ValueError("a buffer is outside of its message")
-        claimed = struct.unpack_from("<q", body, start + offset)[0] if compressed and size else -1
-        total += size if claimed == -1 else claimed  # -1: left as it was
-        if claimed < -1:
-            raise ValueError("a buffer of negative length")
-    for length, _ in batch.structs(_NODES, "<qq"):
-        if not 0 <= length <= _MOST_UNPACKED_BYTES:
-            raise ValueError("a column of impossible length")
-    return total
-
-
-def _text_bytes(column: pl.Series) -> int:
-    """What the text of a column takes when written out: a dictionary can repeat one long entry."""
-    while isinstance(column.dtype, pl.List):
-        column = column.explode()
-    if column.dtype in (pl.Categorical, pl.Enum):
-        column = column.cast(pl.String)
-    return int(column.str.len_bytes().sum()) if column.dtype == pl.String else 0
-
-
-def _too_many_bytes() -> TooLarge:
-    return TooLarge(f"one request unpacks to {_MOST_UNPACKED_BYTES:,} bytes at most: send several")

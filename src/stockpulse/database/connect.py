@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, and which of their failures pass by themselves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
@@ -78,6 +78,33 @@ async def until_done(attempt: Callable[[], Awaitable[_T]], what: str, on_fault: 
             on_fault()
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+
+async def copy_in(
+    connection: Connection, table: str, columns: Sequence[str], source: AsyncIterable[bytes], seconds: float
+) -> None:
+    """COPY into a table in the binary format, and an end of it when the connection dies.
+
+    The driver waits, without any limit, for room to write, and the death of the connection does not wake it up.
+    """
+    copying = asyncio.create_task(connection.copy_to_table(table, source=source, columns=columns, format="binary"))
+
+    def end(_connection: object) -> None:
+        copying.cancel()
+
+    connection.add_termination_listener(end)
+    try:
+        async with asyncio.timeout(seconds):
+            await copying
+    except TimeoutError:
+        connection.terminate()  # else a ROLLBACK would wait for a server that does not answer
+        raise
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        raise asyncpg.ConnectionDoesNotExistError("connection was lost in the middle of COPY") from None
+    finally:
+        connection.remove_termination_listener(end)
 
 
 class Held:

@@ -18,8 +18,12 @@ LARGEST: Final = 1e12
 """No price and no size is larger."""
 LARGEST_PRODUCT: Final = 1e15
 """No price x size of one trade is larger: a bar sums thousands of the largest without an overflow."""
-LARGEST_SUM: Final = 1e18
-"""No volume of a provider's bar, and no volume x vwap, is larger."""
+LARGEST_SUM: Final = 1e14
+"""No volume of a provider's minute bar, and no volume x vwap, is larger: a month of them sums without an overflow."""
+LARGEST_SUM_OF_DAY: Final = 1e17
+"""The same for a daily bar."""
+LARGEST_COUNT: Final = 10**12
+"""No provider's bar is of more trades."""
 
 _RAW_BYTES: Final = 8192
 _MINUTE_MICROS: Final = 60_000_000
@@ -63,6 +67,7 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
     prices = {name: frame[name].to_numpy() for name in ("open", "high", "low", "close")}
     top, bottom = np.fmax(prices["open"], prices["close"]), np.fmin(prices["open"], prices["close"])
     volume, vwap = frame["volume"].to_numpy(), frame["vwap"].fill_null(0.0).to_numpy()
+    most = np.where(_daily(frame), LARGEST_SUM_OF_DAY, LARGEST_SUM)
     with np.errstate(invalid="ignore", over="ignore"):
         checks = [
             _symbols(frame),
@@ -74,10 +79,16 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
             (_on_grid(frame), "ts: not the start of a bucket of the interval"),
             *(_positive(name, values) for name, values in prices.items()),
             ((prices["high"] >= top) & (prices["low"] <= bottom), "high, low: do not enclose open and close"),
-            ((volume >= 0) & (volume <= LARGEST_SUM), f"volume: must be a number >= 0 and <= {LARGEST_SUM:g}"),
-            ((frame["trade_count"].fill_null(0) >= 0).to_numpy(), "trade_count: must be >= 0"),
+            (
+                (volume >= 0) & (volume <= most),
+                f"volume: must be a number >= 0 and <= {LARGEST_SUM:g}, of a day {LARGEST_SUM_OF_DAY:g}",
+            ),
+            (
+                frame["trade_count"].fill_null(0).is_between(0, LARGEST_COUNT).to_numpy(),
+                f"trade_count: must be >= 0 and <= {LARGEST_COUNT:.0e}",
+            ),
             ((vwap >= 0) & (vwap <= LARGEST), f"vwap: must be a number >= 0 and <= {LARGEST:g}"),
-            (~(vwap * volume > LARGEST_SUM), "volume: vwap x volume is absurdly large"),
+            (~(vwap * volume > most), "volume: vwap x volume is absurdly large"),
         ]
     return _split(frame, checks, list(BARS))
 
@@ -109,8 +120,12 @@ def _on_grid(frame: pl.DataFrame) -> Mask:
     minutes = frame["interval"].replace_strict(_MINUTES, default=1, return_dtype=pl.Int64).to_numpy()
     ts = frame["ts"].to_physical().fill_null(0).to_numpy()
     on_grid: Mask = ts % (minutes * _MINUTE_MICROS) == 0
+    return on_grid | _daily(frame)
+
+
+def _daily(frame: pl.DataFrame) -> Mask:
     daily: Mask = frame["interval"].eq_missing(pl.Series(["1d"])).to_numpy()
-    return on_grid | daily
+    return daily
 
 
 def _positive(name: str, value: npt.NDArray[np.float64]) -> Check:

@@ -11,7 +11,7 @@ import polars as pl
 import structlog
 
 from stockpulse import offload
-from stockpulse.database.connect import Connection, Held, until_done
+from stockpulse.database.connect import Connection, Held, copy_in, until_done
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
@@ -23,6 +23,7 @@ SHARD: Final = 0
 
 _LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of other programs
 _TAKE_SECONDS: Final = 15
+_COPY_SECONDS: Final = 60
 _REPLAY_ROWS: Final = 100_000
 _KEYS: Final = 300_000
 
@@ -136,9 +137,7 @@ class PostgresJournal:
         try:
             async with connection.transaction():
                 await connection.execute("SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, after)
-                await connection.copy_to_table(
-                    table, source=in_slices(pieces), columns=columns, format="binary", timeout=60
-                )
+                await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
         except asyncpg.ObjectNotInPrerequisiteStateError as refused:
             row = await connection.fetchrow("SELECT epoch, head FROM journal_heads WHERE shard = $1", SHARD)
             if row is None or tuple(row) != (self.epoch, after):

@@ -89,9 +89,10 @@ class Segments:
         if segment in self._made:
             return
         async with self._pool.acquire() as connection, connection.transaction():
+            # First, since whoever else is making the same segment is waited for here.
+            await connection.execute("INSERT INTO log_segments (id) VALUES ($1) ON CONFLICT DO NOTHING", segment)
             for parent in _TABLES:
                 await self._make(connection, parent, segment)
-            await connection.execute("INSERT INTO log_segments (id) VALUES ($1) ON CONFLICT DO NOTHING", segment)
         self._made.add(segment)
 
     async def _make(self, connection: AnyConnection, parent: str, segment: int) -> None:

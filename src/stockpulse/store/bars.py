@@ -32,9 +32,13 @@ SERVED_BARS: Final = pl.Schema(
         "revision": pl.Int64(),
         "final": pl.Boolean(),
         "source": pl.String(),
+        "filled": pl.Boolean(),
     }
 )
-"""Bars as the API shows them; `source` is "trades", or the provider whose own bar it is."""
+"""Bars as the API shows them; `source` is "trades", or the provider whose own bar it is.
+
+`filled` bars repeat the close before them where nothing traded: `filling` adds them when somebody asks for it.
+"""
 
 FAR_FUTURE: Final = datetime(2201, 1, 1, tzinfo=UTC)
 """After every bar there will be; times of requests end here too."""
@@ -197,6 +201,7 @@ class BarReader:
                 "revision": np.ascontiguousarray(rows["revision"]),
                 "final": np.ascontiguousarray(rows["final"]),
                 "source": pl.Series(np.ascontiguousarray(provider_id)).replace_strict(sources, return_dtype=pl.String),
+                "filled": pl.repeat(value=False, n=len(rows), dtype=pl.Boolean, eager=True),
             }
         ).with_columns(
             pl.when(pl.col("trade_count") >= 0).then("trade_count").alias("trade_count"),

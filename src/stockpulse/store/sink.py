@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import structlog
 
-from stockpulse.database.connect import Connection, Held, until_done
+from stockpulse.database.connect import Connection, Held, copy_in, until_done
 from stockpulse.database.copy import in_slices
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.state import Changes, State, decode, encode
@@ -23,6 +23,7 @@ from stockpulse.store.stored_bars import LAYOUT, TABLE, pack
 _PARTITIONED: Final = {M1: BARS_1M, M5: BARS_5M}
 _LEAST_WHOLE_BYTES: Final = 1 << 20
 _MOST_PARTS: Final = 500
+_COPY_SECONDS: Final = 60
 
 log = structlog.get_logger(__name__)
 
@@ -161,9 +162,7 @@ async def _make_staging(connection: Connection) -> None:
 async def _upsert(connection: Connection, interval: Interval, rows: Rows) -> None:
     """Store bars; one of a lower revision never takes the place of a higher."""
     staging, table = _staging(interval), TABLE[interval]
-    await connection.copy_to_table(
-        staging, source=in_slices(pack(rows)), columns=LAYOUT.columns, format="binary", timeout=60
-    )
+    await copy_in(connection, staging, LAYOUT.columns, in_slices(pack(rows)), _COPY_SECONDS)
     columns = ", ".join(LAYOUT.columns)
     values = [name for name in LAYOUT.columns if name not in ("symbol_id", "ts")]
     assignments = ", ".join(f"{name} = excluded.{name}" for name in values)

@@ -1,0 +1,176 @@
+"""Arrow as a body: how much it claims to hold is looked up before any of it is unpacked."""
+
+import struct
+from collections.abc import Collection, Iterator
+from typing import Final
+
+import polars as pl
+
+from stockpulse.api.errors import shown
+from stockpulse.api.limits import MAX_ROWS, MAX_UNPACKED_BYTES, too_many_bytes, too_many_rows
+from stockpulse.errors import InvalidInput, TooLarge
+
+_MOST_MESSAGES: Final = 10_000
+_MOST_METADATA_BYTES: Final = 256 * 1024
+
+#: How Python, and how Polars, say that bytes are not what they should be.
+_UNREADABLE: Final = (
+    ValueError,
+    struct.error,
+    OSError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+)
+
+_MARKER: Final = 0xFFFFFFFF
+_DICTIONARY, _BATCH = 2, 3  # kinds of messages
+# The slots of Arrow's tables (format/Message.fbs, format/File.fbs).
+_KIND, _HEADER, _BODY_LENGTH = 1, 2, 3  # of a message
+_DICTIONARY_DATA = 1  # of a dictionary
+_ROWS, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3  # of a batch
+_DICTIONARIES, _RECORD_BATCHES = 2, 3  # of the footer of a file
+
+
+def read_arrow(body: bytes, names: Collection[str]) -> pl.DataFrame:
+    """The rows of an Arrow stream or file, of which the columns of these names will be looked at.
+
+    Raises InvalidInput where it cannot be read, TooLarge where it is too much.
+    """
+    try:
+        frame = _arrow_frame(body)
+    except _UNREADABLE as fault:
+        raise InvalidInput("body", f"not Arrow that can be read: {shown(str(fault))}") from None
+    if sum(_text_bytes(column) for column in frame if column.name in names) > MAX_UNPACKED_BYTES:
+        raise too_many_bytes()
+    return frame
+
+
+def _arrow_frame(body: bytes) -> pl.DataFrame:
+    """The rows of an Arrow stream or file, once its metadata has shown that they are not too many."""
+    if body.startswith(b"ARROW1"):
+        _check_batches(body, _blocks(body))
+        return pl.read_ipc(body)
+    _check_batches(body, _messages(body))
+    return pl.read_ipc_stream(body)
+
+
+class _Table:
+    """A table of a FlatBuffer, which is what Arrow writes its metadata in."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self._at = at
+        self._slots = at - self._int("<i", at)
+
+    def integer(self, slot: int, layout: str) -> int:
+        at = self._find(slot)
+        return self._int(layout, at) if at else 0
+
+    def table(self, slot: int) -> "_Table | None":
+        at = self._find(slot)
+        return _Table(self._data, at + self._int("<I", at)) if at else None
+
+    def structs(self, slot: int, layout: str) -> Iterator[tuple[int, ...]]:
+        at = self._find(slot)
+        if not at:
+            return iter(())
+        start = at + self._int("<I", at)
+        end = start + 4 + self._int("<I", start) * struct.calcsize(layout)
+        if end > len(self._data):
+            raise ValueError("metadata ends early")
+        return struct.iter_unpack(layout, memoryview(self._data)[start + 4 : end])
+
+    def _find(self, slot: int) -> int:
+        """Where the value is; 0 where there is none."""
+        offset = 4 + 2 * slot
+        if offset >= self._int("<H", self._slots):
+            return 0
+        distance = self._int("<H", self._slots + offset)
+        return self._at + distance if distance else 0
+
+    def _int(self, layout: str, at: int) -> int:
+        if at < 0:
+            raise ValueError("metadata points before its start")
+        return int(struct.unpack_from(layout, self._data, at)[0])
+
+
+def _messages(body: bytes) -> Iterator[int]:
+    """Where the messages of a stream start: 0xFFFFFFFF, length of the metadata, metadata, body."""
+    at = 0
+    while at < len(body):
+        marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
+        if marker != _MARKER:
+            raise ValueError("a message starts with 0xFFFFFFFF")
+        if metadata_bytes == 0:  # the end of the stream
+            return
+        yield at
+        body_bytes = _message(body, at).integer(_BODY_LENGTH, "<q")
+        if body_bytes < 0:
+            raise ValueError("a message of negative length")
+        at += 8 + metadata_bytes + body_bytes
+
+
+def _blocks(body: bytes) -> Iterator[int]:
+    """Where the messages of a file start: its footer says it."""
+    (footer_bytes,) = struct.unpack_from("<i", body, len(body) - 10)
+    start = len(body) - 10 - footer_bytes
+    if not 0 <= start < len(body):
+        raise ValueError("the footer is not where the end says")
+    footer = _Table(body[start:-10], struct.unpack_from("<I", body, start)[0])
+    for slot in (_DICTIONARIES, _RECORD_BATCHES):
+        for offset, _, _ in footer.structs(slot, "<qi4xq"):
+            if not 0 <= offset < len(body):
+                raise ValueError("the footer points outside of the file")
+            yield offset
+
+
+def _message(body: bytes, at: int) -> _Table:
+    marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
+    if marker != _MARKER or not 0 < metadata_bytes <= len(body) - at - 8:
+        raise ValueError("not a message")
+    if metadata_bytes > _MOST_METADATA_BYTES:
+        raise TooLarge("the metadata of a message is too long: send fewer columns")
+    metadata = body[at + 8 : at + 8 + metadata_bytes]
+    return _Table(metadata, struct.unpack_from("<I", metadata)[0])
+
+
+def _check_batches(body: bytes, starts: Iterator[int]) -> None:
+    """Add up what the batches claim to hold: compressed, a small body can claim any amount."""
+    rows = unpacked = 0
+    for count, start in enumerate(starts):
+        message = _message(body, start)
+        kind, header = message.integer(_KIND, "<B"), message.table(_HEADER)
+        batch = header.table(_DICTIONARY_DATA) if header and kind == _DICTIONARY else header
+        if batch is not None and kind in (_DICTIONARY, _BATCH):
+            rows += batch.integer(_ROWS, "<q") if kind == _BATCH else 0
+            metadata_bytes = struct.unpack_from("<i", body, start + 4)[0]
+            unpacked += _unpacked_bytes(batch, body, start + 8 + metadata_bytes)
+        if rows > MAX_ROWS or count > _MOST_MESSAGES:
+            raise too_many_rows()
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise too_many_bytes()
+
+
+def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
+    total = 0
+    compressed = batch.table(_COMPRESSION) is not None
+    for offset, size in batch.structs(_BUFFERS, "<qq"):
+        if offset < 0 or size < 0 or start + offset + size > len(body):
+            raise ValueError("a buffer is outside of its message")
+        claimed = struct.unpack_from("<q", body, start + offset)[0] if compressed and size else -1
+        total += size if claimed == -1 else claimed  # -1: left as it was
+        if claimed < -1:
+            raise ValueError("a buffer of negative length")
+    for length, _ in batch.structs(_NODES, "<qq"):
+        if not 0 <= length <= MAX_UNPACKED_BYTES:
+            raise ValueError("a column of impossible length")
+    return total
+
+
+def _text_bytes(column: pl.Series) -> int:
+    """What the text of a column takes when written out: a dictionary can repeat one long entry."""
+    while isinstance(column.dtype, pl.List):
+        column = column.explode()
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    return int(column.str.len_bytes().sum()) if column.dtype == pl.String else 0

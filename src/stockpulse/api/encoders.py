@@ -1,0 +1,203 @@
+"""Rows as bytes: JSON, CSV, an Arrow stream or Parquet.
+
+A format that can be streamed is an `Encoder`: a head, the rows of any number of frames, a tail. Parquet
+cannot: its index stands at the end, over all rows.
+"""
+
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from io import BytesIO
+from typing import Any, Final, Protocol
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import orjson
+import polars as pl
+
+_EXACT_INTEGERS: Final = 2**53  # floats below it hold whole numbers exactly
+
+
+class Format(StrEnum):
+    """The formats that data leaves in, the preferred one first."""
+
+    JSON = "json"
+    CSV = "csv"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+
+
+MEDIA_TYPES: Final = {
+    Format.JSON: "application/json",
+    Format.CSV: "text/csv",
+    Format.ARROW: "application/vnd.apache.arrow.stream",
+    Format.PARQUET: "application/vnd.apache.parquet",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows on their way out, and what JSON has around them: `{**before, key: [rows], **after()}`."""
+
+    chunks: AsyncIterator[pl.DataFrame]
+    schema: pl.Schema  # known without a chunk: an answer without rows has columns too
+    key: str
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Callable[[], Mapping[str, Any]] = dict  # asked when the last row is out
+    filename: str = "stockpulse"  # without its ending
+
+
+class Encoder(Protocol):
+    """One format for the rows of one answer."""
+
+    def head(self) -> bytes:
+        """What stands before the rows."""
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        """Some rows, in the order of the calls."""
+
+    def tail(self) -> bytes:
+        """What stands after the rows."""
+
+
+def json_rows(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
+    """A JSON array of objects; `orjson.Fragment(json_rows(frame))` puts it into something larger."""
+    frame = frame.select(_as_text(frame.schema, zone))
+    # A volume is a float that counts: 8341, not 8341.0.
+    frame = frame.with_columns(column.cast(pl.Int64) for column in frame if _is_whole(column))
+    buffer = BytesIO()
+    frame.write_json(buffer)
+    return buffer.getvalue()
+
+
+class _Json:
+    def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
+        self._answer = rows
+        self._zone = zone
+        self._comma = b""
+
+    def head(self) -> bytes:
+        before = _members(self._answer.before)
+        return b"{" + before + (b"," if before else b"") + orjson.dumps(self._answer.key) + b":["
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        comma, self._comma = self._comma, b","
+        return comma + json_rows(frame.select(self._answer.schema.names()), self._zone)[1:-1]
+
+    def tail(self) -> bytes:
+        after = _members(self._answer.after())
+        return b"]" + (b"," if after else b"") + after + b"}"
+
+
+class _Csv:
+    def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
+        self._names = rows.schema.names()
+        self._columns = _as_text(rows.schema, zone)
+
+    def head(self) -> bytes:
+        return pl.DataFrame(schema=self._names).write_csv().encode()
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        return frame.select(self._columns).write_csv(include_header=False).encode()
+
+    def tail(self) -> bytes:
+        return b""
+
+
+class _Arrow:
+    """Polars writes whole streams: schema, batches, end. Their batches, joined, are one stream.
+
+    A message is 0xFFFFFFFF, the length of its metadata, the metadata, the body; a schema has no body,
+    the end is a length of 0.
+    """
+
+    _END: Final = struct.pack("<Ii", 0xFFFFFFFF, 0)
+
+    def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
+        self._empty = rows.schema.to_frame()
+        self._columns = _typed(rows.schema, zone)
+
+    def head(self) -> bytes:
+        return self._parts(self._empty)[0]
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        return self._parts(frame)[1]
+
+    def tail(self) -> bytes:
+        return self._END
+
+    def _parts(self, frame: pl.DataFrame) -> tuple[bytes, bytes]:
+        """The schema message and the batches."""
+        buffer = BytesIO()
+        # The oldest types: not every reader knows string views.
+        oldest = pl.CompatLevel.oldest()
+        frame.select(self._columns).write_ipc_stream(buffer, compat_level=oldest)
+        stream = buffer.getvalue()
+        (metadata_bytes,) = struct.unpack_from("<i", stream, 4)
+        return stream[: 8 + metadata_bytes], stream[8 + metadata_bytes : -len(self._END)]
+
+
+def encoder(rows: Rows, wanted: Format, zone: ZoneInfo | None) -> Encoder:
+    """What writes these rows in a format that can be streamed."""
+    match wanted:
+        case Format.CSV:
+            return _Csv(rows, zone)
+        case Format.ARROW:
+            return _Arrow(rows, zone)
+        case _:
+            return _Json(rows, zone)
+
+
+def parquet(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
+    """A whole Parquet file."""
+    buffer = BytesIO()
+    frame.select(_typed(frame.schema, zone)).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+
+def _members(values: Mapping[str, Any]) -> bytes:
+    """The members of a JSON object, without its braces."""
+    return orjson.dumps(dict(values), option=orjson.OPT_UTC_Z)[1:-1]
+
+
+def _typed(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
+    """The columns as Arrow and Parquet carry them: times in `zone`, categories as what they stand for."""
+    return [_typed_column(name, dtype, zone) for name, dtype in schema.items()]
+
+
+def _as_text(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
+    """The columns as JSON and CSV write them: RFC 3339 with a fraction only where there is one, no NaN."""
+    layout = "%Y-%m-%dT%H:%M:%S%.f" + ("Z" if _zone_name(zone) == "UTC" else "%:z")
+    columns = []
+    for name, dtype in schema.items():
+        column = _typed_column(name, dtype, zone)
+        if isinstance(dtype, pl.Datetime):
+            column = column.dt.to_string(layout)
+        elif dtype.is_float():
+            column = pl.when(column.is_finite()).then(column)
+        columns.append(column)
+    return columns
+
+
+def _typed_column(name: str, dtype: pl.DataType, zone: ZoneInfo | None) -> pl.Expr:
+    column = pl.col(name).cast(dtype)  # a chunk may have nothing but nulls, of no type, in it
+    if isinstance(dtype, pl.Datetime):
+        column = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
+        return column.dt.convert_time_zone(_zone_name(zone))
+    return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
+
+
+def _zone_name(zone: ZoneInfo | None) -> str:
+    return zone.key if zone else "UTC"
+
+
+def _is_whole(column: pl.Series) -> bool:
+    if not column.dtype.is_float():
+        return False
+    values = column.to_numpy()  # a null is a NaN there
+    whole = (values == np.floor(values)) & (np.abs(values) < _EXACT_INTEGERS)
+    return bool((whole | np.isnan(values)).all())

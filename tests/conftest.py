@@ -1,0 +1,161 @@
+"""What many tests share: a database of their own, and the app running on it.
+
+postgres_dsn   a fresh, migrated database
+empty_dsn      a fresh database without a schema
+serve          `async with serve(dsn, symbols=("AAPL",)) as client`: the app, started and stopped as uvicorn does it
+client         a client of the app on a fresh database, without a provider
+"""
+
+import asyncio
+import os
+import signal
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx2
+import hypothesis
+import pytest
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from stockpulse import app as composition
+from stockpulse.database import migrate
+from stockpulse.database.embedded import DATABASE, EmbeddedPostgres
+from stockpulse.settings import Settings, variables_of
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
+
+# HYPOTHESIS_PROFILE=thorough pytest --timeout=0
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the defaults, whatever is set where they run."""
+    for field in Settings.model_fields:
+        for variable in variables_of(field):
+            monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[EmbeddedPostgres]:
+    """A server for all tests of this process, whose own database is migrated and stays as it is then."""
+    # Not in pytest's folder: its path may be too long for a socket, and it keeps the last three of them.
+    with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:
+        server = EmbeddedPostgres(Path(folder) / "data")
+
+        async def start() -> None:
+            await server.start()
+            await migrate.upgrade(server.dsn)
+
+        try:
+            asyncio.run(start())
+            yield server
+        finally:
+            asyncio.run(server.stop())
+
+
+def _database_like(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """A new database, dropped in the end whoever is still connected to it."""
+    name = f"test_{uuid.uuid4().hex}"
+
+    def execute(command: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(_dsn(server, "postgres"))
+            await connection.execute(command)
+            await connection.close()
+
+        asyncio.run(run())
+
+    execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _dsn(server, name)
+    execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _dsn(server: EmbeddedPostgres, database: str) -> str:
+    return server.dsn.replace(f"/{DATABASE}?", f"/{database}?")
+
+
+@pytest.fixture
+def postgres_dsn(_postgres: EmbeddedPostgres) -> Iterator[str]:
+    yield from _database_like(_postgres, DATABASE)
+
+
+@pytest.fixture
+def empty_dsn(_postgres: EmbeddedPostgres) -> Iterator[str]:
+    yield from _database_like(_postgres, "template0")
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    # Logging stays pytest's; what it is in production has tests of its own.
+    monkeypatch.setattr(composition, "configure_logging", lambda *_, **__: None)
+
+    @asynccontextmanager
+    async def served(dsn: str, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:
+        app = composition.create_app(
+            Settings(_env_file=None, **{"database_url": dsn, "provider": "none"} | settings)
+        )
+        with _stopping_by_signal() as stopped:
+            async with _living(app) as state:
+                transport = httpx2.ASGITransport(_with_state(app, state))
+                async with httpx2.AsyncClient(transport=transport, base_url="http://stockpulse") as client:
+                    yield client
+        assert not stopped, "a background task failed and brought the app down; its log says why"
+
+    return served
+
+
+@pytest.fixture
+async def client(serve: Serve, postgres_dsn: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with serve(postgres_dsn) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _living(app: FastAPI) -> AsyncIterator[Any]:
+    """The app's lifespan in a task of its own: pytest sets a fixture up in another task than it tears it down."""
+    state: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app) as given:
+            state.set_result(given)
+            await over.wait()
+
+    life = asyncio.create_task(live())
+    await asyncio.wait([life, state], return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        life.result()  # it could not start, and says why
+    try:
+        yield state.result()
+    finally:
+        over.set()
+        await life
+
+
+def _with_state(app: FastAPI, state: dict[str, Any]) -> Any:
+    """What uvicorn does with the state of a lifespan, and the transport does not."""
+
+    async def app_with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": dict(state)}, receive, send)
+
+    return app_with_state
+
+
+@contextmanager
+def _stopping_by_signal() -> Iterator[list[int]]:
+    """Notes the SIGTERM of an app that has to stop, which would end pytest."""
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)

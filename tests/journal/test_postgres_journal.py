@@ -1,0 +1,198 @@
+"""The log: what goes in comes out, once, in its order, from any place on."""
+
+import itertools
+
+import polars as pl
+import pytest
+from journal_log import NOW, T, bars, offsets, opened, records, replayed, some, ticks
+
+from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.journal.records import Appended, Bars, Ticks
+from stockpulse.journal.segments import SEGMENT_OFFSETS, first_offset, segment_of
+
+SEEDS = range(25)
+
+
+async def appended_all(journal, batches):
+    return [await journal.append(batch) for batch in batches]
+
+
+class TestAppend:
+    async def test_gives_offsets_one_after_the_other(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            done = await appended_all(journal, [some(seed) for seed in SEEDS])
+        first = first_offset(1)
+        assert offsets(done) == list(range(first, first + len(offsets(done))))
+        assert done[0].before == first
+        for one, following in itertools.pairwise(done):
+            assert one.after == following.before
+        assert journal.head == done[-1].after
+
+    async def test_gives_the_records_as_they_will_be_read(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            done = await appended_all(journal, [some(seed) for seed in SEEDS])
+            assert records(await replayed(journal, 0)) == records(done)
+        for appended in done:
+            schema = LOGGED_TICKS if isinstance(appended.batch, Ticks) else LOGGED_BARS
+            assert appended.batch.frame.schema == schema
+
+    async def test_goes_on_where_it_was_after_a_restart(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            before = await journal.append(ticks(3))
+        async with opened(postgres_dsn) as journal:
+            assert journal.head == before.after
+            assert journal.epoch == 2
+            after = await journal.append(ticks(2))
+        assert (after.before, offsets([after])) == (before.after, [before.after, before.after + 1])
+
+    async def test_a_large_batch(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            done = await journal.append(ticks(250_000))
+            again = await replayed(journal, done.before)
+            assert [len(appended.batch.frame) for appended in again] == [100_000, 100_000, 50_000]
+            joined = pl.concat(appended.batch.frame for appended in again)
+            assert joined.drop("trade_id").equals(done.batch.frame.drop("trade_id"))
+
+
+class TestReplay:
+    async def test_from_any_offset_is_exactly_what_follows(self, postgres_dsn):
+        async with opened(postgres_dsn, rows=150) as journal:
+            whole = records(await appended_all(journal, [some(seed) for seed in SEEDS]))
+            places = [record[1] for record in whole]
+            for start in [0, *places[::37], places[-1], journal.head, journal.head + 10]:
+                assert records(await replayed(journal, start)) == [one for one in whole if one[1] >= start]
+
+    async def test_chains(self, postgres_dsn):
+        async with opened(postgres_dsn, rows=150) as journal:
+            await appended_all(journal, [some(seed) for seed in SEEDS])
+            batches = await replayed(journal, 0)
+            at = 0
+            for appended in batches:
+                seq = appended.batch.frame["seq"]
+                assert appended.before == at <= seq[0]
+                assert seq.is_sorted()
+                at = appended.after
+                assert at == seq[-1] + 1
+            assert at == journal.head
+
+    async def test_of_an_empty_log(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            assert await replayed(journal, 0) == []
+            assert await replayed(journal, journal.head) == []
+
+    async def test_over_a_restart_and_a_sealing(self, postgres_dsn):
+        async with opened(postgres_dsn, rows=40) as journal:
+            whole = records(await appended_all(journal, [some(seed) for seed in SEEDS]))
+            await journal.segments.index_sealed()
+        async with opened(postgres_dsn, rows=40) as journal:
+            assert records(await replayed(journal, 0)) == whole
+
+    async def test_ticks_and_bars_in_the_order_of_the_log(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            await appended_all(journal, [ticks(2), bars(1), bars(2), ticks(1), bars(1)])
+            kinds = [(type(one.batch), len(one.batch.frame)) for one in await replayed(journal, 0)]
+        assert kinds == [(Ticks, 2), (Bars, 3), (Ticks, 1), (Bars, 1)]
+
+
+class TestOpenSegment:
+    async def test_comes_back_into_memory_whole(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            done = [one for one in await appended_all(journal, map(some, SEEDS)) if isinstance(one.batch, Ticks)]
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(10_000)
+            recent = pl.concat(chunk.frame for chunk in journal.segments.recent.chunks())
+            assert recent.schema == LOGGED_TICKS
+            assert recent.equals(pl.concat(one.batch.frame for one in done))
+
+    async def test_is_sealed_when_it_is_large(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            done = await journal.append(ticks(30))
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(29)
+            assert journal.segments.recent.chunks() == []
+            assert list(journal.segments.sealed) == [1]
+            assert journal.head == first_offset(2)
+            assert offsets([await journal.append(ticks(1))]) == [first_offset(2)]
+            assert offsets(await replayed(journal, 0)) == [*offsets([done]), first_offset(2)]
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(29)
+            assert (journal.head, len(journal.segments.recent.chunks())) == (first_offset(2) + 1, 1)
+
+    async def test_with_as_many_as_may_be_is_not_sealed(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            await journal.append(ticks(30))
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(30)
+            assert journal.segments.sealed == {}
+
+    async def test_with_bars_alone(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            await journal.append(bars(3))
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(100)
+            assert journal.segments.recent.chunks() == []
+
+    async def test_without_anything(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(0)
+            assert journal.head == first_offset(1)
+
+
+class TestRecentKeys:
+    @pytest.fixture
+    async def names(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            await journal.segments._pool.execute(
+                "INSERT INTO symbols (symbol, calendar) VALUES ('A', '24/7'), ('B', '24/7'), ('C', '24/7');"
+                "INSERT INTO providers (name, clock, delay_us) VALUES ('p', 'wall', 0), ('q', 'wall', 0);"
+                "INSERT INTO tick_kinds (provider_id, exchange, conditions, flags)"
+                " VALUES (1, '', '', 7), (1, 'N', '@', 7), (2, '', '', 7)"
+            )
+
+    def expected(self, appended):
+        names, kinds = "-ABC", [None, ("p", ""), ("p", "N"), ("q", "")]
+        return [
+            (kinds[row["kind_id"]][0], names[row["symbol_id"]], kinds[row["kind_id"]][1], row["trade_id"], row["ts"])
+            for one in appended
+            for row in one.batch.frame.iter_rows(named=True)
+            if row["trade_id"] is not None
+        ]
+
+    async def test_are_those_with_a_trade_id_in_the_order_of_the_log(self, postgres_dsn, names):
+        async with opened(postgres_dsn) as journal:
+            done = await appended_all(journal, [ticks(40, seed=1), ticks(40, seed=2)])
+        async with opened(postgres_dsn) as journal:
+            assert await journal.recent_keys() == self.expected(done)
+
+    async def test_reach_back_over_a_sealing(self, postgres_dsn, names):
+        async with opened(postgres_dsn, rows=100) as journal:
+            done = await appended_all(journal, [ticks(150, seed=1), ticks(60, seed=2)])
+        async with opened(postgres_dsn) as journal:
+            assert await journal.recent_keys() == self.expected(done)
+            await journal.load_open_segment(10)
+            assert len(await journal.recent_keys()) == len(self.expected(done[1:]))
+
+    async def test_of_an_empty_log(self, postgres_dsn):
+        async with opened(postgres_dsn) as journal:
+            assert await journal.recent_keys() == []
+
+
+async def test_skipped_offsets_are_of_no_record(postgres_dsn):
+    async with opened(postgres_dsn, rows=10) as journal:
+        done = await appended_all(journal, [ticks(10), bars(4), ticks(10), ticks(1)])
+        assert [segment_of(seq) for one in done for seq in offsets([one])[:1]] == [1, 2, 2, 3]
+        assert [one.before for one in done[1:]] == [one.after for one in done[:-1]]
+        assert (await replayed(journal, done[0].after))[0].before == done[0].after
+        in_between = done[0].after + 100
+        assert offsets(await replayed(journal, in_between)) == offsets(done[1:])
+
+
+def test_segments_and_their_offsets():
+    assert first_offset(3) == 3 * SEGMENT_OFFSETS
+    assert segment_of(first_offset(3)) == segment_of(first_offset(4) - 1) == 3
+
+
+def test_an_appended_batch_says_where_it_stands():
+    appended = Appended(ticks(1), 5, 6)
+    assert (appended.before, appended.after) == (5, 6)
+    assert (NOW.timestamp() * 1e6) == T

@@ -1,0 +1,171 @@
+"""Settings come from the environment and from `.env`; a wrong one stops the start with a line that says what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stockpulse.database.connect import normal_dsn
+from stockpulse.errors import CannotStart
+from stockpulse.settings import Settings, load_settings, variables_of
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No `.env` of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+def given(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def refusal(monkeypatch, **variables):
+    with pytest.raises(CannotStart) as refused:
+        given(monkeypatch, **variables)
+    return str(refused.value)
+
+
+class TestDefaults:
+    def test_need_nothing(self):
+        settings = load_settings()
+        assert settings.database_url is None
+        assert settings.provider == "simulated"
+        assert len(settings.symbols) == 6
+
+    def test_stand_for_what_is_empty(self, monkeypatch):
+        # As compose passes on what is not set.
+        empty = {name: "" for field in Settings.model_fields for name in variables_of(field)}
+        assert given(monkeypatch, **empty) == Settings()
+
+    def test_every_field_says_what_it_means(self):
+        for name, field in Settings.model_fields.items():
+            assert field.description, name
+            assert field.description.endswith((".", "…")), name
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("field", "names"),
+        [
+            ("app_name", ("STOCKPULSE_APP_NAME", "APP_NAME")),
+            ("debug", ("STOCKPULSE_DEBUG", "DEBUG")),
+            ("database_url", ("STOCKPULSE_DATABASE_URL", "DATABASE_URL")),
+            ("provider", ("STOCKPULSE_PROVIDER", "DEFAULT_PROVIDER")),
+            ("calendar", ("STOCKPULSE_CALENDAR",)),
+        ],
+    )
+    def test_ours_and_the_customary_ones(self, field, names):
+        assert variables_of(field) == names
+
+    @pytest.mark.parametrize("name", ["STOCKPULSE_PROVIDER", "DEFAULT_PROVIDER"])
+    def test_each_of_them_works(self, monkeypatch, name):
+        assert given(monkeypatch, **{name: "none"}).provider == "none"
+
+    def test_ours_goes_first(self, monkeypatch):
+        assert given(monkeypatch, STOCKPULSE_APP_NAME="ours", APP_NAME="theirs").app_name == "ours"
+
+    def test_others_without_prefix_are_not_ours(self, monkeypatch):
+        settings = given(monkeypatch, SYMBOLS="ZZZ", CALENDAR="XLON", PROVIDER="none", DATA_DIR="/nowhere")
+        assert settings == Settings()
+
+    def test_what_is_not_known_is_not_looked_at(self, monkeypatch):
+        assert given(monkeypatch, STOCKPULSE_POSTGRES_IMAGE="16") == Settings()
+
+
+class TestDotEnv:
+    def test_is_read(self, tmp_path):
+        (tmp_path / ".env").write_text("DATABASE_URL=postgresql://u@h/zürich\nSTOCKPULSE_SYMBOLS=SPY,QQQ\n")
+        settings = load_settings()
+        assert settings.database_url.get_secret_value() == "postgresql://u@h/zürich"
+        assert settings.symbols == ("SPY", "QQQ")
+
+    def test_the_environment_goes_first(self, tmp_path, monkeypatch):
+        (tmp_path / ".env").write_text("STOCKPULSE_SYMBOLS=SPY\n")
+        assert given(monkeypatch, STOCKPULSE_SYMBOLS="QQQ").symbols == ("QQQ",)
+
+    def test_a_wrong_value_there_is_refused_too(self, tmp_path):
+        (tmp_path / ".env").write_text("STOCKPULSE_DATABASE_POOL=1\n")
+        with pytest.raises(CannotStart, match="^STOCKPULSE_DATABASE_POOL: got '1'; must be"):
+            load_settings()
+
+
+class TestValues:
+    @pytest.mark.parametrize("value", ["simulated", "test", "Test"])
+    def test_the_simulated_provider_has_two_names(self, monkeypatch, value):
+        assert given(monkeypatch, DEFAULT_PROVIDER=value).provider == "simulated"
+
+    def test_symbols_are_upper_case_and_once_each(self, monkeypatch):
+        assert given(monkeypatch, STOCKPULSE_SYMBOLS=" aapl, brk.b,,AAPL ").symbols == ("AAPL", "BRK.B")
+
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+    def test_every_customary_spelling_of_a_database(self, monkeypatch, scheme):
+        url = given(monkeypatch, DATABASE_URL=f"{scheme}://me:{SECRET}@host:5433/prices?ssl=require").database_url
+        assert normal_dsn(url.get_secret_value()) == f"postgresql://me:{SECRET}@host:5433/prices?ssl=require"
+
+    def test_a_secret_is_not_shown(self, monkeypatch):
+        settings = given(monkeypatch, DATABASE_URL=f"postgresql://me:{SECRET}@host/prices")
+        assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+class TestWrong:
+    @pytest.mark.parametrize(
+        ("variable", "value", "takes"),
+        [
+            ("DEBUG", "release", "must be a valid boolean"),
+            ("STOCKPULSE_DEBUG", "maybe", "must be a valid boolean"),
+            ("STOCKPULSE_LOG_FORMAT", "xml", "must be 'auto', 'console' or 'json'"),
+            ("STOCKPULSE_DATABASE_POOL", "1", "must be greater than or equal to 2"),
+            ("STOCKPULSE_DATABASE_POOL", "ten", "must be a valid integer"),
+            ("STOCKPULSE_SIMULATED_SEED", "1.5", "must be a valid integer"),
+            ("STOCKPULSE_SIMULATED_RATE", "0", "must be greater than 0"),
+            ("STOCKPULSE_SIMULATED_RATE", "inf", "must be less than or equal to 100000"),
+            ("STOCKPULSE_LATENESS_SECONDS", "nan", "must be less than or equal to 3600"),
+            ("STOCKPULSE_FUTURE_SECONDS", "-1", "must be greater than or equal to 0"),
+            ("STOCKPULSE_PROVIDER", "alpaca", "takes one of simulated, test, none"),
+            ("DEFAULT_PROVIDER", "alpaca", "takes one of simulated, test, none"),
+            ("STOCKPULSE_SYMBOLS", "AAPL,$$", "takes symbols separated by commas; '$$' is none"),
+        ],
+    )
+    def test_one_line_names_the_variable_what_it_got_and_what_it_takes(self, monkeypatch, variable, value, takes):
+        assert refusal(monkeypatch, **{variable: value}) == f"{variable}: got {value!r}; {takes}"
+
+    @pytest.mark.parametrize("variable", ["DATABASE_URL", "STOCKPULSE_DATABASE_URL"])
+    @pytest.mark.parametrize("url", [f"mysql://me:{SECRET}@host/prices", SECRET, f"me:{SECRET}@host"])
+    def test_a_secret_is_not_echoed(self, monkeypatch, variable, url):
+        assert refusal(monkeypatch, **{variable: url}) == (
+            f"{variable}: got a value that is not shown; takes an address that begins with postgresql://"
+        )
+
+    def test_one_line_for_each(self, monkeypatch):
+        said = refusal(monkeypatch, STOCKPULSE_DATABASE_POOL="1", STOCKPULSE_LOG_FORMAT="a\nb", DEBUG="?")
+        assert sorted(line.partition(":")[0] for line in said.splitlines()) == [
+            "DEBUG",
+            "STOCKPULSE_DATABASE_POOL",
+            "STOCKPULSE_LOG_FORMAT",
+        ]
+
+    def test_a_long_one_is_cut(self, monkeypatch):
+        assert len(refusal(monkeypatch, STOCKPULSE_DATABASE_POOL="9" * 10_000)) < 300
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "uvicorn", "stockpulse.app:app"], [sys.executable, "-m", "stockpulse", "serve"]]
+)
+def test_the_start_is_refused_with_nothing_but_that_line(command):
+    wrong = {"STOCKPULSE_DATABASE_POOL": "1", "STOCKPULSE_DATA_DIR": str(Path("never").resolve())}
+    ended = subprocess.run(
+        command, env=os.environ | wrong, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "stockpulse: STOCKPULSE_DATABASE_POOL: got '1'; must be greater than or equal to 2"
+    ]
+    assert ended.stdout == ""
+    assert not Path("never").exists()
