@@ -100,9 +100,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
     @asynccontextmanager
     async def served(dsn: str, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:
-        app = composition.create_app(
-            Settings(_env_file=None, **{"database_url": dsn, "provider": "none"} | settings)
-        )
+        app = composition.create_app(Settings(_env_file=None, **{"database_url": dsn, "provider": "none"} | settings))
         with _stopping_by_signal() as stopped:
             async with _living(app) as state:
                 transport = httpx2.ASGITransport(_with_state(app, state))

@@ -142,9 +142,7 @@ class TestSchema:
             key = table.primary_key
             return (list(table.columns.keys()), str(key.name) if len(key) else None, list(key.columns.keys()))
 
-        assert await in_alembic(postgres_dsn, read) == {
-            name: wanted(table) for name, table in metadata.tables.items()
-        }
+        assert await in_alembic(postgres_dsn, read) == {name: wanted(table) for name, table in metadata.tables.items()}
 
     async def test_partitions_are_no_difference(self, serve, postgres_dsn):
         async with serve(postgres_dsn) as client:
@@ -181,7 +179,14 @@ class TestViews:
 
     async def test_show_what_was_sent(self, client, postgres_dsn):
         ticks = [
-            {"symbol": "SPY", "ts": "2026-03-02T14:30:01Z", "price": 684.5, "size": 100, "exchange": "P", "trade_id": "7"},
+            {
+                "symbol": "SPY",
+                "ts": "2026-03-02T14:30:01Z",
+                "price": 684.5,
+                "size": 100,
+                "exchange": "P",
+                "trade_id": "7",
+            },
             {"symbol": "SPY", "ts": "2026-03-02T14:30:02Z", "price": 685.5, "size": 0.3, "conditions": ["@", "I"]},
         ]
         sent = await client.post("/api/v1/ticks", params={"provider": "desk"}, json=ticks)

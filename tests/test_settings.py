@@ -92,7 +92,7 @@ class TestDotEnv:
 
     def test_a_wrong_value_there_is_refused_too(self, tmp_path):
         (tmp_path / ".env").write_text("STOCKPULSE_DATABASE_POOL=1\n")
-        with pytest.raises(CannotStart, match="^STOCKPULSE_DATABASE_POOL: got '1'; must be"):
+        with pytest.raises(CannotStart, match=r"^STOCKPULSE_DATABASE_POOL: got '1'; must be"):
             load_settings()
 
 
@@ -160,9 +160,7 @@ class TestWrong:
 )
 def test_the_start_is_refused_with_nothing_but_that_line(command):
     wrong = {"STOCKPULSE_DATABASE_POOL": "1", "STOCKPULSE_DATA_DIR": str(Path("never").resolve())}
-    ended = subprocess.run(
-        command, env=os.environ | wrong, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = subprocess.run(command, env=os.environ | wrong, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [
         "stockpulse: STOCKPULSE_DATABASE_POOL: got '1'; must be greater than or equal to 2"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from stockpulse.errors import InvalidInput
@@ -36,6 +37,7 @@ class Interval:
         return self.name
 
 
+@cache  # so that an interval is the same object wherever it comes from
 def _minutes(count: int) -> Interval:
     name = f"{count // 60}h" if count % 60 == 0 else f"{count}m"
     return Interval(name, count * MINUTE_MICROS)

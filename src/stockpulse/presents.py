@@ -16,17 +16,17 @@ class Presents:
         self._names = names
         self._shard = shard
         self._now = now
-        self._ended: set[int] = set()
+        self._recording: set[int] = set()  # providers in the middle of a recording
 
     def end(self, provider: str) -> None:
         """A recording is over: all its bars may close."""
         known = self._names.providers.get(provider)
         if known is not None:
-            self._ended.add(known.id)
+            self._recording.discard(known.id)
 
     def resume(self, provider_ids: Iterable[int]) -> None:
-        """These send again."""
-        self._ended.difference_update(int(number) for number in provider_ids)
+        """These send, or send again."""
+        self._recording.update(int(number) for number in provider_ids)
 
     def closing(self, received_at: int | None) -> dict[int, int]:
         """For each provider, up to when its bars may close, in UTC microseconds.
@@ -40,7 +40,8 @@ class Presents:
     def _closing(self, provider: ProviderName, wall: int) -> int:
         if provider.clock is Clock.WALL:
             return wall - provider.delay_micros
-        return END_OF_TIME if provider.id in self._ended else self._shard.newest(provider.id)
+        # A recording that a restart cut short counts as over too, until more of it comes.
+        return self._shard.newest(provider.id) if provider.id in self._recording else END_OF_TIME
 
     def of_providers(self) -> dict[int, datetime]:
         """The present of each provider, by its number."""

@@ -394,8 +394,9 @@ class Load:
     connections: int = 6
     batches: list[Batch] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
-    stalls: list[float] = field(default_factory=list)
     serving_seconds: float = 0.0
+    gives_up: bool = False
+    """Whether it leaves what got no answer, because the app is not coming back."""
     _finish: bool = False
     _sent: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -439,7 +440,6 @@ class Load:
         caller.close()
 
     async def _send(self, caller: Caller, batch: Batch) -> None:
-        started = time.monotonic()
         while batch.receipt is None:
             batch.tries += 1
             try:
@@ -448,6 +448,8 @@ class Load:
                 )
             except NoAnswer:
                 self.answers["none"] += 1
+                if self.gives_up:
+                    return
                 await asyncio.sleep(0.05)
                 continue
             if status == 503:
@@ -458,8 +460,10 @@ class Load:
             assert status == 200, f"{status}: {answer}"
             self.answers["200"] += 1
             batch.take(answer)
-        if batch.tries > 1:
-            self.stalls.append(time.monotonic() - started)
+
+    def finish(self) -> None:
+        """Begin nothing more."""
+        self._finish = True
 
     async def sent(self) -> None:
         """Wait until the next POST has left."""
@@ -514,8 +518,19 @@ class Stored:
     log: list[Tick]
     sent: pl.DataFrame
     bars: Bars
+    parts: int
     head: int
     checkpoint: int
+
+
+async def read_stopped(folder: Path) -> Stored:
+    """What a stopped app has left."""
+    server = EmbeddedPostgres(folder)
+    await server.start()
+    try:
+        return await read(server.dsn)
+    finally:
+        await server.stop()
 
 
 async def read(dsn: str) -> Stored:
@@ -538,6 +553,7 @@ async def read(dsn: str) -> Stored:
             }
             head = await connection.fetchval("SELECT head FROM journal_heads")
             checkpoint = await connection.fetchval("SELECT journal_offset FROM checkpoints")
+            parts = await connection.fetchval("SELECT count(*) FROM checkpoint_parts")
     finally:
         await connection.close()
     log = [Tick(*tuple(row)[:7]) for row in rows]
@@ -549,22 +565,23 @@ async def read(dsn: str) -> Stored:
     values = [(*tuple(row)[7:], row["ts"], row["price"], row["size"]) for row in rows]
     for row in rows:
         assert row["flags"] & 3 == RIGHT_FLAGS[row["name"], row[11] or ""], row
-    return Stored(log, pl.DataFrame(values, schema=schema, orient="row"), bars, head, checkpoint)
+    return Stored(log, pl.DataFrame(values, schema=schema, orient="row"), bars, parts, head, checkpoint)
 
 
 def assert_each_once(stored: Stored, batches: list[Batch]) -> None:
-    """Every tick of these batches is in the log once, and nothing else is."""
-    assert all(batch.receipt for batch in batches)
-    sent = pl.concat([batch.ticks for batch in batches]).with_columns(pl.col("ts").dt.epoch("us")).select(SENT)
-    doubled = stored.sent.filter(pl.struct("provider", "trade_id").is_duplicated())
-    lost = sent.join(stored.sent, on=["provider", "trade_id"], how="anti")
-    made_up = stored.sent.join(sent, on=["provider", "trade_id"], how="anti")
+    """Every acknowledged tick of these batches is in the log once, the others at most once, and nothing else is."""
+    order = ["provider", "trade_id"]
+    every = pl.concat([batch.ticks.with_columns(acknowledged=batch.receipt is not None) for batch in batches])
+    sent = every.with_columns(pl.col("ts").dt.epoch("us"))
+    doubled = stored.sent.filter(pl.struct(order).is_duplicated())
+    lost = sent.filter("acknowledged").join(stored.sent, on=order, how="anti")
+    made_up = stored.sent.join(sent, on=order, how="anti")
     assert (len(doubled), len(lost), len(made_up)) == (0, 0, 0), (
         f"{len(doubled)} rows stand more than once, {len(lost)} are lost, {len(made_up)} were never sent:"
         f"\n{doubled.head()}\n{lost.head()}\n{made_up.head()}"
     )
-    order = ["provider", "trade_id"]
-    assert sent.sort(order).equals(stored.sent.select(SENT).sort(order)), "a tick is not as it was sent"
+    there = sent.join(stored.sent, on=order, how="semi").select(SENT)
+    assert there.sort(order).equals(stored.sent.select(SENT).sort(order)), "a tick is not as it was sent"
 
 
 def assert_bars_right(stored: Stored) -> None:

@@ -188,6 +188,7 @@ async def test_append_across_the_edge_of_a_segment_is_there_once(way: Way) -> No
             appended = await journal.append(Ticks(some_ticks(done, 20)))
             numbers += appended.batch.frame["seq"].to_list()
             done += 20
+        way.proxy.disarm()
         assert journal.segments.open == first + 11
         rows = await way.direct.fetch("SELECT seq, trade_id::bigint FROM realtime_prices ORDER BY seq")
         assert [tuple(row) for row in rows] == list(zip(numbers, range(done), strict=True))

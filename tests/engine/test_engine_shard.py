@@ -369,6 +369,17 @@ class TestProviderBars:
             monday = bar(run(log, schedule), D1, day, FUTURE)
             assert (monday["open"], monday["close"], monday["volume_units"]) == (10.0, 30.0, 9)
 
+    @pytest.mark.parametrize(("extended", "volume"), [(False, 5), (True, 25)])
+    def test_a_rebuilt_day_has_the_minutes_of_its_session(self, extended, volume):
+        # Before the open, at it, in the last minute and at the close of a half day.
+        times = ["14:29", "14:30", "17:59", "18:00"]
+        minutes = [micros(f"2024-11-29T{time}") for time in times]
+        log = [tick(at, minute, size=2.0 + 8 * (at in (0, 3)), symbol=STOCK) for at, minute in enumerate(minutes)]
+        log.append(own(4, minutes[1], volume=3.0, symbol=STOCK))
+        drive = run(log, [("take", (4, END)), ("flush", False)], extended=extended)
+        day = bar(drive, D1, micros("2024-11-29T05:00"), STOCK)
+        assert day["volume_units"] == volume
+
     def test_of_two_providers_the_newer_record_says_whose_clock_counts(self):
         drive = Drive([own(0, T + MINUTE, provider=2), own(1, T, provider=3)])
         drive.take(2, {})

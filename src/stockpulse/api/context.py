@@ -64,7 +64,9 @@ def _from_query(
 def _from_path(
     context: Ctx, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
-    return symbol_named(context, symbol)
+    # The rest of the path, since BTC/USD has a slash of its own; one more may stand at its end, as on any path.
+    known = symbol.upper() in context.names.symbols
+    return symbol_named(context, symbol if known else symbol.removesuffix("/"))
 
 
 #: `async def handler(symbol: QuerySymbol)` takes ?symbol=; PathSymbol takes {symbol}.

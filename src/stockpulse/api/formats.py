@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 from fastapi import Depends, Query, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -83,7 +84,9 @@ def _liking(media_type: str, accept: str) -> tuple[float, int]:
 def _wanted(
     request: Request,
     format: Annotated[  # noqa: A002  # the name of the parameter
-        str | None, Query(description="json, csv, arrow or parquet; without it, the Accept header says.")
+        str | None,
+        WithJsonSchema({"type": "string", "enum": list(Format)}),
+        Query(description="Without it, the Accept header says."),
     ] = None,
 ) -> Format:
     return choose_format(format, ",".join(request.headers.getlist("accept")))

@@ -27,6 +27,8 @@ class RequestLog:
             return
         started = time.perf_counter()
         status = _FAULT
+        # HEAD is answered as GET is; the server leaves the body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -35,15 +37,15 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(inner, receive, watched)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._note(scope, inner.get("route"), status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, found: object, status: int, seconds: float) -> None:
         # Without the query string: it may hold a key.
         say = log.error if status >= _FAULT else log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 2))
         # The template and not the path itself, of which anybody can make as many as they like.
-        route = getattr(scope.get("route"), "path", "(none)")
+        route = getattr(found, "path", "(none)")
         self._metrics.requests.labels(scope["method"], route, status).inc()
         self._metrics.seconds.labels(scope["method"], route).observe(seconds)

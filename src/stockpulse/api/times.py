@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 from fastapi import Depends, Query
+from pydantic import WithJsonSchema
 
 from stockpulse.api.errors import shown
 from stockpulse.errors import InvalidInput
@@ -94,22 +95,34 @@ def _offset(found: re.Match[str]) -> int:
 # --- query parameters ----------------------------------------------------------------------------
 
 _TAKES: Final = "RFC 3339, a date (midnight UTC) or epoch seconds"
+_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {"type": "string", "format": "date"},
+            {"type": "number", "minimum": 0},
+        ],
+        "examples": ["2026-02-27T09:30:00-05:00", "2026-02-27", 1772202600],
+    }
+)
 
 
 def _start(
-    start: Annotated[str | None, Query(description=f"The first moment: {_TAKES}.")] = None,
+    start: Annotated[str | None, _SCHEMA, Query(description=f"The first moment: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if start is None else parse_time(start, "start")
 
 
 def _end(
-    end: Annotated[str | None, Query(description=f"The moment to stop before: {_TAKES}.")] = None,
+    end: Annotated[str | None, _SCHEMA, Query(description=f"The moment to stop before: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if end is None else parse_time(end, "end")
 
 
 def _zone(
-    tz: Annotated[str, Query(description="The time zone to answer in: an IANA name.")] = "UTC",
+    tz: Annotated[
+        str, Query(description="The time zone to answer in: an IANA name.", examples=["America/New_York"])
+    ] = "UTC",
 ) -> ZoneInfo:
     return parse_zone(tz)
 

@@ -169,7 +169,7 @@ class Shard:
     def _reaches(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints, Ints]:
         """From when to when minutes belong to the longer buckets that these lie in: symbol, from, to, label.
 
-        A day that opens on the eve begins before the midnight that labels it.
+        A day that opens on the eve begins before the midnight that labels it. Every minute between is of it.
         """
         symbol_id, label, end = self._buckets(interval, minutes)
         begin = label.copy()
@@ -178,7 +178,8 @@ class Shard:
             for index in np.unique(calendar_of):
                 rows = calendar_of == index
                 labels, opens, _ = self._calendars[index].sessions(label[rows].min(), label[rows].max() + 1)
-                begin[rows] = np.minimum(label[rows], opens[np.searchsorted(labels, label[rows])])
+                opening = opens[np.searchsorted(labels, label[rows])]
+                begin[rows] = np.minimum(label[rows], opening) if self._extended_day else opening
         return symbol_id, begin, end, label
 
     def _labels(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
@@ -258,9 +259,7 @@ class Shard:
         """Build the longer bars anew in which a minute was replaced, from all their minutes."""
         symbol_id, begin, end, label = self._reaches(interval, replaced)
         minutes, bucket = self._tables[M1].within(symbol_id, begin, end)
-        labels, ends = self._labels(interval, minutes)
-        inside = labels == label[bucket]
-        bars = roll_up(minutes[inside], labels[inside], ends[inside])
+        bars = roll_up(minutes, label[bucket], end[bucket])
         own = self._given(interval, bars)
         self._touch(work, interval, self._tables[interval].replace(bars[~own]))
         return bars

@@ -16,8 +16,8 @@ from stockpulse.times import micros
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
 """No price and no size is larger."""
-LARGEST_PRODUCT: Final = 1e15
-"""No price x size of one trade is larger: a bar sums thousands of the largest without an overflow."""
+LARGEST_PRODUCT: Final = 1e12
+"""No price x size of one trade is larger: a bar sums nine million of the largest without an overflow."""
 LARGEST_SUM: Final = 1e14
 """No volume of a provider's minute bar, and no volume x vwap, is larger: a month of them sums without an overflow."""
 LARGEST_SUM_OF_DAY: Final = 1e17

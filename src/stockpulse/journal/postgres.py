@@ -23,6 +23,12 @@ SHARD: Final = 0
 
 _LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of other programs
 _TAKE_SECONDS: Final = 15
+_NOTICE_OUR_DEATH: Final = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+"""A server far away would hold the lock of a host that is gone for two hours."""
+_END_FORMER: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks"
+    " WHERE pid = $1 AND locktype = 'advisory' AND classid = $2 AND objid = $3"
+)
 _COPY_SECONDS: Final = 60
 _REPLAY_ROWS: Final = 100_000
 _KEYS: Final = 300_000
@@ -77,6 +83,7 @@ class PostgresJournal:
     def __init__(self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS) -> None:
         self._held = Held(dsn)
         self._wait_seconds = wait_seconds
+        self._backend = 0  # the server's process that has our lock
         self.segments = segments
         self.epoch = 0
         self.head = 0
@@ -104,13 +111,17 @@ class PostgresJournal:
     async def _locked(self, wait_seconds: float) -> tuple[Connection, bool]:
         """The connection, holding the lock that makes us the only appender."""
         connection, fresh = await self._held.get()
+        if fresh:
+            await connection.execute(_NOTICE_OUR_DEATH)
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while fresh and not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCK_CLASS, SHARD):
             # The server may not have noticed yet that a former connection of ours is dead.
+            await connection.execute(_END_FORMER, self._backend, _LOCK_CLASS, SHARD)
             if asyncio.get_running_loop().time() > deadline:
                 self._held.drop()
                 raise JournalInUse
             await asyncio.sleep(0.1)
+        self._backend = connection.get_server_pid()
         return connection, fresh
 
     # Appending ----------------------------------------------------------------------------------

@@ -72,18 +72,24 @@ class Partitions:
             table.name,
             limit,
         )
-        return [await self._drop(table, row["starts_at"]) for row in rows]
+        return [_name(table, row["starts_at"]) for row in rows if await self._drop(table, row["starts_at"], limit)]
 
-    async def _drop(self, table: PartitionedTable, start: datetime) -> str:
-        name = _name(table, start)
+    async def _drop(self, table: PartitionedTable, start: datetime, limit: datetime) -> bool:
+        """Drop a partition, unless it has been written to since it was looked at; whether it was dropped."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '2s'")
-            await connection.execute(f"DROP TABLE IF EXISTS {name}")
-            await connection.execute(
-                "DELETE FROM time_partitions WHERE table_name = $1 AND starts_at = $2", table.name, start
+            # First, since whoever makes sure of the same partition waits here until it is gone, or we for them.
+            old = await connection.fetchval(
+                "DELETE FROM time_partitions WHERE table_name = $1 AND starts_at = $2 AND written_at < $3 RETURNING 1",
+                table.name,
+                start,
+                limit,
             )
-        self._written.pop((table.name, start), None)
-        return name
+            if old:
+                await connection.execute(f"DROP TABLE IF EXISTS {_name(table, start)}")
+        if old:
+            self._written.pop((table.name, start), None)
+        return bool(old)
 
 
 def _start(table: PartitionedTable, time: datetime) -> datetime:

@@ -1,0 +1,203 @@
+"""The parts between a submission and the readers, wired as the app does it, on a clock that the test sets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from stockpulse.database.connect import Pool, create_pool
+from stockpulse.database.names import NameStore
+from stockpulse.engine.bars import BAR
+from stockpulse.engine.shard import Shard
+from stockpulse.frames import BARS, TICKS, UTC_MICROS
+from stockpulse.ingest.arbiter import FeedArbiter
+from stockpulse.ingest.encode import Encoder
+from stockpulse.ingest.intake import Intake
+from stockpulse.journal.postgres import SHARD, PostgresJournal
+from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.segments import Segments
+from stockpulse.names import Names
+from stockpulse.pipeline import Pipeline
+from stockpulse.store.bars import BarReader
+from stockpulse.store.dead_letters import DeadLetters
+from stockpulse.store.partitions import Partitions
+from stockpulse.store.sink import Sink
+from stockpulse.store.stored_bars import LAYOUT, TABLE, load
+from stockpulse.store.ticks import TickReader
+
+NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)  # a Monday
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+class SetClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, at: datetime = NOW) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+@dataclass
+class Stack:
+    pool: Pool
+    names: Names
+    segments: Segments
+    journal: PostgresJournal
+    partitions: Partitions
+    sink: Sink
+    shard: Shard
+    pipeline: Pipeline
+    ticks: TickReader
+    bars: BarReader
+    clock: SetClock
+    intake: Intake
+
+    async def submit(self, feed, *rows, of_bars=False):
+        """Ticks (or bars) as dictionaries."""
+        schema = BARS if of_bars else TICKS
+        frame = pl.DataFrame([dict.fromkeys(schema) | row for row in rows], schema=schema, orient="row")
+        return await self.pipeline.submit(frame, feed, of_bars=of_bars)
+
+    async def settled(self) -> None:
+        """Until all that was submitted is worked in and stored, as far as its bars are final."""
+        while self.shard.offset < self.journal.head:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        await self.pipeline._flush_once()
+
+    def symbol(self, name):
+        return self.names.symbols[name]
+
+    async def stored(self, interval):
+        """The table's rows, in order, without the columns that say when."""
+        columns = ", ".join(LAYOUT.columns)
+        rows = await self.pool.fetch(f"SELECT {columns} FROM {TABLE[interval]} ORDER BY symbol_id, ts")
+        return [tuple(row) for row in rows]
+
+    async def resident(self, interval, symbol=None):
+        return await self.pipeline.bars_in_memory(interval, None if symbol is None else self.symbol(symbol).id)
+
+    async def between(self, name, interval, start=None, end=None, as_of=None):
+        pages = self.bars.between(self.symbol(name), interval, start, end, as_of or self.clock())
+        return [row for page in [page async for page in pages] for row in page.iter_rows(named=True)]
+
+    async def latest(self, name, interval, limit, as_of=None):
+        found = await self.bars.latest(self.symbol(name), interval, limit, as_of or self.clock())
+        return list(found.iter_rows(named=True))
+
+
+@asynccontextmanager
+async def stack(
+    dsn: str,
+    *,
+    clock: SetClock | None = None,
+    segment_rows: int = 2_000_000,
+    extended_day: bool = False,
+    running: bool = True,
+    memory_rows: int = 300_000,
+    load_bars: Callable | None = None,
+) -> AsyncIterator[Stack]:
+    clock = clock or SetClock()
+    pool = await create_pool(dsn, 5)
+    names = Names()
+    name_store = NameStore(pool, names)
+    await name_store.load()
+    segments = Segments(pool, RecentTicks(), segment_rows)
+    journal = PostgresJournal(dsn, segments, wait_seconds=5)
+    partitions = Partitions(pool)
+    sink = Sink(dsn, partitions, SHARD, journal.identity)
+    tasks: list[asyncio.Task] = []
+    try:
+        await journal.take()
+        await journal.load_open_segment(memory_rows)
+        checkpoint = await sink.take(journal.epoch, journal.head)
+        encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
+        intake = Intake(encoder, timedelta(seconds=5))
+        intake.remember(await journal.recent_keys())
+        shard = Shard(extended_day=extended_day)
+        shard.restore(checkpoint.offset, checkpoint.parts)
+
+        async def load_stored(wanted):
+            async with pool.acquire() as connection:
+                return await load(connection, wanted)
+
+        pipeline = Pipeline(
+            intake=intake,
+            encoder=encoder,
+            names=names,
+            journal=journal,
+            shard=shard,
+            sink=sink,
+            dead_letters=DeadLetters(pool, partitions),
+            load_bars=load_bars or load_stored,
+            now=clock,
+            extended_day=extended_day,
+            flush_seconds=0.05,
+        )
+        await pipeline.recover()
+        if running:
+            stages = (pipeline.number, pipeline.append, pipeline.step, pipeline.flush)
+            tasks = [asyncio.create_task(stage()) for stage in stages]
+        yield Stack(
+            pool=pool,
+            names=names,
+            segments=segments,
+            journal=journal,
+            partitions=partitions,
+            sink=sink,
+            shard=shard,
+            pipeline=pipeline,
+            ticks=TickReader(pool, segments, names),
+            bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=extended_day),
+            clock=clock,
+            intake=intake,
+        )
+        if running:
+            assert await pipeline.drain(20)
+            await tasks[-1]
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await sink.close()
+        await journal.close()
+        await pool.close()
+
+
+def tick(symbol, ts, price=100.0, size=1.0, **fields):
+    return {"symbol": symbol, "ts": ts, "price": float(price), "size": float(size)} | fields
+
+
+def bar(symbol, interval, ts, price=100.0, volume=1000.0, **fields):
+    prices = dict.fromkeys(("open", "high", "low", "close"), float(price))
+    return {"symbol": symbol, "interval": interval, "ts": ts, "volume": float(volume)} | prices | fields
+
+
+def frame_of_ticks(symbols, ts, price, size, **columns):
+    """A frame of `TICKS` from arrays; times in microseconds."""
+    count = len(ts)
+    frame = pl.DataFrame(
+        {"symbol": symbols, "ts": pl.Series(ts).cast(UTC_MICROS), "price": price, "size": size}
+        | {name: columns.get(name, pl.Series([None] * count, dtype=pl.String)) for name in list(TICKS)[4:]}
+    )
+    return frame.select(pl.col(name).cast(TICKS[name]) for name in TICKS)
+
+
+def engine_rows(count, **columns):
+    """The engine's rows, final, with these columns."""
+    rows = np.zeros(count, BAR)
+    rows["final"] = True
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
