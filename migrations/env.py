@@ -3,11 +3,13 @@
 import asyncio
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from stockpulse.app import database_of
 from stockpulse.database.migrate import sqlalchemy_engine
 from stockpulse.database.tables import metadata
+from stockpulse.errors import CannotStart
 from stockpulse.settings import load_settings
 
 
@@ -40,4 +42,7 @@ if context.is_offline_mode():
 elif (given := context.config.attributes.get("connection")) is not None:
     migrate(given)
 else:
-    asyncio.run(migrate_by_settings())
+    try:
+        asyncio.run(migrate_by_settings())
+    except CannotStart as refusal:
+        raise CommandError(str(refusal)) from None

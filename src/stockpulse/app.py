@@ -4,8 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 
@@ -13,20 +14,21 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import DBAPIError
 
 from stockpulse import __version__
 from stockpulse.api import bars, data, docs, errors, health, symbols, ticks
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
-from stockpulse.calendar import trading_calendar
+from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.database.names import NameStore
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.shard import Range, Shard
-from stockpulse.errors import CannotStart
+from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.feeds import Backfill, follow
 from stockpulse.housekeeping import audit, retain, tend_segments
 from stockpulse.ingest.arbiter import FeedArbiter
@@ -50,6 +52,8 @@ from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import Supervisor
 from stockpulse.telemetry import RequestMetrics, configure_logging
 
+_AWAY: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
+_REQUEST_SECONDS: Final = 4
 _DRAIN_SECONDS: Final = 6.0
 _MEMORY_ROWS: Final = 300_000
 """An open segment with more ticks is sealed at a restart, rather than read back into memory."""
@@ -80,17 +84,28 @@ async def running(settings: Settings, registry: CollectorRegistry) -> AsyncItera
     """Everything but HTTP, from the recovered state to the last flush."""
     supervisor = Supervisor(TRANSIENT)
     async with AsyncExitStack() as stack:
+        # Loading a calendar takes a second, in which the database starts as well.
+        calendar = asyncio.create_task(asyncio.to_thread(trading_calendar, settings.calendar))
         dsn = await stack.enter_async_context(database_of(settings, supervisor))
-        if settings.database_url is None:
-            await migrate.upgrade(dsn)
-        else:
-            await migrate.require_current(dsn)
+        await _check(settings, dsn, calendar)
         pool = await create_pool(dsn, settings.database_pool)
         stack.push_async_callback(_close, pool)
         context = await _build(settings, dsn, pool, supervisor, registry, stack)
         stack.push_async_callback(_stop, context)
         _start(settings, context)
         yield context
+
+
+async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) -> None:
+    """See to the schema and the calendar, or say what to change."""
+    try:
+        await (migrate.upgrade(dsn) if settings.database_url is None else migrate.require_current(dsn))
+    except _AWAY as fault:
+        raise CannotStart(f"the database does not answer: {type(fault).__name__}: {fault}") from None
+    try:
+        await calendar
+    except InvalidInput as wrong:
+        raise CannotStart(f"STOCKPULSE_CALENDAR: {wrong}") from None
 
 
 async def _build(
@@ -164,7 +179,6 @@ def _start(settings: Settings, context: Context) -> None:
     supervisor.start("step", pipeline.step)
     supervisor.start("append", pipeline.append)
     supervisor.start("number", pipeline.number)
-    supervisor.start("calendar", lambda: _warm(settings.calendar))
     provider = _provider(settings)
     if provider is not None:
         supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))
@@ -181,11 +195,6 @@ async def _feed(provider: Provider, settings: Settings, context: Context) -> Non
     await follow(provider, context.pipeline)
 
 
-async def _warm(calendar: str) -> None:
-    """Load the calendar of most symbols now, so that its first tick need not wait a second for it."""
-    await asyncio.to_thread(trading_calendar, calendar)
-
-
 async def _stop(context: Context) -> None:
     """Stop in the order of the flow: no more intake, drain, last flush, the rest."""
     supervisor = context.supervisor
@@ -194,9 +203,9 @@ async def _stop(context: Context) -> None:
     drained = await context.pipeline.drain(_DRAIN_SECONDS)
     flushed = await supervisor.wait("flush", _DRAIN_SECONDS)
     if not (drained and flushed):
-        log.warning("stopping with work left, the next start does it", lag=context.pipeline.lag())
+        log.warning("stopping with work left, the next start does it", lag=asdict(context.pipeline.lag()))
     await supervisor.stop([name for name in reversed(list(supervisor.health)) if name != "postgres"])
-    log.info("stopped", lag=context.pipeline.lag())
+    log.info("stopped", lag=asdict(context.pipeline.lag()))
 
 
 async def _close(pool: Pool) -> None:
@@ -233,6 +242,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         # uvicorn has configured logging by now; from here on the lines are ours.
         configure_logging(settings.log_format, debug=settings.debug)
+        _stop_without_slow_clients()
         try:
             async with running(settings, registry) as context:
                 yield {"context": context}
@@ -269,16 +279,30 @@ def _say_plainly(refusal: CannotStart) -> None:
     logging.getLogger("uvicorn.error").addFilter(lambda record: "Traceback" not in record.getMessage())
 
 
+def _stop_without_slow_clients() -> None:
+    """A stop waits for requests under way, but for ever only where somebody has set that.
+
+    Otherwise a client that does not send the rest of its body would hold the process.
+    """
+    config: Any = getattr(_server(), "config", None)
+    if getattr(config, "timeout_graceful_shutdown", 0) is None:
+        config.timeout_graceful_shutdown = _REQUEST_SECONDS
+
+
 def _end_with_status_zero() -> None:
     """A stop that went well ends the process with status 0.
 
     uvicorn raises the signal that stopped it once more at the very end, which would make it 143. It has no
-    setting for that; its server is found as the owner of the handler.
+    setting for that.
     """
-    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    captured = getattr(server, "_captured_signals", None)
+    captured = getattr(_server(), "_captured_signals", None)
     if isinstance(captured, list) and signal.SIGINT not in captured:
         captured.clear()
+
+
+def _server() -> Any:
+    """The server of uvicorn, as the owner of the handler; None when something else runs the app."""
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
 def _app_for_uvicorn() -> FastAPI:

@@ -67,6 +67,13 @@ class Supervisor:
         self._tasks[name] = asyncio.create_task(self._watch(name, run), name=name)
 
     async def _watch(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._run(name, run)
+        except asyncio.CancelledError:
+            self.health[name].state = State.STOPPED
+            raise
+
+    async def _run(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         health = self.health[name]
         delay = _FIRST_DELAY
         while True:
@@ -74,7 +81,6 @@ class Supervisor:
             try:
                 await run()
             except asyncio.CancelledError:
-                health.state = State.STOPPED
                 raise
             except self._transient as fault:
                 health.state, health.last_error = State.RESTARTING, repr(fault)

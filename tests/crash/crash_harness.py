@@ -546,7 +546,7 @@ async def read(dsn: str) -> Stored:
             columns = [_MICROS.format(name) if name in ("ts", "ends_at") else name for name in BAR]
             bars = {
                 interval: {
-                    (row["symbol_id"], row["ts"]): tuple(row)
+                    (row["symbol_id"], row["ts"]): _bits(tuple(row))
                     for row in await connection.fetch(f"SELECT {', '.join(columns)} FROM {table}")
                 }
                 for interval, table in TABLES.items()
@@ -592,16 +592,17 @@ def assert_bars_right(stored: Stored) -> None:
         missing, more = sorted(bars.keys() - have.keys()), sorted(have.keys() - bars.keys())
         assert not missing, f"{len(missing)} of {len(bars)} bars {interval} are missing: {missing[:5]}"
         assert not more, f"{len(more)} bars {interval} should not be: {more[:5]}"
-        wrong = [key for key in bars if _bits(bars[key]) != _bits(have[key])]
+        wrong = [key for key in bars if bars[key] != have[key]]
         assert not wrong, f"{len(wrong)} of {len(bars)} bars {interval} are wrong: " + "\n".join(
             f"{key}: {name} is {got!r}, not {want!r}"
             for key in wrong[:5]
             for name, got, want in zip(BAR, have[key], bars[key], strict=True)
-            if _bits((got,)) != _bits((want,))
+            if got != want
         )
 
 
 def _bits(values: tuple[object, ...]) -> tuple[object, ...]:
+    """With floats as their bits, so that NaN equals NaN and nothing else is rounded."""
     return tuple(value.hex() if isinstance(value, float) else value for value in values)
 
 
@@ -674,7 +675,8 @@ def bars_of(log: list[Tick]) -> Bars:
         if day is not None:
             folds["1d"].setdefault((symbol, *day), Fold()).include(fold)
     return {
-        interval: {key[:2]: fold.row(*key) for key, fold in of_one.items()} for interval, of_one in folds.items()
+        interval: {key[:2]: _bits(fold.row(*key)) for key, fold in of_one.items()}
+        for interval, of_one in folds.items()
     }
 
 

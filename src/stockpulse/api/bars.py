@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
+import numpy as np
 import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
@@ -17,6 +18,9 @@ from stockpulse.names import Symbol
 from stockpulse.store.bars import SERVED_BARS, Move
 
 router = APIRouter(tags=["bars"])
+
+_SHOWN_AS: Final = {"ts": "bucket_start", "volume": "volume_sum", "trade_count": "tick_count"}
+_SHOWN: Final = tuple(name for name in SERVED_BARS if name not in ("interval", "filled"))
 
 
 class MinuteBar(BaseModel):
@@ -92,14 +96,8 @@ async def latest_bars(
 ) -> Response:
     """Newest first; the first one may still be forming, and says so. Other intervals: /ohlc/{symbol}."""
     bars = await context.bars.latest(symbol, M1, limit, context.presents.of_symbol(symbol.id))
-    shown = bars.reverse().select(
-        "symbol",
-        pl.col("ts").alias("bucket_start"),
-        *("open", "high", "low", "close"),
-        pl.col("volume").alias("volume_sum"),
-        pl.col("trade_count").alias("tick_count"),
-        *("vwap", "revision", "final", "source"),
-    )
+    bars = bars[np.arange(bars.height - 1, -1, -1)]
+    shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
     return await answer_frame(shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m")
 
 

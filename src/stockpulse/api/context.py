@@ -37,7 +37,7 @@ class Context:
     durable_timeout_seconds: float
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     return cast("Context", request.state.context)
 
 
@@ -55,13 +55,13 @@ def symbol_named(context: Context, name: str) -> Symbol:
     return symbol
 
 
-def _from_query(
+async def _from_query(
     context: Ctx, symbol: Annotated[str, Query(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
     return symbol_named(context, symbol)
 
 
-def _from_path(
+async def _from_path(
     context: Ctx, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
     # The rest of the path, since BTC/USD has a slash of its own; one more may stand at its end, as on any path.
@@ -74,7 +74,7 @@ QuerySymbol = Annotated[Symbol, Depends(_from_query)]
 PathSymbol = Annotated[Symbol, Depends(_from_path)]
 
 
-def _interval(
+async def _interval(
     interval: Annotated[
         str,
         Query(

@@ -81,7 +81,7 @@ def _liking(media_type: str, accept: str) -> tuple[float, int]:
     return (quality, exactness) if quality else (0.0, -1)
 
 
-def _wanted(
+async def _wanted(
     request: Request,
     format: Annotated[  # noqa: A002  # the name of the parameter
         str | None,

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stockpulse.telemetry import RequestMetrics
 
 _FAULT: Final = 500
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = structlog.get_logger("stockpulse.requests")
 
@@ -45,7 +46,8 @@ class RequestLog:
         # Without the query string: it may hold a key.
         say = log.error if status >= _FAULT else log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 2))
-        # The template and not the path itself, of which anybody can make as many as they like.
-        route = getattr(found, "path", "(none)")
-        self._metrics.requests.labels(scope["method"], route, status).inc()
-        self._metrics.seconds.labels(scope["method"], route).observe(seconds)
+        # The template and not the path itself, of which anybody can make as many as they like; so with methods.
+        route = getattr(found, "path_format", "(none)")
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.seconds.labels(method, route).observe(seconds)

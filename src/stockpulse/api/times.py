@@ -107,19 +107,19 @@ _SCHEMA: Final = WithJsonSchema(
 )
 
 
-def _start(
+async def _start(
     start: Annotated[str | None, _SCHEMA, Query(description=f"The first moment: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if start is None else parse_time(start, "start")
 
 
-def _end(
+async def _end(
     end: Annotated[str | None, _SCHEMA, Query(description=f"The moment to stop before: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if end is None else parse_time(end, "end")
 
 
-def _zone(
+async def _zone(
     tz: Annotated[
         str, Query(description="The time zone to answer in: an IANA name.", examples=["America/New_York"])
     ] = "UTC",

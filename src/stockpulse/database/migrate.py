@@ -1,6 +1,5 @@
 """The schema: bringing it up to date, and telling whether it is."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from stockpulse.errors import SchemaOutOfDate
+from stockpulse.errors import CannotStart, SchemaOutOfDate
 
 
 def _config() -> Config:
@@ -37,9 +36,10 @@ async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def upgrade(dsn: str) -> None:
-    """Bring the schema of this database up to date."""
+    """Bring the schema of this database up to date. Raises CannotStart where a newer StockPulse made it."""
 
     def run(connection: Connection) -> None:
+        _refuse_newer(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -48,18 +48,24 @@ async def upgrade(dsn: str) -> None:
         await connection.run_sync(run)
 
 
-async def is_current(dsn: str) -> bool:
-    """Whether the schema of this database is the one that this version of StockPulse needs."""
+async def require_current(dsn: str) -> None:
+    """Refuse, with CannotStart, to go on with another schema than this version of StockPulse needs."""
 
-    def current(connection: Connection) -> bool:
-        wanted = set(ScriptDirectory.from_config(_config()).get_heads())
-        return set(MigrationContext.configure(connection).get_current_heads()) == wanted
+    def check(connection: Connection) -> None:
+        _refuse_newer(connection)
+        if _revisions_of(connection) != set(ScriptDirectory.from_config(_config()).get_heads()):
+            raise SchemaOutOfDate
 
     async with sqlalchemy_engine(dsn) as engine, engine.connect() as connection:
-        return await connection.run_sync(current)
+        await connection.run_sync(check)
 
 
-async def require_current(dsn: str) -> None:
-    """Refuse, with SchemaOutOfDate, to go on with another schema."""
-    if not await asyncio.wait_for(is_current(dsn), timeout=30):
-        raise SchemaOutOfDate
+def _revisions_of(connection: Connection) -> set[str]:
+    return set(MigrationContext.configure(connection).get_current_heads())
+
+
+def _refuse_newer(connection: Connection) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    unknown = _revisions_of(connection) - known
+    if unknown:
+        raise CannotStart(f"a newer StockPulse made this database (schema {', '.join(sorted(unknown))}): use that one")

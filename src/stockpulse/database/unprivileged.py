@@ -10,6 +10,7 @@ As a script it starts with `python -I -S`, so it imports nothing but the standar
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -23,8 +24,10 @@ CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 CAPABILITY_VERSION_3 = 0x20080522
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 ACCOUNTS = ("postgres", "nobody")
 
@@ -108,6 +111,9 @@ def _become(account: Account, capability: int) -> None:
     """Take the account on for good; a capability survives that, and the exec after it, as an ambient one."""
     if capability:
         _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # initdb asks access(2) about its own binaries, and that counts ambient capabilities only with this.
+        with contextlib.suppress(OSError):  # needs CAP_SETPCAP; without it initdb says what it cannot reach
+            _call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(account.gid)
     os.setuid(account.uid)

@@ -1,5 +1,6 @@
 """Bars between the engine's records and the database's rows."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from stockpulse.database.copy import Layout
 from stockpulse.engine.bars import BAR, Rows
 from stockpulse.engine.shard import Range
 from stockpulse.intervals import D1, M1, M5, Interval
+from stockpulse.times import micros
 
 TABLE: Final[dict[Interval, str]] = {M1: "bars_1m", M5: "intraday_ohlcv", D1: "historical_ohlcv"}
 
@@ -45,7 +47,10 @@ def pack(rows: Rows) -> list[memoryview | bytes]:
 
 def unpack(data: bytes) -> Rows:
     """Stored bars as the engine's rows: final, and not changed."""
-    columns = LAYOUT.unpack(data)
+    return _rows(LAYOUT.unpack(data))
+
+
+def _rows(columns: Mapping[str, Any]) -> Rows:
     rows = np.zeros(len(columns["ts"]), BAR)
     for name, values in columns.items():
         rows[_RENAMED.get(name, name)] = values
@@ -64,15 +69,24 @@ async def copy_out(connection: AnyConnection, query: str, *arguments: Any) -> Ro
     return unpack(b"".join(pieces))
 
 
+async def fetch_out(connection: AnyConnection, query: str, *arguments: Any) -> Rows:
+    """The same for a few bars: the query is prepared, which for ten of them takes a sixth of the time of a COPY."""
+    records = await connection.fetch(query, *arguments)
+    columns: dict[str, Any] = {name: [record[name] for record in records] for name in LAYOUT.columns}
+    for name in ("ts", "ends_at"):
+        columns[name] = [micros(moment) for moment in columns[name]]
+    return _rows(columns)
+
+
 async def load(connection: AnyConnection, wanted: Range) -> Rows:
     """The stored bars of these ranges."""
     columns = ", ".join(f"b.{name}" for name in LAYOUT.columns)
-    micros = "timestamptz 'epoch' + interval '1 microsecond' *"
+    epoch = "timestamptz 'epoch' + interval '1 microsecond' *"
     query = (
         f"SELECT DISTINCT {columns} FROM"  # noqa: S608 - names of ours
         " unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (symbol_id, first_us, end_us)"
         f" JOIN {TABLE[wanted.interval]} b ON b.symbol_id = r.symbol_id"
-        f" AND b.ts >= {micros} r.first_us AND b.ts < {micros} r.end_us"
+        f" AND b.ts >= {epoch} r.first_us AND b.ts < {epoch} r.end_us"
     )
     ranges = (wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
     return await copy_out(connection, query, *ranges)
