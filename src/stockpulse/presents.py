@@ -1,7 +1,7 @@
 """How far the event time of each provider has come: what closes bars, and what "now" means for a symbol."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from stockpulse.clock import Clock
 from stockpulse.engine.shard import END_OF_TIME, Shard
@@ -53,6 +53,13 @@ class Presents:
     def of_symbol(self, symbol_id: int) -> datetime:
         """The present of a symbol: that of the provider whose clock it follows."""
         return self.of_providers().get(self._shard.provider_of(symbol_id), self._now())
+
+    def closed_until(self, symbol_id: int) -> datetime:
+        """Up to when the bars of a symbol may be final; a recording that is over closes all of them."""
+        provider_id = self._shard.provider_of(symbol_id)
+        provider = self._names.provider_by_id.get(provider_id)
+        over = provider is not None and provider.clock is Clock.EVENT and provider_id not in self._recording
+        return datetime.max.replace(tzinfo=UTC) if over else self.of_symbol(symbol_id)
 
     def provider_of(self, symbol_id: int) -> int:
         """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""

@@ -95,7 +95,7 @@ async def latest_bars(
     limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 10,
 ) -> Response:
     """Newest first; the first one may still be forming, and says so. Other intervals: /ohlc/{symbol}."""
-    bars = await context.bars.latest(symbol, M1, limit, context.presents.of_symbol(symbol.id))
+    bars = await context.bars.latest(symbol, M1, limit, context.presents.closed_until(symbol.id))
     bars = bars[np.arange(bars.height - 1, -1, -1)]
     shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
     return await answer_frame(shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m")

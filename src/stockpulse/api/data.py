@@ -92,7 +92,7 @@ async def data(
     """
     if start and end and start > end:
         raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
-    pages = context.bars.between(symbol, interval, start, end, context.presents.of_symbol(symbol.id))
+    pages = context.bars.between(symbol, interval, start, end, context.presents.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
@@ -128,7 +128,7 @@ async def ohlc(
 
     Filled bars come on top of the limit, and are in the count.
     """
-    bars = await context.bars.latest(symbol, interval, limit, context.presents.of_symbol(symbol.id))
+    bars = await context.bars.latest(symbol, interval, limit, context.presents.closed_until(symbol.id))
     before = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:

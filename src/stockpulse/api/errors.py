@@ -33,6 +33,7 @@ _CODES: Final = {413: "TOO_LARGE", 422: "INVALID_INPUT", 500: "INTERNAL", 503: "
 #: What the database says when it is away, starting, stopping or full: all of it passes.
 _DATABASE_AWAY: Final = (
     asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # the driver, when a dying server's last words come before the next query
     asyncpg.InsufficientResourcesError,  # TooManyConnectionsError among them
     asyncpg.OperatorInterventionError,  # CannotConnectNowError and AdminShutdownError among them
 )

@@ -25,6 +25,7 @@ TRANSIENT: Final[tuple[type[BaseException], ...]] = (
     asyncio.TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver, when a dying server's last words come before the next query
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,

@@ -79,8 +79,8 @@ class BarReader:
         self._in_memory = in_memory
         self._extended_day = extended_day
 
-    async def latest(self, symbol: Symbol, interval: Interval, limit: int, as_of: datetime) -> pl.DataFrame:
-        """The newest bars, oldest first, as `SERVED_BARS`."""
+    async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
+        """The newest bars, oldest first, as `SERVED_BARS`; derived ones are final if they end by `closed_until`."""
         base = interval.base
         wanted = limit if base is interval else limit * _bases_per_bucket(interval)
         memory = _priced(await self._in_memory(base, symbol.id))
@@ -93,7 +93,7 @@ class BarReader:
                 symbol.id,
                 wanted + 1,
             )
-        rows = self._derived(newest_of_each(np.concatenate([stored, memory])), symbol, interval, as_of)
+        rows = self._derived(newest_of_each(np.concatenate([stored, memory])), symbol, interval, closed_until)
         return self.served(rows, interval).tail(limit)
 
     async def between(
@@ -102,7 +102,7 @@ class BarReader:
         interval: Interval,
         start: datetime | None,
         end: datetime | None,
-        as_of: datetime,
+        closed_until: datetime,
     ) -> AsyncIterator[pl.DataFrame]:
         """The bars whose start lies in [start, end), oldest first, page by page, as `SERVED_BARS`."""
         first = micros(start) if start else 0
@@ -114,9 +114,9 @@ class BarReader:
             labels, _ = self._labels(rows, symbol, interval)
             whole = labels != labels[-1] if interval.base is not interval else np.ones(len(rows), bool)
             held = rows[~whole]
-            yield self._served_within(rows[whole], symbol, interval, as_of, first, last)
+            yield self._served_within(rows[whole], symbol, interval, closed_until, first, last)
         if len(held):
-            yield self._served_within(held, symbol, interval, as_of, first, last)
+            yield self._served_within(held, symbol, interval, closed_until, first, last)
 
     def _reach(self, symbol: Symbol, interval: Interval, last: int) -> int:
         """Up to where base bars belong to buckets that begin before `last`."""
@@ -154,12 +154,12 @@ class BarReader:
             first = int(page["ts"][-1]) + 1
 
     def _served_within(
-        self, rows: Rows, symbol: Symbol, interval: Interval, as_of: datetime, first: int, last: int
+        self, rows: Rows, symbol: Symbol, interval: Interval, closed_until: datetime, first: int, last: int
     ) -> pl.DataFrame:
-        derived = self._derived(rows, symbol, interval, as_of)
+        derived = self._derived(rows, symbol, interval, closed_until)
         return self.served(derived[(derived["ts"] >= first) & (derived["ts"] < last)], interval)
 
-    def _derived(self, rows: Rows, symbol: Symbol, interval: Interval, as_of: datetime) -> Rows:
+    def _derived(self, rows: Rows, symbol: Symbol, interval: Interval, closed_until: datetime) -> Rows:
         """Base bars as bars of the interval."""
         if interval.base is interval or len(rows) == 0:
             return rows
@@ -170,7 +170,7 @@ class BarReader:
             rows["provider_id"], starts
         )
         longer["provider_id"] = np.where(one_source, rows["provider_id"][starts], 0)
-        longer["final"] = np.logical_and.reduceat(rows["final"], starts) & (longer["end"] <= micros(as_of))
+        longer["final"] = np.logical_and.reduceat(rows["final"], starts) & (longer["end"] <= micros(closed_until))
         return longer
 
     def _labels(self, rows: Rows, symbol: Symbol, interval: Interval) -> tuple[Ints, Ints]:
