@@ -17,7 +17,7 @@ from sqlalchemy import inspect
 from stockpulse.database import migrate
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.database.tables import metadata
-from stockpulse.errors import SchemaOutOfDate
+from stockpulse.errors import CannotStart, SchemaOutOfDate
 
 PROJECT = Path(__file__).parents[1]
 
@@ -244,10 +244,10 @@ class TestStart:
                 pass
         assert await relations(empty_dsn) == set()
 
-    async def test_is_refused_on_another_schema(self, serve, postgres_dsn):
+    async def test_is_refused_on_the_schema_of_a_newer_version(self, serve, postgres_dsn):
         async with connected(postgres_dsn) as connection:
-            await connection.execute("UPDATE alembic_version SET version_num = '0000'")
-        with pytest.raises(SchemaOutOfDate):
+            await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(CannotStart, match="a newer StockPulse made this database"):
             async with serve(postgres_dsn):
                 pass
 

@@ -48,16 +48,21 @@ async def upgrade(dsn: str) -> None:
         await connection.run_sync(run)
 
 
-async def require_current(dsn: str) -> None:
-    """Refuse, with CannotStart, to go on with another schema than this version of StockPulse needs."""
+async def is_current(dsn: str) -> bool:
+    """Whether the schema is the one that this version needs. Raises CannotStart where a newer StockPulse made it."""
 
-    def check(connection: Connection) -> None:
+    def check(connection: Connection) -> bool:
         _refuse_newer(connection)
-        if _revisions_of(connection) != set(ScriptDirectory.from_config(_config()).get_heads()):
-            raise SchemaOutOfDate
+        return _revisions_of(connection) == set(ScriptDirectory.from_config(_config()).get_heads())
 
     async with sqlalchemy_engine(dsn) as engine, engine.connect() as connection:
-        await connection.run_sync(check)
+        return await connection.run_sync(check)
+
+
+async def require_current(dsn: str) -> None:
+    """Refuse, with CannotStart, to go on with another schema."""
+    if not await is_current(dsn):
+        raise SchemaOutOfDate
 
 
 def _revisions_of(connection: Connection) -> set[str]:

@@ -186,7 +186,8 @@ class BarReader:
         volume = total(rows["volume_units"], rows["volume_nanos"])
         notional = total(rows["notional_units"], rows["notional_nanos"])
         with np.errstate(invalid="ignore", divide="ignore"):
-            vwap = np.round(np.where(volume > 0, notional / volume, np.nan), 12)  # the sums carry no more
+            vwap = np.where(volume > 0, notional / volume, np.nan)
+            vwap = np.where(vwap >= 1, np.round(vwap, 12), vwap)  # the sums carry no more; of tiny prices they do
         # Series by series: for ten bars, every expression costs as much as all of this.
         counts = pl.Series(np.ascontiguousarray(rows["trade_count"]))
         return pl.DataFrame(
