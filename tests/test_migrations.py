@@ -234,7 +234,7 @@ class TestCommandLine:
         finally:
             await server.stop()
         assert refused.returncode != 0
-        assert f"another StockPulse (pid {os.getpid()}) runs on {tmp_path / 'data'}" in refused.stderr
+        assert f"another StockPulse (pid {os.getpid()}) runs on {tmp_path / 'data'}" in refused.stdout
 
 
 class TestStart:

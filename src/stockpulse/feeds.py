@@ -69,7 +69,8 @@ class Backfill:
 
     async def _missing(self, symbol: str, interval: Interval, now: datetime) -> tuple[datetime, datetime]:
         """From the newest bar, which may be half done, to the last whole bucket before now."""
-        calendar = trading_calendar(self._provider.calendar)
+        known = self._names.symbols.get(symbol)
+        calendar = trading_calendar(known.calendar if known else feed_of(self._provider).calendar_of(symbol))
         present = np.array([micros(now)])
         today = int(calendar.floor_date(present)[0])
         if interval is D1:
@@ -78,7 +79,6 @@ class Backfill:
             start, end = micros(now - DEPTH[M5]), today
         else:
             start, end = today, int(calendar.bucket(present, M1)[0])
-        known = self._names.symbols.get(symbol)
         if known is not None:
             newest = await self._bars.latest(known, interval, 1, now)
             if len(newest):

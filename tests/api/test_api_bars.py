@@ -115,7 +115,7 @@ async def test_minute_bars_of_known_ticks(market):
     ]
     assert list(body["bars"][0]) == list(SERVED_BARS)
     bar = body["bars"][1]
-    assert bar["vwap"] == (100 * 10 + 102 * 20) / 30
+    assert bar["vwap"] == round((100 * 10 + 102 * 20) / 30, 12)
     assert (bar["symbol"], bar["interval"], bar["source"], bar["filled"]) == ("AAPL", "1m", "trades", False)
     assert [bar["final"] for bar in body["bars"]] == [True] * 5 + [False]
 
@@ -306,7 +306,7 @@ async def test_latest_bars_have_the_documented_shape(market):
         "close": 96,
         "volume_sum": 7,
         "tick_count": 2,
-        "vwap": (97 * 3 + 96 * 4) / 7,
+        "vwap": round((97 * 3 + 96 * 4) / 7, 12),
         "final": False,
         "source": "trades",
     }

@@ -26,7 +26,8 @@ SCHEMA = pl.Schema(
         "nothing": pl.Null(),
     }
 )
-moments = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1))
+# Until 2099: of the clocks after it, Polars and Python think differently.
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2099, 1, 1))  # noqa: DTZ001
 rounded = st.builds(
     lambda moment, to: moment.replace(microsecond=moment.microsecond // to * to),
     moments,

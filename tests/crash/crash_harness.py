@@ -355,7 +355,11 @@ class Market:
         now = self._clock[source.name]
         span = int(pick.integers(SECOND, 8 * SECOND))
         self._clock[source.name] = now + span
-        ts = now + np.sort(pick.integers(0, span, count)) - pick.integers(0, 3 * SECOND, count) * (pick.random(count) < 0.3)
+        ts = (
+            now
+            + np.sort(pick.integers(0, span, count))
+            - pick.integers(0, 3 * SECOND, count) * (pick.random(count) < 0.3)
+        )
         late = pick.random(count) < 0.02
         ts = ts - np.where(late, np.exp(pick.uniform(np.log(MINUTE), np.log(20 * DAY), count)), 0).astype(np.int64)
         price = np.round(np.exp(pick.normal(4, 0.02, count)), 2)
@@ -366,8 +370,12 @@ class Market:
                 "provider": pl.repeat(source.name, count, eager=True),
                 "trade_id": [f"{source.name}-{number}" for number in range(first, first + count)],
                 "symbol": pick.choice(source.symbols, count).tolist(),
-                "exchange": pl.Series([source.exchanges[at] for at in pick.integers(len(source.exchanges), size=count)], dtype=pl.String),
-                "conditions": pl.Series([source.codes[at] for at in pick.integers(len(source.codes), size=count)], dtype=pl.String),
+                "exchange": pl.Series(
+                    [source.exchanges[at] for at in pick.integers(len(source.exchanges), size=count)], dtype=pl.String
+                ),
+                "conditions": pl.Series(
+                    [source.codes[at] for at in pick.integers(len(source.codes), size=count)], dtype=pl.String
+                ),
                 "ts": pl.Series(ts).cast(pl.Datetime("us", "UTC")),
                 "price": price,
                 "size": size,
@@ -675,8 +683,7 @@ def bars_of(log: list[Tick]) -> Bars:
         if day is not None:
             folds["1d"].setdefault((symbol, *day), Fold()).include(fold)
     return {
-        interval: {key[:2]: _bits(fold.row(*key)) for key, fold in of_one.items()}
-        for interval, of_one in folds.items()
+        interval: {key[:2]: _bits(fold.row(*key)) for key, fold in of_one.items()} for interval, of_one in folds.items()
     }
 
 
@@ -684,7 +691,9 @@ def _day_of(calendar: str, minute: int) -> tuple[int, int] | None:
     """Label and end of the daily bar that a minute belongs to."""
     if calendar == "24/7":
         return minute // DAY * DAY, minute // DAY * DAY + DAY
-    new_york = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=minute)).astimezone(ZoneInfo("America/New_York"))
+    new_york = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=minute)).astimezone(
+        ZoneInfo("America/New_York")
+    )
     opened, closed = sessions().get(new_york.date().isoformat(), (0, 0))
     if not opened <= minute < closed:
         return None

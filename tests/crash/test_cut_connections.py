@@ -235,7 +235,9 @@ async def assert_stored(way: Way, bars: Bars) -> None:
         rows = await copy_out_all(way, TABLE[interval])
         have = {(int(row["symbol_id"]), int(row["ts"])): [row[name] for name in rows.dtype.names[2:-2]] for row in rows}
         memory = bars.shard.resident(interval)
-        want = {(int(row["symbol_id"]), int(row["ts"])): [row[name] for name in rows.dtype.names[2:-2]] for row in memory}
+        want = {
+            (int(row["symbol_id"]), int(row["ts"])): [row[name] for name in rows.dtype.names[2:-2]] for row in memory
+        }
         assert have == want
 
 

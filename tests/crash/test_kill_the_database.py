@@ -66,7 +66,9 @@ async def test_app_outlives_its_database() -> None:
             await asyncio.sleep(1)
             seconds = [await kill_postgres(app, load, dice) for _ in range(kills_wanted(3))]
             await asyncio.sleep(0.5)
-        print(f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second; ready again after {spread(seconds)} s")
+        print(
+            f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second; ready again after {spread(seconds)} s"
+        )
         await finish(app, load)
 
 
@@ -89,5 +91,7 @@ async def test_app_and_database_killed_together_lose_nothing() -> None:
                 await app.kill()
                 seconds.append(await app.start())
             await asyncio.sleep(0.5)
-        print(f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second; ready again after {spread(seconds)} s")
+        print(
+            f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second; ready again after {spread(seconds)} s"
+        )
         await finish(app, load)

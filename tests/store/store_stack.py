@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -27,7 +27,7 @@ from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.sink import Sink
-from stockpulse.store.stored_bars import LAYOUT, TABLE, load
+from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out, load
 from stockpulse.store.ticks import TickReader
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)  # a Monday
@@ -61,6 +61,7 @@ class Stack:
     bars: BarReader
     clock: SetClock
     intake: Intake
+    flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def submit(self, feed, *rows, of_bars=False):
         """Ticks (or bars) as dictionaries."""
@@ -72,16 +73,26 @@ class Stack:
         """Until all that was submitted is worked in and stored, as far as its bars are final."""
         while self.shard.offset < self.journal.head:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
-        await self.pipeline._flush_once()
+        await self.flush()
+
+    async def flush(self) -> None:
+        """One flush at a time, as from the one task that flushes in the app."""
+        async with self.flushing:
+            await self.pipeline._flush_once()
+
+    async def flush_now_and_then(self) -> None:
+        while True:
+            await self.flush()
+            await asyncio.sleep(0.02)
 
     def symbol(self, name):
         return self.names.symbols[name]
 
     async def stored(self, interval):
-        """The table's rows, in order, without the columns that say when."""
-        columns = ", ".join(LAYOUT.columns)
-        rows = await self.pool.fetch(f"SELECT {columns} FROM {TABLE[interval]} ORDER BY symbol_id, ts")
-        return [tuple(row) for row in rows]
+        """The table's rows, in order."""
+        async with self.pool.acquire() as connection:
+            query = f"SELECT {', '.join(LAYOUT.columns)} FROM {TABLE[interval]} ORDER BY symbol_id, ts"
+            return await copy_out(connection, query)
 
     async def resident(self, interval, symbol=None):
         return await self.pipeline.bars_in_memory(interval, None if symbol is None else self.symbol(symbol).id)
@@ -141,13 +152,9 @@ async def stack(
             load_bars=load_bars or load_stored,
             now=clock,
             extended_day=extended_day,
-            flush_seconds=0.05,
         )
         await pipeline.recover()
-        if running:
-            stages = (pipeline.number, pipeline.append, pipeline.step, pipeline.flush)
-            tasks = [asyncio.create_task(stage()) for stage in stages]
-        yield Stack(
+        parts = Stack(
             pool=pool,
             names=names,
             segments=segments,
@@ -162,8 +169,12 @@ async def stack(
             intake=intake,
         )
         if running:
+            stages = (pipeline.number, pipeline.append, pipeline.step, parts.flush_now_and_then)
+            tasks = [asyncio.create_task(stage()) for stage in stages]
+        yield parts
+        if running:
             assert await pipeline.drain(20)
-            await tasks[-1]
+            await parts.flush()
     finally:
         for task in tasks:
             task.cancel()

@@ -90,18 +90,22 @@ def summed(group):
     prices = [price for _, price, _ in group]
     volume = sum(size for _, _, size in group)
     vwap = sum(price * size for _, price, size in group) / volume if volume else None
-    return prices[0], max(prices), min(prices), prices[-1], volume, len(group), vwap
+    return prices[0], max(prices), min(prices), prices[-1], volume, len(group), rounded(vwap)
+
+
+def rounded(vwap):
+    return None if vwap is None else round(vwap, 9)
 
 
 def assert_same(found, wanted, what):
     """The first difference; pytest's own account of two long lists takes minutes."""
     differing = [pair for pair in itertools.zip_longest(found, wanted) if pair[0] != pair[1]]
-    assert differing[:1] == [], what
+    assert not differing, f"{what}: {differing[0]}"
 
 
 def values(row):
-    fields = ("open", "high", "low", "close", "volume", "trade_count", "vwap")
-    return tuple(row[field] for field in fields)
+    fields = ("open", "high", "low", "close", "volume", "trade_count")
+    return (*(row[field] for field in fields), rounded(row["vwap"]))
 
 
 def trades_of(random, start, days, count):
@@ -169,7 +173,7 @@ class TestEdges:
             yield parts
 
     async def test_of_a_range(self, parts):
-        start = NOW.replace(minute=0)
+        start = NOW.replace(hour=12, minute=0)
         await parts.submit(COINS, *(tick("A", start + n * 5 * MINUTE, n + 1) for n in range(12)))
         await parts.settled()
         quarter = parse_interval("15m")
@@ -207,10 +211,10 @@ class TestForming:
     async def test_bars_say_so(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             start = NOW.replace(minute=0)
-            await parts.submit(COINS, *(tick("A", start + n * MINUTE) for n in range(23)))
+            await parts.submit(COINS, *(tick("A", start + n * MINUTE + 10 * SECOND) for n in range(23)))
             await parts.settled()
             as_of = start + 22 * MINUTE
-            for name, finals in (("1m", 21), ("5m", 4), ("2m", 10), ("15m", 1), ("1h", 0), ("1d", 0), ("1w", 0)):
+            for name, finals in (("1m", 22), ("5m", 4), ("2m", 11), ("15m", 1), ("1h", 0), ("1d", 0), ("1w", 0)):
                 rows = await parts.between("A", parse_interval(name), as_of=as_of)
                 assert [row["final"] for row in rows] == [True] * finals + [False], name
                 assert await parts.latest("A", parse_interval(name), 99, as_of=as_of) == rows
@@ -225,6 +229,17 @@ class TestForming:
             assert [row["final"] for row in await parts.between("A", M5)] == [True]
             assert [row["final"] for row in await parts.between("A", quarter, as_of=start + 10 * MINUTE)] == [False]
             assert [row["final"] for row in await parts.between("A", quarter, as_of=start + 15 * MINUTE)] == [True]
+
+
+class TestVwap:
+    @pytest.mark.parametrize("price", [1.2345678e-8, 0.1, 189.72, 123_456.789, 1e9])
+    async def test_of_one_price_is_that_price(self, postgres_dsn, price):
+        async with stack(postgres_dsn) as parts:
+            await parts.submit(COINS, tick("A", NOW, price, 1e11 if price < 0.01 else 3.0))
+            await parts.settled()
+            for interval in (M1, parse_interval("2m"), W1):
+                (row,) = await parts.between("A", interval)
+                assert row["vwap"] == pytest.approx(price, rel=1e-12)
 
 
 class TestWithoutPrice:

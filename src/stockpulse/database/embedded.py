@@ -67,6 +67,7 @@ STOP_SIGNALS = (
     (signal.SIGKILL, 2),
 )
 WATCH_SECONDS = 0.25
+WATCH_STARTS = 8  # that may fail in a row: whatever killed the server may kill the next one too
 PROGRESS_SECONDS = 5
 ANSWER_SECONDS = 10
 
@@ -109,7 +110,8 @@ class EmbeddedPostgres:
                 raise
 
     async def watch(self) -> None:
-        """Start the server again whenever it dies, until cancelled."""
+        """Start the server again whenever it dies, until cancelled; give up when it dies on every start."""
+        failures = 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self._stopping or self._postmaster is None or self._postmaster.is_alive():
@@ -118,9 +120,12 @@ class EmbeddedPostgres:
             try:
                 with self._explained():
                     await self._bring_up()
-            except CannotStart:
-                if not self._stopping:
+                failures = 0
+            except CannotStart as refusal:
+                failures += 1
+                if failures == WATCH_STARTS and not self._stopping:
                     raise
+                log.warning("postgres did not come up", error=str(refusal))
 
     async def stop(self) -> None:
         """Shut the server down, also in the middle of a start, and let go of the folder."""

@@ -71,10 +71,9 @@ class Encoder:
         return encoded.with_columns(self._labelled(encoded).alias("ts"))
 
     async def _number_symbols(self, symbols: list[str], feed: Feed) -> None:
-        # Pairs such as BTC/USD trade around the clock, whoever sends them.
-        pairs = [name for name in symbols if "/" in name]
-        self.new_symbols += await self._store.ensure_symbols(pairs, "24/7")
-        self.new_symbols += await self._store.ensure_symbols(symbols, feed.calendar)
+        for calendar in {feed.calendar_of(name) for name in symbols}:
+            names = [name for name in symbols if feed.calendar_of(name) == calendar]
+            self.new_symbols += await self._store.ensure_symbols(names, calendar)
 
     def _symbol_ids(self, frame: pl.DataFrame, symbols: list[str]) -> pl.Series:
         known = self._store.names.symbols

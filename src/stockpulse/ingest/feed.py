@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from stockpulse.calendar import ALWAYS_OPEN
 from stockpulse.clock import Clock
 from stockpulse.ingest.conditions import Rule, all_count
 
@@ -15,6 +16,10 @@ class Feed:
     clock: Clock = Clock.WALL
     delay_micros: int = 0
     rule: Rule = field(default=all_count, compare=False)
+
+    def calendar_of(self, symbol: str) -> str:
+        """The calendar of a symbol that is new: pairs such as BTC/USD trade around the clock, whoever sends them."""
+        return ALWAYS_OPEN if "/" in symbol else self.calendar
 
 
 @dataclass(frozen=True)
