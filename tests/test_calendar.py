@@ -194,9 +194,7 @@ class TestBuckets:
 
     def test_around_the_clock_buckets_begin_at_midnight(self, always):
         times = utc("2024-02-29 00:00", "2024-02-29 03:59:59", "2024-02-29 23:59")
-        assert (
-            always.bucket(times, H4).tolist() == utc("2024-02-29", "2024-02-29", "2024-02-29 20:00").tolist()
-        )
+        assert always.bucket(times, H4).tolist() == utc("2024-02-29", "2024-02-29", "2024-02-29 20:00").tolist()
         assert always.bucket(times, M7).tolist()[0] == times[0]
 
     @pytest.mark.parametrize("interval", [M1, M5], ids=str)
@@ -248,9 +246,7 @@ class TestAlwaysOpen:
 class TestHorizon:
     def test_outside_what_is_known_weekdays_have_the_usual_hours(self, nyse):
         monday, saturday = "1985-07-01", "1985-07-06"
-        assert nyse.session(int(new_york(monday)[0])) == tuple(
-            new_york(f"{monday} 09:30", f"{monday} 16:00").tolist()
-        )
+        assert nyse.session(int(new_york(monday)[0])) == tuple(new_york(f"{monday} 09:30", f"{monday} 16:00").tolist())
         assert nyse.session(int(new_york(saturday)[0])) is None
 
     @pytest.mark.parametrize("date", ["1929-10-29", "2345-06-05"])
@@ -287,9 +283,7 @@ class TestNames:
 
 
 # Times around the clock's changes and the table's ends, where mistakes live, and anywhere.
-CORNERS = utc(
-    "1970-01-01", "1990-01-01", "2013-03-10", "2013-11-03", "2026-11-01", "2051-01-01", "2100-01-01"
-)
+CORNERS = utc("1970-01-01", "1990-01-01", "2013-03-10", "2013-11-03", "2026-11-01", "2051-01-01", "2100-01-01")
 times_near_corners = st.builds(
     lambda corner, away: int(corner) + away, st.sampled_from(CORNERS.tolist()), st.integers(-4 * DAY, 4 * DAY)
 )

@@ -11,6 +11,7 @@ not change any more either. A lunch break does not end a session.
 
 import functools
 import math
+import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -211,12 +212,21 @@ def _period_starts(dates: Times, interval: Interval, ahead: int) -> Times:
     raise ValueError(f"{interval} is not made of days; 1w and 1mo are")
 
 
-@functools.cache
 def trading_calendar(name: str) -> Calendar:
     """The calendar of an exchange ("XNYS", "XLON", ...), or "24/7": always open, its days those of UTC.
 
-    Raises InvalidInput for a name that the `exchange_calendars` library does not have.
+    Raises InvalidInput for a name that the `exchange_calendars` library does not have. The first use of an
+    exchange takes up to some seconds; whoever asks for it meanwhile, from whatever thread, waits for the same one.
     """
+    with _BUILDING:  # the filters of warnings belong to all threads
+        return _built(name)
+
+
+_BUILDING: Final = threading.Lock()
+
+
+@functools.cache
+def _built(name: str) -> Calendar:
     if name == ALWAYS_OPEN:
         midnights = np.arange(_ROWS) * _DAY
         traded = np.ones(_ROWS, np.bool_)

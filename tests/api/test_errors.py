@@ -163,10 +163,7 @@ def test_http_exceptions_keep_their_words(error, body):
 
 
 def test_http_exceptions_keep_their_headers_and_may_have_no_body():
-    assert (
-        answer_to(HTTPException(401, headers={"WWW-Authenticate": "Bearer"})).headers["www-authenticate"]
-        == "Bearer"
-    )
+    assert answer_to(HTTPException(401, headers={"WWW-Authenticate": "Bearer"})).headers["www-authenticate"] == "Bearer"
     assert answer_to(HTTPException(304)).content == b""
 
 
@@ -199,9 +196,7 @@ def test_a_wrong_body(client, body, message):
 
 
 def test_whatever_is_sent_the_answer_stays_short(client):
-    answer = client.post(
-        "/orders", json={"price": "x" * 100_000, "tags": {str(i): "y" * 1000 for i in range(1000)}}
-    )
+    answer = client.post("/orders", json={"price": "x" * 100_000, "tags": {str(i): "y" * 1000 for i in range(1000)}})
     assert answer.status_code == 422
     assert len(answer.content) < 8_000
     assert len(shown({"a": ["b" * 10_000] * 10_000})) < 1_000
@@ -209,10 +204,7 @@ def test_whatever_is_sent_the_answer_stays_short(client):
 
 def test_what_json_cannot_say(client):
     halves = b'{"price": 1, "tags": {"\\ud800": "\\udfff"}}'  # of surrogate pairs
-    assert (
-        client.post("/orders", content=halves, headers={"content-type": "application/json"}).status_code
-        == 422
-    )
+    assert client.post("/orders", content=halves, headers={"content-type": "application/json"}).status_code == 422
     assert answer_to(InvalidInput("name", "\ud800")).json()["error"]["message"] == "name: \\ud800"
     assert answer_to(HTTPException(400, {"n": 2**70, "s": "\ud800"})).json()["error"]["code"] == "BAD_REQUEST"
 

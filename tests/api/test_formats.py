@@ -353,9 +353,7 @@ def test_a_fault_of_the_query_has_its_status(format_name):
 
 
 @pytest.mark.parametrize("format_name", ["json", "csv", "arrow"])
-@pytest.mark.parametrize(
-    "fault", [RuntimeError("lost"), DatabaseUnavailable(), ConnectionResetError()], ids=repr
-)
+@pytest.mark.parametrize("fault", [RuntimeError("lost"), DatabaseUnavailable(), ConnectionResetError()], ids=repr)
 async def test_a_fault_on_the_way_breaks_the_connection(format_name, fault):
     source = Source(CHUNKS, fault)
     with structlog.testing.capture_logs() as logs:

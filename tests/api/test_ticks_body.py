@@ -103,17 +103,13 @@ def test_trade_ids_are_kept_exactly(trade_id):
     assert [row["trade_id"] for row in mixed] == [str(trade_id), "t-1", "7"]
 
 
-@pytest.mark.parametrize(
-    ("sent", "price"), [("189.7", 189.7), ("1e3", 1000.0), (2, 2.0), (-1.5, -1.5), ("+.5", 0.5)]
-)
+@pytest.mark.parametrize(("sent", "price"), [("189.7", 189.7), ("1e3", 1000.0), (2, 2.0), (-1.5, -1.5), ("+.5", 0.5)])
 def test_numbers(sent, price):
     assert parse_one(price=sent)["price"] == price
     assert parse({**TICK, "price": sent}, TICK)[0]["price"] == price
 
 
-@pytest.mark.parametrize(
-    ("sent", "conditions"), [("@", "@"), ("@,I", "@,I"), (["@"], "@"), ("", None), (None, None)]
-)
+@pytest.mark.parametrize(("sent", "conditions"), [("@", "@"), ("@,I", "@,I"), (["@"], "@"), ("", None), (None, None)])
 def test_conditions(sent, conditions):
     assert parse_one(conditions=sent)["conditions"] == conditions
 
@@ -122,9 +118,7 @@ def test_numbers_of_a_column_do_not_change_each_other():
     seconds, nanos = 1772193900.1234567, 1772193900123456789
     alone = {ts: parse_one(ts=ts)["ts"] for ts in (seconds, nanos, "2026-02-27")}
     assert [row["ts"] for row in parse(*({**TICK, "ts": ts} for ts in alone))] == list(alone.values())
-    assert [row["ts"] for row in parse({**TICK, "ts": seconds}, {**TICK, "ts": nanos})] == list(
-        alone.values()
-    )[:2]
+    assert [row["ts"] for row in parse({**TICK, "ts": seconds}, {**TICK, "ts": nanos})] == list(alone.values())[:2]
 
 
 # --- what is a problem of its row --------------------------------------------------------------
@@ -242,9 +236,7 @@ def test_what_is_not_json(body):
     "content_type", ["text/csv", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
 def test_other_content_types(content_type):
-    with pytest.raises(
-        InvalidInput, match=r"^Content-Type: got .*; takes application/json, application/x-ndjson"
-    ):
+    with pytest.raises(InvalidInput, match=r"^Content-Type: got .*; takes application/json, application/x-ndjson"):
         parse_ticks(b"", content_type)
 
 
@@ -284,9 +276,7 @@ PLAIN = FRAME.select(TICKS.names())
 
 @pytest.mark.parametrize("kind", ["stream", "file"])
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
-@pytest.mark.parametrize(
-    "level", [pl.CompatLevel.oldest(), pl.CompatLevel.newest()], ids=["oldest", "newest"]
-)
+@pytest.mark.parametrize("level", [pl.CompatLevel.oldest(), pl.CompatLevel.newest()], ids=["oldest", "newest"])
 def test_arrow(kind, compression, level):
     assert parse_ticks(arrow(PLAIN, kind, compression=compression, compat_level=level), ARROW).equals(FRAME)
 

@@ -85,9 +85,7 @@ def test_what_it_says(text, moment):
     ],
 )
 def test_what_it_does_not_take(text):
-    with pytest.raises(
-        InvalidInput, match=r"^end: got '.*; takes RFC 3339, a date or epoch seconds"
-    ) as refused:
+    with pytest.raises(InvalidInput, match=r"^end: got '.*; takes RFC 3339, a date or epoch seconds") as refused:
         parse_time(text, "end")
     assert refused.value.field == "end"
     assert len(str(refused.value)) < 250
@@ -111,9 +109,7 @@ def test_zones(name):
     assert isinstance(parse_zone(name), ZoneInfo)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "Mars/Olympus", "America", "../etc/passwd", "posixrules", "a\0b", "x" * 9999]
-)
+@pytest.mark.parametrize("name", ["", "Mars/Olympus", "America", "../etc/passwd", "posixrules", "a\0b", "x" * 9999])
 def test_no_zones(name):
     with pytest.raises(InvalidInput, match=r"^tz: got "):
         parse_zone(name)
@@ -135,8 +131,6 @@ def test_query_parameters():
         "Asia/Tokyo",
     ]
     assert client.get("/?end=noon").json()["error"]["details"] == {"field": "end"}
-    names = {
-        one["name"]: one for one in client.get("/openapi.json").json()["paths"]["/"]["get"]["parameters"]
-    }
+    names = {one["name"]: one for one in client.get("/openapi.json").json()["paths"]["/"]["get"]["parameters"]}
     assert set(names) == {"start", "end", "tz"}
     assert names["tz"]["schema"]["type"] == "string"

@@ -1,6 +1,6 @@
 """/bars/latest and one year of 5-minute bars (JSON, Arrow), against the same query through bare asyncpg.
 
-    python tests/bench/bar_reads.py [--seconds 5]
+python tests/bench/bar_reads.py [--seconds 5]
 """
 
 import argparse
@@ -13,14 +13,16 @@ from pathlib import Path
 
 import asyncpg
 import httpx2
-from bench import quantiles, report
 
 from app_process import AppProcess
+from bench import quantiles, report
 from stockpulse.clock import Clock
 from stockpulse.ingest.feed import Feed
 from stockpulse.providers.simulated import SimulatedProvider
 
-COLUMNS = "ts, open, high, low, close, volume_units, volume_nanos, notional_units, notional_nanos, trade_count, revision"
+COLUMNS = (
+    "ts, open, high, low, close, volume_units, volume_nanos, notional_units, notional_nanos, trade_count, revision"
+)
 
 
 async def fill_year(folder: Path) -> None:

@@ -12,9 +12,9 @@ import math
 import time
 
 import uvloop
-from bench import fresh_database, report
 from prometheus_client import CollectorRegistry
 
+from bench import fresh_database, report
 from stockpulse.app import running
 from stockpulse.database.connect import connect
 from stockpulse.database.copy import in_slices

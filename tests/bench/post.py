@@ -1,6 +1,6 @@
 """Time from POST /ticks to the durable answer, at a steady rate of ticks; and of a bare commit in the same run.
 
-    python tests/bench/post.py [--rates 1000 10000] [--seconds 20]
+python tests/bench/post.py [--rates 1000 10000] [--seconds 20]
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 import asyncpg
 import httpx2
 import orjson
-from bench import quantiles, report
 
 from app_process import AppProcess
+from bench import quantiles, report
 
 REQUESTS_PER_SECOND = 50
 

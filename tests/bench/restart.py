@@ -1,6 +1,6 @@
 """From SIGKILL to ready again, with 10,000 symbols that all have forming bars.
 
-    python tests/bench/restart.py [--symbols 10000] [--rounds 5]
+python tests/bench/restart.py [--symbols 10000] [--rounds 5]
 """
 
 import argparse
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx2
 import polars as pl
-from bench import report
 
 from app_process import AppProcess
+from bench import report
 
 
 def batch(symbols: int) -> bytes:

@@ -1,6 +1,6 @@
 """Memory, descriptors and lag over a long run at a steady rate of ticks.
 
-    python tests/bench/soak.py [--rate 20000] [--minutes 10]
+python tests/bench/soak.py [--rate 20000] [--minutes 10]
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx2
 import psutil
-from bench import report
 
 from app_process import AppProcess
+from bench import report
 
 SYMBOLS = 500
 

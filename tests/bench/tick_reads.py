@@ -18,9 +18,9 @@ from pathlib import Path
 import asyncpg
 import httpx2
 import polars as pl
-from bench import quantiles, report
 
 from app_process import AppProcess
+from bench import quantiles, report
 from stockpulse.frames import TICKS
 from stockpulse.providers.simulated import SimulatedProvider
 

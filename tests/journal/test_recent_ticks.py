@@ -8,6 +8,7 @@ from journal_log import ticks
 
 from stockpulse.frames import LOGGED_TICKS
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.times import from_micros
 
 
 def frames(sizes):
@@ -36,7 +37,8 @@ def test_holds_what_was_appended_in_its_order(appends):
         mine = [chunk for chunk in chunks if chunk.segment == number]
         ts = pl.concat(parts)["ts"].to_physical()
         assert pl.concat(chunk.frame for chunk in mine).equals(pl.concat(parts))
-        assert recent.bounds(number) == (ts.min(), ts.max())
+        newest_append = parts[-1]["received_at"][-1]
+        assert recent.bounds(number) == (from_micros(ts.min()), from_micros(ts.max()), newest_append)
         assert sum(map(len, mine)) == len(ts)
     for chunk in chunks:
         ts = chunk.frame["ts"].to_physical()
@@ -66,4 +68,4 @@ def test_a_list_of_chunks_stays_what_it_is():
 def test_what_is_not_there():
     recent = RecentTicks()
     recent.drop_segment(7)
-    assert (recent.chunks(), recent.segments(), recent.bounds(7)) == ([], set(), None)
+    assert (recent.chunks(), recent.segments()) == ([], set())

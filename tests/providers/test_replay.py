@@ -92,9 +92,7 @@ def parquet(tmp_path):
 # ── Formats ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "name", ["x.parquet", "x.csv", "x.csv.gz", "x.arrow", "x.feather", "x.ipc", "x.stream.arrow"]
-)
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.csv.gz", "x.arrow", "x.feather", "x.ipc", "x.stream.arrow"])
 async def test_every_format_comes_back_as_it_was_written(tmp_path, name):
     path = write(trades(), tmp_path / name)
     provider = ReplayProvider(path, math.inf, batch_rows=30)
@@ -139,10 +137,7 @@ async def test_a_file_without_rows_has_no_frames(tmp_path, name):
 # ── Columns ────────────────────────────────────────────────────────────────────────────────────────────────
 
 MICROS = [
-    int(
-        (START + i * timedelta(milliseconds=300) - datetime(1970, 1, 1, tzinfo=UTC))
-        / timedelta(microseconds=1)
-    )
+    int((START + i * timedelta(milliseconds=300) - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
     for i in range(3)
 ]
 
@@ -161,9 +156,7 @@ MICROS = [
         pl.Series([value / 1_000_000 for value in MICROS]),
         pl.Series([str(value // 1_000) for value in MICROS]),
         pl.Series([str(value / 1_000_000) for value in MICROS]),
-        pl.Series(
-            ["2013-10-07T08:00:00.464Z", "2013-10-07T04:00:00.764-04:00", "2013-10-07t08:00:01.064000000z"]
-        ),
+        pl.Series(["2013-10-07T08:00:00.464Z", "2013-10-07T04:00:00.764-04:00", "2013-10-07t08:00:01.064000000z"]),
         pl.Series(["2013-10-07T08:00:00.464", " 2013-10-07 08:00:00.764 ", "2013-10-07 08:00:01.064+00:00"]),
         pl.Series(["1381132800464", "2013-10-07 08:00:00.764", "2013-10-07T08:00:01.064Z"]),
     ],
@@ -209,9 +202,7 @@ async def test_labels_are_understood_in_many_ways(parquet):
 
 
 async def test_optional_columns_may_be_missing_and_others_are_ignored(parquet):
-    frame = trades_with(
-        exchange=None, trade_id=None, conditions=None, buyer_maker=pl.lit(True), kind=pl.lit("MARKET")
-    )
+    frame = trades_with(exchange=None, trade_id=None, conditions=None, buyer_maker=pl.lit(True), kind=pl.lit("MARKET"))
     sent = await replay_one(parquet(frame))
     assert sent.schema == TICKS
     assert sent.null_count().row(0) == (0, 0, 0, 0, 3, 3, 3)

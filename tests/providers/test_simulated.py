@@ -315,9 +315,7 @@ async def test_only_whole_buckets_that_are_over_are_given():
 async def test_history_is_the_same_whenever_it_is_asked():
     start, end = START - timedelta(days=40), START - timedelta(days=5)
     now = await bars(simulated(), "NVDA", "5m", start, end)
-    later = await bars(
-        simulated(ManualClock(START + timedelta(days=900)), symbols=("X",)), "NVDA", "5m", start, end
-    )
+    later = await bars(simulated(ManualClock(START + timedelta(days=900)), symbols=("X",)), "NVDA", "5m", start, end)
     part = await bars(simulated(), "NVDA", "5m", start + timedelta(days=17), end)
     assert now.equals(later)
     assert now.tail(len(part)).equals(part)
@@ -346,9 +344,7 @@ async def test_a_day_is_made_of_its_minutes():
 async def test_the_stream_goes_on_where_history_ends():
     clock = ManualClock()
     ticks = pl.concat(await stream_for(simulated(clock, rate=24), clock, 61))
-    history = await bars(
-        simulated(clock), "AAPL", "1m", START - timedelta(minutes=1), START + timedelta(minutes=1)
-    )
+    history = await bars(simulated(clock), "AAPL", "1m", START - timedelta(minutes=1), START + timedelta(minutes=1))
     own = ticks.filter(pl.col("symbol") == "AAPL", pl.col("ts") < START + timedelta(minutes=1))
     before, during = history.rows(named=True)
     assert own["price"][0] == pytest.approx(before["close"], rel=5e-4)

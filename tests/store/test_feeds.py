@@ -154,12 +154,12 @@ class TestBackfill:
     async def test_of_the_simulated_market(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             provider = SimulatedProvider(("AAPL",), now=parts.clock)
-            count, _ = await filled(parts, provider, "AAPL")
-            assert count == 730 + 30 * 288 - 186 + 930
-            days = await parts.between("AAPL", D1)
-            assert len(days) == 731
-            again, _ = await filled(parts, provider, "AAPL")
-            assert again == 1
+            backfill = Backfill(provider, parts.pipeline, parts.bars, parts.names)
+            # Of the first five minutes and the first day there is only a part within the depth.
+            assert await backfill.run(("AAPL",), NOW) == 729 + (30 * 288 - 186) + 930
+            await parts.settled()
+            assert len(await parts.between("AAPL", D1)) == 731
+            assert await backfill.run(("AAPL",), NOW) == 1
 
     async def test_of_no_symbols(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:

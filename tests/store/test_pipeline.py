@@ -277,7 +277,7 @@ class TestLateTicks:
             await parts.pipeline.end(STOCKS)
             revised = await tables(parts)
             assert sum(loaded) > 20
-            assert parts.pipeline.counters.bars_revised > 50
+            assert parts.pipeline.counters.bars_revised > 20
             assert len(await parts.resident(M1)) <= 6
             wanted = await recomputed(parts)
         assert_same_tables(revised, wanted)

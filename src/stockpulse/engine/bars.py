@@ -57,6 +57,7 @@ BAR: Final = np.dtype(
 _EXACT_UNITS: Final = (1 << 53) // NANOS  # fewer units than that are, in billionths, an exact float
 _KEY_MINUTE_BITS: Final = 28  # minutes of the years 1970 to 2480
 _MINUTE: Final = 60_000_000
+_LARGEST_SHORT: Final = np.iinfo(np.uint16).max
 
 
 def keys(symbol_id: Ints, ts: Ints) -> Ints:
@@ -88,8 +89,7 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
     if len(ts) == 0:
         return np.empty(0, BAR)
     key = keys(symbol_id, ts)
-    # A stable sort keeps equal stamps in log order, which is how ties are decided.
-    order = np.argsort(key, kind="stable") if _ascending(ts) else np.lexsort((ts, key))
+    order = _by_bucket_then_time(key, symbol_id, ts)
     key, ts, seq, price, size, flags = key[order], ts[order], seq[order], price[order], size[order], flags[order]
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     bars = np.zeros(len(first), BAR)
@@ -103,8 +103,13 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
     return bars
 
 
-def _ascending(ts: Ints) -> bool:
-    return bool((ts[1:] >= ts[:-1]).all())
+def _by_bucket_then_time(key: Ints, symbol_id: Ints, ts: Ints) -> Ints:
+    """The order of ticks by bucket, then by event time. It is stable: the log's order decides between equal times."""
+    if (ts[1:] < ts[:-1]).any():
+        return np.lexsort((ts, key))
+    if ts[0] // _MINUTE == ts[-1] // _MINUTE and symbol_id.max() <= _LARGEST_SHORT:
+        return np.argsort(symbol_id.astype(np.uint16), kind="stable")  # a radix sort, many times as fast
+    return np.argsort(key, kind="stable")
 
 
 def _set_prices(bars: Rows, first: Ints, ts: Ints, seq: Ints, price: Floats, counts: Mask) -> None:

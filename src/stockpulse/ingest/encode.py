@@ -71,8 +71,9 @@ class Encoder:
         return encoded.with_columns(self._labelled(encoded).alias("ts"))
 
     async def _number_symbols(self, symbols: list[str], feed: Feed) -> None:
-        for calendar in {feed.calendar_of(name) for name in symbols}:
-            names = [name for name in symbols if feed.calendar_of(name) == calendar]
+        new = set(symbols) - self._store.names.symbols.keys()
+        for calendar in sorted({feed.calendar_of(name) for name in new}):
+            names = [name for name in new if feed.calendar_of(name) == calendar]
             self.new_symbols += await self._store.ensure_symbols(names, calendar)
 
     def _symbol_ids(self, frame: pl.DataFrame, symbols: list[str]) -> pl.Series:

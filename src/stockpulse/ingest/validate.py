@@ -47,11 +47,11 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
 
     `now` is the time of receipt: no event may be later than it by more than the tolerance.
     """
-    frame = _with_symbol_upper(frame)
+    frame, symbols = _checked_symbols(frame)
     price, size = frame["price"].to_numpy(), frame["size"].to_numpy()
     with np.errstate(invalid="ignore", over="ignore"):
         checks = [
-            _symbols(frame),
+            symbols,
             *_times(frame, now + tolerance),
             _positive("price", price),
             ((size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"),
@@ -63,14 +63,14 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
 
 def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
     """Check a batch of `frames.BARS`."""
-    frame = _with_symbol_upper(frame)
+    frame, symbols = _checked_symbols(frame)
     prices = {name: frame[name].to_numpy() for name in ("open", "high", "low", "close")}
     top, bottom = np.fmax(prices["open"], prices["close"]), np.fmin(prices["open"], prices["close"])
     volume, vwap = frame["volume"].to_numpy(), frame["vwap"].fill_null(0.0).to_numpy()
     most = np.where(_daily(frame), LARGEST_SUM_OF_DAY, LARGEST_SUM)
     with np.errstate(invalid="ignore", over="ignore"):
         checks = [
-            _symbols(frame),
+            symbols,
             (
                 frame["interval"].is_in([*_MINUTES, "1d"]).fill_null(value=False).to_numpy(),
                 "interval: takes 1m, 5m, 1d",
@@ -93,19 +93,17 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
     return _split(frame, checks, list(BARS))
 
 
-def _with_symbol_upper(frame: pl.DataFrame) -> pl.DataFrame:
-    # Few symbols make up many rows, so each is looked at once; most come in upper case.
+def _checked_symbols(frame: pl.DataFrame) -> tuple[pl.DataFrame, Check]:
+    """The batch with its symbols in upper case, and which of them are fine.
+
+    Few symbols make up many rows, so each is looked at once; most come in upper case.
+    """
     symbols = frame["symbol"].unique()
-    if (symbols == symbols.str.to_uppercase()).all():
-        return frame
-    return frame.with_columns(frame["symbol"].str.to_uppercase())
-
-
-def _symbols(frame: pl.DataFrame) -> Check:
-    return (
-        _matching(frame["symbol"], frame["symbol"].unique(), SYMBOL, null_is_fine=False),
-        "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit",
-    )
+    if not (symbols == symbols.str.to_uppercase()).all():
+        frame = frame.with_columns(frame["symbol"].str.to_uppercase())
+        symbols = frame["symbol"].unique()
+    fine = _matching(frame["symbol"], symbols, SYMBOL, null_is_fine=False)
+    return frame, (fine, "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit")
 
 
 def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:

@@ -1,9 +1,12 @@
 """The newest ticks, in memory: those of the log's segments that have no index yet."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import polars as pl
+
+from stockpulse.times import from_micros
 
 _CHUNK_ROWS: Final = 1 << 17
 
@@ -60,9 +63,11 @@ class RecentTicks:
         """The segments whose ticks are here, whole."""
         return {chunk.segment for chunk in self._chunks}
 
-    def bounds(self, segment: int) -> tuple[int, int] | None:
-        """The least and the greatest event time in a segment; None if it has no ticks."""
+    def bounds(self, segment: int) -> tuple[datetime, datetime, datetime]:
+        """The least and the greatest event time, and the newest append, of a segment that is here."""
         chunks = [chunk for chunk in self._chunks if chunk.segment == segment]
-        if not chunks:
-            return None
-        return min(chunk.min_ts for chunk in chunks), max(chunk.max_ts for chunk in chunks)
+        return (
+            from_micros(min(chunk.min_ts for chunk in chunks)),
+            from_micros(max(chunk.max_ts for chunk in chunks)),
+            max(chunk.frame["received_at"][-1] for chunk in chunks),
+        )

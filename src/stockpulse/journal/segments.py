@@ -121,11 +121,11 @@ class Segments:
                 f"CREATE INDEX IF NOT EXISTS {table}_symbol_ts ON {table} (symbol_id, ts)", timeout=600
             )
             row = await connection.fetchrow(
-                "UPDATE log_segments SET indexed = true, (min_ts, max_ts, newest_append) ="  # noqa: S608 - ours
-                f" (SELECT min(ts), max(ts), greatest(max(received_at), (SELECT max(received_at) FROM {bars}))"
-                f" FROM {table})"
+                "UPDATE log_segments SET indexed = true, min_ts = $2, max_ts = $3,"  # noqa: S608 - names of ours
+                f" newest_append = greatest($4, (SELECT max(received_at) FROM {bars}))"
                 " WHERE id = $1 RETURNING id, min_ts, max_ts, newest_append, indexed",
                 segment,
+                *await self._bounds(connection, segment),
                 timeout=600,
             )
             await connection.execute(f"ANALYZE {table}", timeout=600)
@@ -133,6 +133,16 @@ class Segments:
             self.sealed[segment] = Sealed(*row)
         self.recent.drop_segment(segment)
         log.info("segment indexed", segment=segment, seconds=round(time.monotonic() - started, 2))
+
+    async def _bounds(self, connection: AnyConnection, segment: int) -> tuple[datetime | None, ...]:
+        """Least and greatest event time, and newest append, of the ticks of a segment."""
+        if segment in self.recent.segments():
+            return self.recent.bounds(segment)
+        row = await connection.fetchrow(
+            f"SELECT min(ts), max(ts), max(received_at) FROM {table_of(segment)}",  # noqa: S608 - names of ours
+            timeout=600,
+        )
+        return tuple(row) if row is not None else (None, None, None)
 
     async def drop_older(self, than: datetime, checkpoint: int) -> list[int]:
         """Drop the sealed segments whose newest append is older, but none that a restart still has to read."""
