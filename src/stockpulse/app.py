@@ -49,12 +49,15 @@ from stockpulse.store.run_log import RunLog
 from stockpulse.store.sink import Sink
 from stockpulse.store.stored_bars import load
 from stockpulse.store.ticks import TickReader
-from stockpulse.supervisor import Supervisor
+from stockpulse.supervisor import State, Supervisor
 from stockpulse.telemetry import RequestMetrics, configure_logging
 
 _AWAY: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 _REQUEST_SECONDS: Final = 4
 _DRAIN_SECONDS: Final = 6.0
+_FLOW: Final = ("number", "append", "step", "flush", "postgres")
+"""Where one of these has failed, waiting for the others is of no use."""
+
 _MEMORY_ROWS: Final = 300_000
 """An open segment with more ticks is sealed at a restart, rather than read back into memory."""
 
@@ -200,8 +203,9 @@ async def _stop(context: Context) -> None:
     supervisor = context.supervisor
     feeds = [name for name in supervisor.health if name.startswith("feed:")]
     await supervisor.stop(feeds)
-    drained = await context.pipeline.drain(_DRAIN_SECONDS)
-    flushed = await supervisor.wait("flush", _DRAIN_SECONDS)
+    flows = not any(supervisor.health[name].state is State.FAILED for name in _FLOW if name in supervisor.health)
+    drained = flows and await context.pipeline.drain(_DRAIN_SECONDS)
+    flushed = flows and await supervisor.wait("flush", _DRAIN_SECONDS)
     if not (drained and flushed):
         log.warning("stopping with work left, the next start does it", lag=asdict(context.pipeline.lag()))
     await supervisor.stop([name for name in reversed(list(supervisor.health)) if name != "postgres"])

@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -333,18 +333,19 @@ class Batch:
 class Market:
     """Makes batches: mostly of now, a few of them minutes or days late, some poisoned."""
 
-    def __init__(self, seed: int, *, least: int = 100, most: int = 2000) -> None:
+    def __init__(self, seed: int, *, least: int = 100, most: int = 2000, formats: tuple[str, ...] = FORMATS) -> None:
         self._random = np.random.default_rng(seed)
         self._clock = dict.fromkeys((source.name for source in SOURCES), int(BEGIN.timestamp()) * SECOND)
         self._number = 0
         self._sizes = (least, most)
+        self._formats = formats
 
     def batch(self) -> Batch:
         pick = self._random
         source = SOURCES[pick.integers(len(SOURCES))]
         count = int(np.exp(pick.uniform(*np.log(self._sizes))))
         ticks = self._ticks(source, count)
-        content_type = FORMATS[pick.integers(len(FORMATS))]
+        content_type = self._formats[pick.integers(len(self._formats))]
         poison = int(pick.random() < 0.05)
         sent = pl.concat([ticks, ticks.tail(1).with_columns(price=pl.lit(-1.0))]) if poison else ticks
         return Batch(source, ticks, _encoded(sent.drop("provider"), content_type), content_type, poison)
@@ -487,9 +488,9 @@ class Load:
         caller.close()
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 30) -> None:
+async def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not await holds():
+    while not holds():
         assert time.monotonic() < deadline, f"not after {seconds} s: {what}"
         await asyncio.sleep(0.05)
 
@@ -706,7 +707,7 @@ def sessions() -> dict[str, tuple[int, int]]:
     """New York's sessions around the time of the market: open and close by date, from the library itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import exchange_calendars
+        import exchange_calendars  # noqa: PLC0415 - brings pandas, and its warnings
 
         calendar = exchange_calendars.get_calendar("XNYS", start="2024-10-01", end="2024-12-31")
         return {

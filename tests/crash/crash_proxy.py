@@ -1,17 +1,21 @@
 """A PostgreSQL connection that can be cut at any message: between the app's sockets and the server's."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
 
 SOCKET = ".s.PGSQL.5432"
 _ANSWERED = b"QS"
-"""Messages of the client that the server answers with ReadyForQuery."""
+"""Messages of the client that the server answers at once."""
 
 
 class Cut(Enum):
@@ -135,7 +139,7 @@ class Proxy:
         with contextlib.suppress(OSError, EOFError):
             while True:
                 message = await _message(reader)
-                if message[:1] == b"Z":
+                if message[:1] in b"ZG":  # ready, or ready for the data of a COPY
                     link.answered.set()
                 if not link.mute:
                     link.client.write(message)

@@ -46,7 +46,7 @@ async def under_load(app: App, proxy: Proxy, dsn: str, dice: random.Random, seed
 
     def decide(_number: int, _message: bytes) -> Cut | None:
         nonlocal cuts
-        if dice.random() > 0.01:
+        if dice.random() > 0.02:
             return None
         cuts += 1
         return dice.choice(CUTS)
@@ -55,10 +55,10 @@ async def under_load(app: App, proxy: Proxy, dsn: str, dice: random.Random, seed
         await app.start()
         load = Load(app, Market(seed))
         async with load.flowing():
-            await asyncio.sleep(2)
+            await asyncio.sleep(1)
             for _ in range(3):
                 proxy.decide = decide
-                await asyncio.sleep(2)
+                await asyncio.sleep(1)
                 proxy.disarm()
                 proxy.cut_all()
                 await asyncio.sleep(0.5)

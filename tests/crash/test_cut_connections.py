@@ -156,7 +156,7 @@ async def test_append_cut_again_and_again_is_there_once(way: Way) -> None:
     dice = np.random.default_rng(5)
     async with a_journal(way) as journal:
         base, done = journal.head, 0
-        for _ in range(40):
+        for _ in range(20):
             way.proxy.decide = lambda _number, _message: CUTS[dice.integers(3)] if dice.random() < 0.04 else None
             appended = await journal.append(Ticks(some_ticks(done, 20)))
             assert (appended.before, appended.after) == (base + done, base + done + 20)

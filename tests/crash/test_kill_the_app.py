@@ -53,8 +53,8 @@ async def test_killed_app_loses_nothing_and_doubles_nothing() -> None:
         assert_bars_right(stored)
         print(f"checked in {time.monotonic() - started:.1f} s")
         print(
-            f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second; serving again after {spread(seconds)} s;"
-            f" answers {dict(load.answers)}"
+            f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second;"
+            f" serving again after {spread(seconds)} s; answers {dict(load.answers)}"
         )
         assert (await app.terminate())[0] == 0
         assert processes_of(app.folder) == []

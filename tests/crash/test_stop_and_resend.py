@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from crash_harness import (
     BEGIN,
+    FORMATS,
     SOURCES,
     App,
     Caller,
@@ -22,6 +23,7 @@ from crash_harness import (
     read_stopped,
     running_app,
     seed_of,
+    until,
 )
 
 pytestmark = pytest.mark.timeout(180)
@@ -66,10 +68,10 @@ async def test_stop_with_half_a_request_open_ends() -> None:
 async def test_idle_stop_after_a_restart_is_quick() -> None:
     """Also when the open segment was sealed at the start, which leaves out offsets."""
     async with running_app() as app:
-        load = Load(app, Market(seed_of(4), least=15_000, most=20_000), connections=3)
+        load = Load(app, Market(seed_of(4), least=60_000, most=80_000, formats=FORMATS[-1:]), connections=3)
         async with load.flowing():
-            while load.ticks < 330_000:  # more than is read back into memory
-                await asyncio.sleep(0.1)
+            # More than is read back into memory.
+            await until(lambda: load.ticks > 330_000, "so many ticks")
         await app.kill()
         await app.start()
         status, seconds = await app.terminate()

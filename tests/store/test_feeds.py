@@ -158,7 +158,7 @@ class TestBackfill:
             # Of the first five minutes and the first day there is only a part within the depth.
             assert await backfill.run(("AAPL",), NOW) == 729 + (30 * 288 - 186) + 930
             await parts.settled()
-            assert len(await parts.between("AAPL", D1)) == 731
+            assert len(await parts.between("AAPL", D1)) == 730
             assert await backfill.run(("AAPL",), NOW) == 1
 
     async def test_of_no_symbols(self, postgres_dsn):

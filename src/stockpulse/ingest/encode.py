@@ -4,6 +4,7 @@ from datetime import datetime
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from stockpulse import offload
@@ -15,7 +16,52 @@ from stockpulse.ingest.feed import Feed
 from stockpulse.names import Symbol, TickKind
 from stockpulse.times import micros
 
+Codes = npt.NDArray[np.uint32]
+
 _MINUTES = {"1m": 1, "5m": 5, "1d": 1440}
+
+
+class Numbers:
+    """The numbers of texts, found for each row by the code that Polars' categories give equal texts.
+
+    So each row is hashed once and looked up in an array: several times as fast as a join with a dictionary.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._dtype = pl.Categorical(pl.Categories(name))
+        self._anchor = pl.Series([""], dtype=self._dtype)  # codes last as long as one column of them does
+        self._by_code = np.zeros(1, np.int32)
+        self._texts: dict[int, str] = {}
+
+    def codes(self, texts: pl.Series) -> Codes:
+        """The code of each row; there are no nulls."""
+        return texts.cast(self._dtype).to_physical().to_numpy()
+
+    def unknown(self, texts: pl.Series, codes: Codes) -> list[str]:
+        """The different texts among the rows that have no number yet."""
+        self._reserve(codes)
+        rows = np.flatnonzero(self._by_code[codes] == 0)
+        return texts.gather(rows).unique().to_list() if len(rows) else []
+
+    def learn(self, texts: list[str], numbers: list[int]) -> None:
+        """Take in numbers, which are above 0."""
+        codes = self.codes(pl.Series(texts, dtype=pl.String))
+        self._reserve(codes)
+        self._by_code[codes] = numbers
+        self._texts |= zip(codes.tolist(), texts, strict=True)
+
+    def of(self, codes: Codes) -> pl.Series:
+        """The number of each row."""
+        return pl.Series(self._by_code[codes])
+
+    def distinct(self, codes: Codes) -> list[str]:
+        """The different texts among the rows, all of which have a number."""
+        return [self._texts[code] for code in np.flatnonzero(np.bincount(codes)).tolist()]
+
+    def _reserve(self, codes: Codes) -> None:
+        largest = int(codes.max(initial=0))
+        if largest >= len(self._by_code):
+            self._by_code = np.concatenate([self._by_code, np.zeros(largest + 1, np.int32)])
 
 
 class Encoder:
@@ -24,42 +70,50 @@ class Encoder:
     def __init__(self, store: NameStore, arbiter: FeedArbiter) -> None:
         self._store = store
         self._arbiter = arbiter
+        self._symbols = Numbers("stockpulse.symbols")
+        self._kinds: dict[Feed, Numbers] = {}
         self.new_symbols: list[Symbol] = list(store.names.symbols.values())
         """Symbols that the engine has not been told of."""
 
     async def ticks(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.TICKS` as `frames.LOGGED_TICKS`, without `seq`."""
-        symbols = frame["symbol"].unique().to_list()
-        await self._number_symbols(symbols, feed)
+        rows = len(frame)
+        symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
+        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols), feed)
+        followers = self._arbiter.followers(self._symbols.distinct(symbols), feed.provider, micros(received_at))
+        labels, kinds, codes = await offload.run(rows, partial(self._labelled, frame, feed, followers))
+        await self._number_kinds(kinds, kinds.unknown(labels, codes), feed)
+        return pl.DataFrame(
+            {
+                "symbol_id": self._symbols.of(symbols),
+                "kind_id": kinds.of(codes),
+                "ts": frame["ts"],
+                "received_at": pl.repeat(received_at, rows, dtype=UTC_MICROS, eager=True),
+                "price": frame["price"],
+                "size": frame["size"],
+                "trade_id": frame["trade_id"],
+            }
+        )
+
+    def _labelled(self, frame: pl.DataFrame, feed: Feed, followers: set[str]) -> tuple[pl.Series, Numbers, Codes]:
+        labels = _labels(frame, followers)
+        kinds = self._kinds.setdefault(feed, Numbers(f"stockpulse.kinds.{len(self._kinds)}"))
+        return labels, kinds, kinds.codes(labels)
+
+    async def _number_kinds(self, kinds: Numbers, labels: list[str], feed: Feed) -> None:
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
-        now = micros(received_at)
-        followers = self._arbiter.followers(symbols, feed.provider, now)
-        labels, distinct = await offload.run(len(frame), partial(_labels, frame, followers))
-        kinds = {label: _kind(provider_id, feed, label) for label in distinct}
-        await self._store.ensure_kinds(kinds.values())
-
-        def encoded() -> pl.DataFrame:
-            return pl.DataFrame(
-                {
-                    "symbol_id": self._symbol_ids(frame, symbols),
-                    "kind_id": self._kind_ids(labels, kinds),
-                    "ts": frame["ts"],
-                    "received_at": pl.repeat(received_at, len(frame), dtype=UTC_MICROS, eager=True),
-                    "price": frame["price"],
-                    "size": frame["size"],
-                    "trade_id": frame["trade_id"],
-                }
-            )
-
-        return await offload.run(len(frame), encoded)
+        if labels:
+            new = [_kind(provider_id, feed, label) for label in labels]
+            await self._store.ensure_kinds(new)
+            kinds.learn(labels, [self._store.names.kinds[kind] for kind in new])
 
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.BARS` as `frames.LOGGED_BARS`, without `seq`; daily ones under the label of their calendar."""
-        symbols = frame["symbol"].unique().to_list()
-        await self._number_symbols(symbols, feed)
+        symbols = self._symbols.codes(frame["symbol"])
+        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols), feed)
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
         encoded = frame.select(
-            self._symbol_ids(frame, symbols),
+            self._symbols.of(symbols).alias("symbol_id"),
             pl.lit(provider_id, pl.Int32).alias("provider_id"),
             pl.col("interval").replace_strict(_MINUTES, return_dtype=pl.Int32).alias("minutes"),
             "ts",
@@ -68,24 +122,20 @@ class Encoder:
             pl.col("trade_count").fill_null(-1),
             pl.col("vwap").fill_null(float("nan")),
         ).select(list(LOGGED_BARS)[1:])
-        return encoded.with_columns(self._labelled(encoded).alias("ts"))
+        return encoded.with_columns(self._at_labels(encoded).alias("ts"))
 
     async def _number_symbols(self, symbols: list[str], feed: Feed) -> None:
-        new = set(symbols) - self._store.names.symbols.keys()
-        for calendar in sorted({feed.calendar_of(name) for name in new}):
-            names = [name for name in new if feed.calendar_of(name) == calendar]
-            self.new_symbols += await self._store.ensure_symbols(names, calendar)
-
-    def _symbol_ids(self, frame: pl.DataFrame, symbols: list[str]) -> pl.Series:
+        """Have symbols numbered that this encoder has not met."""
+        if not symbols:
+            return
+        # Pairs such as BTC/USD trade around the clock, whoever sends them.
+        pairs = [name for name in symbols if "/" in name]
+        self.new_symbols += await self._store.ensure_symbols(pairs, "24/7")
+        self.new_symbols += await self._store.ensure_symbols(symbols, feed.calendar)
         known = self._store.names.symbols
-        ids = [known[name].id for name in symbols]
-        return frame["symbol"].replace_strict(symbols, ids, return_dtype=pl.Int32).alias("symbol_id")
+        self._symbols.learn(symbols, [known[name].id for name in symbols])
 
-    def _kind_ids(self, labels: pl.Series, kinds: dict[str, TickKind]) -> pl.Series:
-        numbers = {label: self._store.names.kinds[kind] for label, kind in kinds.items()}
-        return labels.replace_strict(list(numbers), list(numbers.values()), return_dtype=pl.Int32).alias("kind_id")
-
-    def _labelled(self, bars: pl.DataFrame) -> pl.Series:
+    def _at_labels(self, bars: pl.DataFrame) -> pl.Series:
         """Daily bars are labelled by the start of their trading date, whatever time of it the provider gives."""
         ts = bars["ts"].to_physical().to_numpy().copy()
         daily = np.flatnonzero(bars["minutes"].to_numpy() == _MINUTES["1d"])
@@ -104,19 +154,11 @@ _SEPARATOR = "\x1f"
 """Between the parts of a label; no exchange and no condition has it in it."""
 
 
-def _labels(frame: pl.DataFrame, followers: set[str]) -> tuple[pl.Series, list[str]]:
-    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol.
-
-    And the different ones of these texts.
-    """
-    labels = _label_of_each(frame, followers)
-    return labels, labels.unique().to_list()
-
-
-def _label_of_each(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
+def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
+    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol."""
     exchange, conditions = pl.col("exchange").fill_null(""), pl.col("conditions").fill_null("")
     if not followers and frame["conditions"].null_count() == len(frame):
-        return frame.select(exchange).to_series()  # most often; joining texts costs more than all the rest
+        return frame["exchange"].fill_null("")  # most often; joining texts costs more than all the rest
     follows = pl.when(pl.col("symbol").is_in(list(followers))).then(pl.lit("-")).otherwise(pl.lit(""))
     return frame.select(pl.concat_str([exchange, conditions, follows], separator=_SEPARATOR)).to_series()
 

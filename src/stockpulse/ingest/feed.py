@@ -15,7 +15,7 @@ class Feed:
     calendar: str = "XNYS"
     clock: Clock = Clock.WALL
     delay_micros: int = 0
-    rule: Rule = field(default=all_count, compare=False)
+    rule: Rule = field(default=all_count)
 
     def calendar_of(self, symbol: str) -> str:
         """The calendar of a symbol that is new: pairs such as BTC/USD trade around the clock, whoever sends them."""
