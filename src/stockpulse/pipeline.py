@@ -148,7 +148,8 @@ class Pipeline:
         rejected = submission.checked.rejected
         if len(rejected):
             self.counters.rejected += len(rejected)
-            await self._dead_letters.write(feed.provider, rejected, submission.received_at)
+            keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
+            await until_done(keep, "keeping of rejected rows", lambda: None)
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
         return await self._enqueue(waiting, len(submission.checked.good))
 
@@ -200,9 +201,10 @@ class Pipeline:
     async def _append_group(self, group: list[_Numbered]) -> None:
         frames = [item.frame for item in group if len(item.frame)]
         if frames:
-            frame = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
-            appended = await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
-            await self._appended.put(appended, len(frame))
+            whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
+            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more than so many at once
+                appended = await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
+                await self._appended.put(appended, len(frame))
         for item in group:
             self._count(item.receipt, of_bars=item.of_bars)
             self._answer(item.waiting.done, item.receipt)

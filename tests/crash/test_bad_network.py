@@ -86,7 +86,7 @@ async def test_app_outlives_a_database_that_dies_while_it_comes_up() -> None:
         load = Load(app, Market(seed))
         async with load.flowing():
             await asyncio.sleep(1)
-            for _ in range(3):
+            for _ in range(2):
                 for _ in range(5):
                     for process in processes_of(app.folder):
                         if process.pid == app.postmaster():

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
-from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, bar, frame_of_ticks, stack, tick
+from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, frame_of_ticks, stack, tick
 
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
@@ -68,6 +68,15 @@ class TestSubmit:
             assert receipt.accepted == taken <= 3
             assert len(kept) == len(receipt.rejected)
             assert all(len(row["record"]) <= 8192 for row in kept)
+
+    async def test_what_the_parser_says_is_kept_whatever_it_holds(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            row = dict.fromkeys(TICKS) | {"problem": "ts: got '\0'", "raw": "\0\n'"}
+            schema = {**TICKS, "problem": pl.String, "raw": pl.String}
+            receipt = await parts.pipeline.submit(pl.DataFrame([row], schema=schema, orient="row"), LIVE)
+            assert receipt.rejected == ((0, "ts: got '\0'"),)
+            (kept,) = await parts.pool.fetch("SELECT reason, record FROM dead_letters")
+            assert tuple(kept) == ("ts: got '\ufffd'", "\ufffd\n'")
 
     async def test_counts(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:

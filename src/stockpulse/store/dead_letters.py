@@ -18,7 +18,9 @@ class DeadLetters:
     async def write(self, source: str, rejected: pl.DataFrame, now: datetime) -> None:
         """Keep rejected rows (columns reason, raw); durable when it returns."""
         await self._partitions.ensure(DEAD_LETTERS, [now], now)
-        records = [(now, source, reason, _storable(raw)) for reason, raw in rejected.select("reason", "raw").rows()]
+        records = [
+            (now, source, _storable(reason), _storable(raw)) for reason, raw in rejected.select("reason", "raw").rows()
+        ]
         async with self._pool.acquire() as connection:
             await connection.copy_records_to_table(
                 "dead_letters", records=records, columns=("received_at", "source", "reason", "record")
