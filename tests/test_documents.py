@@ -106,7 +106,7 @@ class TestProvider:
         monkeypatch.setattr("stockpulse.app._provider", lambda _: provider)
         latest = "/ticks/latest?symbol=BTC-USD"
         async with serve(postgres_dsn, symbols=("BTC-USD", "ETH-USD")) as client, asyncio.timeout(20):
-            while not (ticks := (await client.get(latest)).json().get("ticks")):  # noqa: ASYNC110 - no event tells
+            while not (ticks := (await client.get(latest)).json().get("ticks")):
                 await asyncio.sleep(0.05)
             assert {(tick["provider"], tick["price"]) for tick in ticks} == {("polled", 7.0)}
 

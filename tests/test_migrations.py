@@ -199,7 +199,7 @@ class TestViews:
             assert tuple(second) == ("SPY", 685.5, 0.3, "desk", "", "@,I", None)
             assert await connection.fetchval("SELECT array_agg(price ORDER BY id) FROM price_points") == [684.5, 685.5]
             async with asyncio.timeout(10):
-                while await connection.fetchval("SELECT count(*) FROM bars") < 3:  # noqa: ASYNC110 - no event tells
+                while await connection.fetchval("SELECT count(*) FROM bars") < 3:
                     await asyncio.sleep(0.05)
             (bar,) = await connection.fetch(
                 "SELECT symbol, open, high, low, close, volume_sum, tick_count FROM stock_bars_1m"

@@ -55,7 +55,7 @@ async def send(client, rows, **params):
         headers={"Content-Type": "application/json"},
     )
     assert answer.json() == {"accepted": len(rows), "duplicates": 0, "rejected": []}
-    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:  # noqa: ASYNC110
+    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:
         await asyncio.sleep(0.005)
 
 
@@ -407,7 +407,7 @@ async def test_more_bars_than_a_page(contexts, client):
         (100.0 + pl.col("row")).alias("vwap"),
     )
     await context.pipeline.submit(frame.cast(dict(BARS)), Feed("vendor", "24/7", Clock.EVENT), of_bars=True)
-    while (await client.get("/health")).json()["tasks"]["flush"]["lag"]:  # noqa: ASYNC110
+    while (await client.get("/health")).json()["tasks"]["flush"]["lag"]:
         await asyncio.sleep(0.02)
     bars = pl.read_ipc_stream((await client.get("/data/BTC/USD?interval=1m&format=arrow")).content)
     assert bars["close"].to_list() == [100.0 + row for row in range(count)]

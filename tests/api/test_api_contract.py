@@ -36,7 +36,7 @@ async def market(client):
     ]
     answer = await client.post("/ticks?clock=event", content=orjson.dumps(rows))
     assert answer.json()["accepted"] == 20
-    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:  # noqa: ASYNC110
+    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:
         await asyncio.sleep(0.005)
     return client
 

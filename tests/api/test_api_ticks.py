@@ -39,7 +39,7 @@ async def send(client, body, content_type=JSON, **params):
 
 
 async def settled(client):
-    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:  # noqa: ASYNC110
+    while (await client.get("/health")).json()["tasks"]["step"]["lag"]:
         await asyncio.sleep(0.005)
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import asyncpg
 import httpx2
 
-from app_process import AppProcess
-from bench import quantiles, report
+from bench import AppProcess, quantiles, report
 from stockpulse.clock import Clock
 from stockpulse.ingest.feed import Feed
 from stockpulse.providers.simulated import SimulatedProvider

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from app_process import AppProcess
 from stockpulse.database import migrate
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.telemetry import configure_logging
+
+__all__ = ["AppProcess", "fresh_database", "quantiles", "report"]
 
 
 def report(name: str, **figures: Any) -> None:

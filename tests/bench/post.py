@@ -14,8 +14,7 @@ import asyncpg
 import httpx2
 import orjson
 
-from app_process import AppProcess
-from bench import quantiles, report
+from bench import AppProcess, quantiles, report
 
 REQUESTS_PER_SECOND = 50
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx2
 import polars as pl
 
-from app_process import AppProcess
-from bench import report
+from bench import AppProcess, report
 
 
 def batch(symbols: int) -> bytes:

@@ -11,8 +11,7 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from app_process import AppProcess
-from bench import report
+from bench import AppProcess, report
 
 SYMBOLS = 500
 

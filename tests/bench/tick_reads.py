@@ -19,8 +19,7 @@ import asyncpg
 import httpx2
 import polars as pl
 
-from app_process import AppProcess
-from bench import quantiles, report
+from bench import AppProcess, quantiles, report
 from stockpulse.frames import TICKS
 from stockpulse.providers.simulated import SimulatedProvider
 

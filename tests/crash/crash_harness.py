@@ -707,7 +707,7 @@ def sessions() -> dict[str, tuple[int, int]]:
     """New York's sessions around the time of the market: open and close by date, from the library itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import exchange_calendars  # noqa: PLC0415 - brings pandas, and its warnings
+        import exchange_calendars
 
         calendar = exchange_calendars.get_calendar("XNYS", start="2024-10-01", end="2024-12-31")
         return {

@@ -152,7 +152,7 @@ async def watched(server: EmbeddedPostgres) -> AsyncIterator[None]:
 
 
 async def until(happens: Callable[[], Awaitable[bool]]) -> None:
-    while not await happens():  # noqa: ASYNC110 - a server tells no Event
+    while not await happens():
         await asyncio.sleep(0.02)
 
 

@@ -71,7 +71,7 @@ class Stack:
 
     async def settled(self) -> None:
         """Until all that was submitted is worked in and stored, as far as its bars are final."""
-        while self.shard.offset < self.journal.head:  # noqa: ASYNC110
+        while self.shard.offset < self.journal.head:
             await asyncio.sleep(0.002)
         await self.flush()
 

@@ -121,7 +121,7 @@ class TestDropping:
                 # As `ensure` does, not committed yet when the old partitions are looked for.
                 await connection.execute("UPDATE time_partitions SET written_at = $1", later)
                 drop = asyncio.create_task(dropping.drop_old(BARS_1M, later))
-                while not await self.waiting(pool):  # noqa: ASYNC110
+                while not await self.waiting(pool):
                     await asyncio.sleep(0.01)
             await write(pool, old)
         assert await drop == []

@@ -186,7 +186,7 @@ class TestClosing:
             await parts.settled()
             assert len(await parts.stored(M1)) == 0
             parts.clock.at = NOW + 62 * SECOND
-            while not len(await parts.stored(M1)):  # noqa: ASYNC110
+            while not len(await parts.stored(M1)):
                 await asyncio.sleep(0.05)
             assert (await parts.latest("A", M1, 1))[0]["final"]
             assert len(await parts.stored(M5)) == 0
