@@ -128,11 +128,18 @@ class TestForgetting:
             assert not any(sift(window, *past))
 
     def test_older_ones_are_forgotten(self):
-        window = RedeliveryWindow(window_micros=10_000_000, most_keys=400)
+        window = RedeliveryWindow(window_micros=10_000_000, most_keys=400, least_keys=0)
         for second in range(100):
             sift(window, *numbered(second * 10, 10, T + second * SECOND))
         assert sift(window, key("0", T)) == [True]
         assert len(window) < 400
+
+    def test_a_replay_faster_than_the_window_may_still_send_again(self):
+        """Event time says nothing of how long ago a request was: ten minutes of it pass in a moment."""
+        window = RedeliveryWindow()
+        for minute in range(120):
+            sift(window, *numbered(minute * 10, 10, T + minute * 60 * SECOND))
+        assert sift(window, *numbered(0, 10, T)) == [False] * 10
 
     def test_a_late_tick_does_not_turn_the_clock_back(self):
         window = RedeliveryWindow(window_micros=10_000_000)

@@ -1,7 +1,7 @@
 """Tells ticks that were delivered before from new ones.
 
 A redelivery is the same (provider, symbol, exchange, trade_id, ts). Keys are remembered for a window of
-event time after they came, and no more than so many of them. Without a trade_id nothing is a redelivery.
+event time after they came, never fewer than so many and never more. Without a trade_id nothing is a redelivery.
 
 Keys are looked up by a 64-bit hash in sorted runs, which grow by merging as in a log-structured merge tree:
 a look-up is a handful of binary searches, vectorised. A hit is then compared with the key itself, so a
@@ -14,6 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+LEAST_KEYS: Final = 300_000
+"""So many are remembered however fast event time goes by: three of the largest requests, sent again while others follow."""
 
 KEY: Final = ("symbol", "exchange", "trade_id", "ts")
 
@@ -33,9 +36,12 @@ class _Run:
 class RedeliveryWindow:
     """The keys of one provider's recent ticks."""
 
-    def __init__(self, window_micros: int = 600_000_000, most_keys: int = 1_000_000) -> None:
+    def __init__(
+        self, window_micros: int = 600_000_000, most_keys: int = 1_000_000, least_keys: int = LEAST_KEYS
+    ) -> None:
         self._window = window_micros
         self._most = most_keys
+        self._least = least_keys
         self._runs: list[_Run] = []
         self._clock = np.iinfo(np.int64).min
 
@@ -83,9 +89,11 @@ class RedeliveryWindow:
         return older < 2 * newer and older + newer <= self._most // 4
 
     def _forget(self) -> None:
-        while len(self._runs) > 1 and (
-            self._runs[0].clock < self._clock - self._window or len(self) - len(self._runs[0]) >= self._most
-        ):
+        while len(self._runs) > 1:
+            left = len(self) - len(self._runs[0])
+            old = self._runs[0].clock < self._clock - self._window
+            if not (left >= self._most or (old and left >= self._least)):
+                return
             del self._runs[0]
 
 
