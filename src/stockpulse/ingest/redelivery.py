@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000
-"""So many are remembered however fast event time goes by: three of the largest requests, sent again while others follow."""
+"""So many are remembered however fast event time goes by: three of the largest requests."""
 
 KEY: Final = ("symbol", "exchange", "trade_id", "ts")
 
