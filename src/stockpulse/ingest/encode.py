@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -128,10 +129,8 @@ class Encoder:
         """Have symbols numbered that this encoder has not met."""
         if not symbols:
             return
-        # Pairs such as BTC/USD trade around the clock, whoever sends them.
-        pairs = [name for name in symbols if "/" in name]
-        self.new_symbols += await self._store.ensure_symbols(pairs, "24/7")
-        self.new_symbols += await self._store.ensure_symbols(symbols, feed.calendar)
+        for calendar, names in groupby(sorted(symbols, key=feed.calendar_of), feed.calendar_of):
+            self.new_symbols += await self._store.ensure_symbols(names, calendar)
         known = self._store.names.symbols
         self._symbols.learn(symbols, [known[name].id for name in symbols])
 
