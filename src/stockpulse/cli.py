@@ -34,6 +34,7 @@ from stockpulse.database.migrate import upgrade
 from stockpulse.errors import DatabaseUnavailable, InvalidInput, OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.conditions import rule_named
 from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.names import PROVIDER
 from stockpulse.pipeline import Pipeline
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 from stockpulse.settings import Settings, load_settings
@@ -46,7 +47,6 @@ _SHOWN_REJECTS: Final = 5
 _RETRY_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 8, 8)
 _TIMEOUT: Final = httpx2.Timeout(10, read=310)  # a server may wait for durability for 300 seconds
 _LIMITS: Final = httpx2.Limits(keepalive_expiry=2)  # before the server, which waits for 5 seconds, closes it
-_PROVIDER: Final = r"[a-z][a-z0-9_]{0,31}"
 _DATABASE_FAULTS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.PostgresError, DBAPIError)
 
 
@@ -119,7 +119,7 @@ def replay(
 
     Where no server runs on this machine, they go into its database directly.
     """
-    if not re.fullmatch(_PROVIDER, provider):
+    if not re.fullmatch(PROVIDER, provider):
         raise InvalidInput("provider", f"got {provider!r}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
     factor = parse_speed(speed)
     recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in files]

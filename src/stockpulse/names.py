@@ -17,6 +17,10 @@ SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
 """What a symbol looks like, in upper case."""
 
 
+PROVIDER: Final = r"[a-z][a-z0-9_]{0,31}"
+"""What the name of a provider looks like."""
+
+
 @dataclass(frozen=True)
 class Symbol:
     """A symbol and the calendar that its days follow."""

@@ -40,26 +40,33 @@ class Presents:
     def _closing(self, provider: ProviderName, wall: int) -> int:
         if provider.clock is Clock.WALL:
             return wall - provider.delay_micros
-        # A recording that a restart cut short counts as over too, until more of it comes.
-        return self._shard.newest(provider.id) if provider.id in self._recording else END_OF_TIME
+        return END_OF_TIME if self._is_over(provider) else self._shard.newest(provider.id)
+
+    def _is_over(self, provider: ProviderName) -> bool:
+        """Whether it is a recording at its end; one that a restart cut short counts too, until more of it comes."""
+        return provider.clock is Clock.EVENT and provider.id not in self._recording
+
+    def _present(self, provider: ProviderName | None) -> datetime:
+        if provider is None or provider.clock is Clock.WALL:
+            return self._now()
+        return from_micros(self._shard.newest(provider.id))
 
     def of_providers(self) -> dict[int, datetime]:
         """The present of each provider, by its number."""
-        return {
-            number: self._now() if provider.clock is Clock.WALL else from_micros(self._shard.newest(number))
-            for number, provider in self._names.provider_by_id.items()
-        }
+        return {number: self._present(provider) for number, provider in self._names.provider_by_id.items()}
 
     def of_symbol(self, symbol_id: int) -> datetime:
         """The present of a symbol: that of the provider whose clock it follows."""
-        return self.of_providers().get(self._shard.provider_of(symbol_id), self._now())
+        return self._present(self._followed(symbol_id))
 
     def closed_until(self, symbol_id: int) -> datetime:
         """Up to when the bars of a symbol may be final; a recording that is over closes all of them."""
-        provider_id = self._shard.provider_of(symbol_id)
-        provider = self._names.provider_by_id.get(provider_id)
-        over = provider is not None and provider.clock is Clock.EVENT and provider_id not in self._recording
-        return datetime.max.replace(tzinfo=UTC) if over else self.of_symbol(symbol_id)
+        provider = self._followed(symbol_id)
+        over = provider is not None and self._is_over(provider)
+        return datetime.max.replace(tzinfo=UTC) if over else self._present(provider)
+
+    def _followed(self, symbol_id: int) -> ProviderName | None:
+        return self._names.provider_by_id.get(self.provider_of(symbol_id))
 
     def provider_of(self, symbol_id: int) -> int:
         """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""

@@ -21,11 +21,11 @@ from stockpulse.clock import Clock
 from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge
 from stockpulse.ingest.conditions import RULES, rule_named
 from stockpulse.ingest.feed import Feed
+from stockpulse.names import PROVIDER
 
 router = APIRouter(prefix="/ticks", tags=["ticks"])
 
 _INLINE_BYTES: Final = 64 * 1024
-_PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class Tick(BaseModel):
@@ -132,7 +132,7 @@ async def post_ticks(
         Query(
             description="Who sends: stored with each tick.",
             examples=["api"],
-            json_schema_extra={"pattern": f"^{_PROVIDER.pattern}$"},
+            json_schema_extra={"pattern": f"^{PROVIDER}$"},
         ),
     ] = "api",
     calendar: Annotated[
@@ -179,7 +179,7 @@ async def post_ticks(
 
 
 def _provider_named(name: str) -> str:
-    if not _PROVIDER.fullmatch(name):
+    if not re.fullmatch(PROVIDER, name):
         raise InvalidInput("provider", f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
     return name
 

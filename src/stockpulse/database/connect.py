@@ -108,6 +108,17 @@ async def copy_in(
         connection.remove_termination_listener(end)
 
 
+async def copy_out(connection: AnyConnection, query: str, *arguments: object, seconds: float) -> bytes:
+    """What a query finds, as the bytes of a binary COPY."""
+    pieces: list[bytes] = []
+
+    async def take(piece: bytes) -> None:
+        pieces.append(piece)
+
+    await connection.copy_from_query(query, *arguments, output=take, format="binary", timeout=seconds)
+    return b"".join(pieces)
+
+
 class Held:
     """One connection that is kept, and made anew after it was lost."""
 

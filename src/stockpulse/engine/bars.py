@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.frames import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.intervals import MINUTE_MICROS
 
 Rows = npt.NDArray[np.void]
 """A one-dimensional array of `BAR` records."""
@@ -56,13 +57,12 @@ BAR: Final = np.dtype(
 
 _EXACT_UNITS: Final = (1 << 53) // NANOS  # fewer units than that are, in billionths, an exact float
 _KEY_MINUTE_BITS: Final = 28  # minutes of the years 1970 to 2480
-_MINUTE: Final = 60_000_000
 _LARGEST_SHORT: Final = np.iinfo(np.uint16).max
 
 
 def keys(symbol_id: Ints, ts: Ints) -> Ints:
     """(symbol, start of the bucket) as one sortable integer."""
-    return (symbol_id << _KEY_MINUTE_BITS) | (ts // _MINUTE)
+    return (symbol_id << _KEY_MINUTE_BITS) | (ts // MINUTE_MICROS)
 
 
 def split(value: Floats) -> tuple[Ints, Ints]:
@@ -94,8 +94,8 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     bars = np.zeros(len(first), BAR)
     bars["symbol_id"] = key[first] >> _KEY_MINUTE_BITS
-    bars["ts"] = ts[first] // _MINUTE * _MINUTE
-    bars["end"] = bars["ts"] + _MINUTE
+    bars["ts"] = ts[first] // MINUTE_MICROS * MINUTE_MICROS
+    bars["end"] = bars["ts"] + MINUTE_MICROS
     bars["revision"] = np.maximum.reduceat(seq, first)
     bars["dirty"] = True
     _set_prices(bars, first, ts, seq, price, flags & COUNTS_FOR_PRICE != 0)
@@ -107,7 +107,7 @@ def _by_bucket_then_time(key: Ints, symbol_id: Ints, ts: Ints) -> Ints:
     """The order of ticks by bucket, then by event time. It is stable: the log's order decides between equal times."""
     if (ts[1:] < ts[:-1]).any():
         return np.lexsort((ts, key))
-    if ts[0] // _MINUTE == ts[-1] // _MINUTE and symbol_id.max() <= _LARGEST_SHORT:
+    if ts[0] // MINUTE_MICROS == ts[-1] // MINUTE_MICROS and symbol_id.max() <= _LARGEST_SHORT:
         return np.argsort(symbol_id.astype(np.uint16), kind="stable")  # a radix sort, many times as fast
     return np.argsort(key, kind="stable")
 

@@ -98,7 +98,9 @@ class Encoder:
 
     def _labelled(self, frame: pl.DataFrame, feed: Feed, followers: set[str]) -> tuple[pl.Series, Numbers, Codes]:
         labels = _labels(frame, followers)
-        kinds = self._kinds.setdefault(feed, Numbers(f"stockpulse.kinds.{len(self._kinds)}"))
+        kinds = self._kinds.get(feed)
+        if kinds is None:
+            kinds = self._kinds[feed] = Numbers(f"stockpulse.kinds.{len(self._kinds)}")
         return labels, kinds, kinds.codes(labels)
 
     async def _number_kinds(self, kinds: Numbers, labels: list[str], feed: Feed) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from stockpulse.frames import BARS, TICKS
+from stockpulse.intervals import MINUTE_MICROS
 from stockpulse.names import SYMBOL
 from stockpulse.times import micros
 
@@ -26,7 +27,6 @@ LARGEST_COUNT: Final = 10**12
 """No provider's bar is of more trades."""
 
 _RAW_BYTES: Final = 8192
-_MINUTE_MICROS: Final = 60_000_000
 _MINUTES: Final = {"1m": 1, "5m": 5}
 
 Mask = npt.NDArray[np.bool_]
@@ -117,7 +117,7 @@ def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:
 def _on_grid(frame: pl.DataFrame) -> Mask:
     minutes = frame["interval"].replace_strict(_MINUTES, default=1, return_dtype=pl.Int64).to_numpy()
     ts = frame["ts"].to_physical().fill_null(0).to_numpy()
-    on_grid: Mask = ts % (minutes * _MINUTE_MICROS) == 0
+    on_grid: Mask = ts % (minutes * MINUTE_MICROS) == 0
     return on_grid | _daily(frame)
 
 

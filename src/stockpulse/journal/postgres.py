@@ -11,7 +11,7 @@ import polars as pl
 import structlog
 
 from stockpulse import offload
-from stockpulse.database.connect import Connection, Held, copy_in, until_done
+from stockpulse.database.connect import Connection, Held, copy_in, copy_out, until_done
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
@@ -178,19 +178,8 @@ class PostgresJournal:
 
     @staticmethod
     async def _read(connection: Connection, layout: Layout, table: str, offset: int) -> dict[str, Any]:
-        pieces: list[bytes] = []
-
-        async def take(piece: bytes) -> None:
-            pieces.append(piece)
-
-        await connection.copy_from_query(
-            f"SELECT {', '.join(layout.columns)} FROM {table} WHERE seq >= $1",  # noqa: S608 - names of ours
-            offset,
-            output=take,
-            format="binary",
-            timeout=600,
-        )
-        return layout.unpack(b"".join(pieces))
+        query = f"SELECT {', '.join(layout.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
+        return layout.unpack(await copy_out(connection, query, offset, seconds=600))
 
     async def load_open_segment(self, most_rows: int) -> None:
         """Bring the open segment's ticks back into memory, or, if they are many, seal it."""

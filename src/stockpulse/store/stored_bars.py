@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from stockpulse.database import connect
 from stockpulse.database.connect import AnyConnection
 from stockpulse.database.copy import Layout
 from stockpulse.engine.bars import BAR, Rows
@@ -60,13 +61,7 @@ def _rows(columns: Mapping[str, Any]) -> Rows:
 
 async def copy_out(connection: AnyConnection, query: str, *arguments: Any) -> Rows:
     """The bars that a query of `LAYOUT.columns` finds."""
-    pieces: list[bytes] = []
-
-    async def take(piece: bytes) -> None:
-        pieces.append(piece)
-
-    await connection.copy_from_query(query, *arguments, output=take, format="binary", timeout=60)
-    return unpack(b"".join(pieces))
+    return unpack(await connect.copy_out(connection, query, *arguments, seconds=60))
 
 
 async def fetch_out(connection: AnyConnection, query: str, *arguments: Any) -> Rows:
