@@ -427,12 +427,17 @@ async def test_more_bars_than_a_page(contexts, client):
 # --- what is stored and what is in memory ------------------------------------------------------
 
 
+async def values_of(client, interval):
+    """AAPL's bars but for `final`: a restart ends a recording, so sooner or later its last bars close."""
+    return [{name: bar[name] for name in bar if name != "final"} for bar in await bars_of(client, interval=interval)]
+
+
 async def test_bars_are_the_same_after_a_restart(serve, postgres_dsn):
     async with serve(postgres_dsn) as client:
         await send(client, ticks("AAPL", AAPL))
-        before = {one.name: await bars_of(client, interval=one.name) for one in BASE_INTERVALS}
+        before = {one.name: await values_of(client, one.name) for one in BASE_INTERVALS}
         newest = (await client.get("/ticks/latest?symbol=AAPL")).json()
         assert len(before) == 3
     async with serve(postgres_dsn) as client:
-        assert {one.name: await bars_of(client, interval=one.name) for one in BASE_INTERVALS} == before
+        assert {one.name: await values_of(client, one.name) for one in BASE_INTERVALS} == before
         assert (await client.get("/ticks/latest?symbol=AAPL")).json() == newest
