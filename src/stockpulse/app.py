@@ -22,18 +22,26 @@ from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
 from stockpulse.calendar import Calendar, trading_calendar
+from stockpulse.compiler import Compiler
 from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.database.names import NameStore
-from stockpulse.engine.bars import Rows
-from stockpulse.engine.shard import Range, Shard
+from stockpulse.database.tables import STORED_INDICATORS
+from stockpulse.engine.analytics import Analytics
+from stockpulse.engine.engine import Engine
+from stockpulse.engine.shard import Shard
+from stockpulse.engine.signals import Rule, Rules
 from stockpulse.errors import CannotStart, InvalidInput
+from stockpulse.expressions import parse
 from stockpulse.feeds import Backfill, follow
-from stockpulse.housekeeping import audit, retain, tend_segments
+from stockpulse.housekeeping import audit, compile_indicators, retain, tend_segments
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
+from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.intake import Intake
+from stockpulse.intervals import parse_interval
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.segments import Segments
@@ -44,10 +52,12 @@ from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
+from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.run_log import RunLog
+from stockpulse.store.signals import SignalStore
 from stockpulse.store.sink import Sink
-from stockpulse.store.stored_bars import load
 from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import State, Supervisor
 from stockpulse.telemetry import RequestMetrics, configure_logging
@@ -129,34 +139,33 @@ async def _build(
     await journal.take()
     await journal.load_open_segment(_MEMORY_ROWS)
     partitions = Partitions(pool)
-    sink = Sink(dsn, partitions, SHARD, journal.identity)
+    engine = _engine(settings)
+    rules = await SignalStore(pool).numbers(engine.analytics.rules.rules)
+    sink = Sink(dsn, partitions, DerivedWriter(engine.analytics, rules), SHARD, journal.identity)
     stack.push_async_callback(sink.close)
     checkpoint = await sink.take(journal.epoch, journal.head)
     encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
     intake = Intake(encoder, timedelta(seconds=settings.future_seconds))
     intake.remember(await journal.recent_keys())
-    shard = Shard(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
-    shard.restore(checkpoint.offset, checkpoint.parts)
-
-    async def load_bars(wanted: Range) -> Rows:
-        async with pool.acquire() as connection:
-            return await load(connection, wanted)
-
+    engine.restore(checkpoint.offset, checkpoint.parts)
+    engine.begin(names.symbol_by_id)
     pipeline = Pipeline(
         intake=intake,
         encoder=encoder,
         names=names,
         journal=journal,
-        shard=shard,
+        engine=engine,
         sink=sink,
         dead_letters=DeadLetters(pool, partitions),
-        load_bars=load_bars,
+        reads=EngineReads(pool),
         now=_now,
         extended_day=settings.extended_day,
     )
     registry.register(PipelineCollector(pipeline, segments, supervisor))
     await pipeline.recover()
     runs = RunLog(pool)
+    compiler = Compiler(settings.cache_dir / "loops")
+    supervisor.start("compiler", lambda: compile_indicators(compiler, engine.analytics))
     supervisor.start("segments", lambda: tend_segments(segments))
     supervisor.start("retention", lambda: retain(segments, partitions, runs, lambda: sink.offset, _now))
     supervisor.start("audit", lambda: audit(pipeline, runs, _now))
@@ -173,6 +182,14 @@ async def _build(
         default_calendar=settings.calendar,
         durable_timeout_seconds=settings.durable_timeout_seconds,
     )
+
+
+def _engine(settings: Settings) -> Engine:
+    """The engine, with nothing in it yet."""
+    shard = Shard(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
+    stored = [Instance(one) for one in CATALOGUE.values() if set(one.outputs) <= set(STORED_INDICATORS)]
+    rules = Rules([Rule(name, parse(rule.buy), parse(rule.sell)) for name, rule in settings.signal_rules.items()])
+    return Engine(shard, Analytics(stored, rules, parse_interval(settings.signal_interval), shard.dates))
 
 
 def _start(settings: Settings, context: Context) -> None:

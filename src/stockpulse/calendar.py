@@ -58,9 +58,9 @@ class Calendar:
         """The midnight, on the exchange's clock, that begins the date of each time."""
         return self._at(self._midnights, self._dates(ts, self._midnights))
 
-    def is_open(self, ts: Times) -> Flags:
-        """Whether each time is inside a regular session, [open, close)."""
-        return self._in_session(ts, self._dates(ts, self._begins))
+    def trading_date(self, ts: Times) -> Times:
+        """The midnight that labels the date each event counts to, whether there is a session on it or not."""
+        return self._at(self._midnights, self._dates(ts, self._begins))
 
     def trading_day(self, ts: Times, *, extended: bool = False) -> Times:
         """The label of each event's daily bucket: midnight of the trading date on the exchange's clock.

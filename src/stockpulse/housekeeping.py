@@ -1,12 +1,15 @@
-"""What has to be done now and then: indexes for sealed segments, retention, the audit log."""
+"""What has to be done once, or now and then: compiled indicators, indexes for segments, retention, the audit log."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
+from stockpulse.compiler import Compiler
+from stockpulse.engine.analytics import Analytics
 from stockpulse.journal.segments import Segments
 from stockpulse.pipeline import Pipeline
 from stockpulse.store.partitions import PARTITIONED, Partitions
@@ -19,6 +22,19 @@ _RETENTION_SECONDS: Final = 600.0
 _AUDIT_SECONDS: Final = 60.0
 
 log = structlog.get_logger(__name__)
+
+
+async def compile_indicators(compiler: Compiler, analytics: Analytics) -> None:
+    """Have indicators calculated as soon as their loops are compiled; nobody waits for it."""
+    started = time.monotonic()
+    instances = analytics.instances
+    cached = await asyncio.to_thread(compiler.is_prepared, instances)
+    if not cached:
+        log.info("compiling indicators, which is done once", indicators=len(instances))
+        await compiler.prepare_aside(instances)
+    await asyncio.to_thread(compiler.load, instances)
+    analytics.use(compiler)
+    log.info("indicators are compiled", cached=cached, seconds=round(time.monotonic() - started, 2))
 
 
 async def tend_segments(segments: Segments) -> None:

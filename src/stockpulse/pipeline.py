@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,12 +21,15 @@ import polars as pl
 import structlog
 
 from stockpulse import offload
+from stockpulse.catch_up import CatchUp
 from stockpulse.calendar import trading_calendar
 from stockpulse.database.connect import until_done
+from stockpulse.engine.analytics import Glance
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
-from stockpulse.engine.shard import BarEvents, Range, Shard, Work
-from stockpulse.engine.state import Changes, State
+from stockpulse.engine.engine import Engine, EngineChanges
+from stockpulse.engine.shard import BarEvents, Work
+from stockpulse.engine.state import State
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
@@ -36,12 +39,15 @@ from stockpulse.names import Names
 from stockpulse.presents import Presents
 from stockpulse.queues import RowQueue
 from stockpulse.store.dead_letters import DeadLetters
-from stockpulse.store.sink import Sink
+from stockpulse.store.engine_reads import EngineReads
+from stockpulse.store.sink import Flush, Sink
 
 _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
+_GLANCE_SECONDS: Final = 1.0
+_GLANCE_ROWS_PER_SECOND: Final = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +116,10 @@ class Pipeline:
         encoder: Encoder,
         names: Names,
         journal: Journal,
-        shard: Shard,
+        engine: Engine,
         sink: Sink,
         dead_letters: DeadLetters,
-        load_bars: Callable[[Range], Awaitable[Rows]],
+        reads: EngineReads,
         now: Callable[[], datetime],
         extended_day: bool = False,
         flush_seconds: float = 0.5,
@@ -122,10 +128,10 @@ class Pipeline:
         self._encoder = encoder
         self._names = names
         self._journal = journal
-        self._shard = shard
+        self._engine = engine
         self._sink = sink
         self._dead_letters = dead_letters
-        self._load_bars = load_bars
+        self._reads = reads
         self._now = now
         self._extended_day = extended_day
         self._flush_seconds = flush_seconds
@@ -133,12 +139,14 @@ class Pipeline:
         self._numbered: RowQueue[_Numbered | _Ended] = RowQueue(_APPEND_ROWS)
         self._appended: RowQueue[Appended | _Ended] = RowQueue(_QUEUE_ROWS)
         self._unanswered = 0
-        self._engine = asyncio.Lock()
+        self._turn = asyncio.Lock()  # held by whoever works on the engine
+        self._catch_up = CatchUp(engine, self._turn, reads)
+        self._next_glance = 0.0
         self._received_at = 0
         self._stopping = asyncio.Event()
         self._closed: list[_Ended] = []  # to be answered when their bars are stored
         self.counters = Counters()
-        self.presents = Presents(names, shard, now)
+        self.presents = Presents(names, engine.shard, now)
 
     # Submit -------------------------------------------------------------------------------------
 
@@ -227,14 +235,14 @@ class Pipeline:
     async def recover(self) -> None:
         """Take up the checkpoint and work in what the log holds after it."""
         started = time.monotonic()
-        async for appended in self._journal.replay(self._shard.offset):
+        async for appended in self._journal.replay(self._engine.shard.offset):
             await self._work_in(appended, {})
             await self._flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
-        self._shard.offset = max(self._shard.offset, self._journal.head)
+        self._engine.shard.offset = max(self._engine.shard.offset, self._journal.head)
         log.info(
             "recovered",
-            offset=self._shard.offset,
+            offset=self._engine.shard.offset,
             head=self._journal.head,
             seconds=round(time.monotonic() - started, 2),
         )
@@ -245,51 +253,51 @@ class Pipeline:
             try:
                 items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), _CLOCK_SECONDS)
             except TimeoutError:
-                async with self._engine:
-                    self._note(self._shard.close(self._clocks()))
-                continue
+                await self._close()
+                items = []
             for item in _joined(items):
                 if isinstance(item, _Ended):
                     await self._close_ended(item)
                 else:
                     await self._work_in(item, None)
+            await self._catch_up.some()
+
+    async def _close(self) -> None:
+        async with self._turn:
+            self._note(await offload.run(self._engine.shard.forming(), partial(self._engine.close, self._clocks())))
 
     async def _close_ended(self, ended: _Ended) -> None:
-        async with self._engine:
-            self.presents.end(ended.provider)
-            self._note(self._shard.close(self._clocks()))
-            self._closed.append(ended)
+        self.presents.end(ended.provider)
+        await self._close()
+        self._closed.append(ended)
 
     async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""
         self._teach()
         rows = len(appended.batch.frame)
-        async with self._engine:
+        async with self._turn:
             for work in await self._digest(appended.batch):
-                for ranges in self._shard.needs(work):
+                for ranges in self._engine.needs(work):
                     for wanted in ranges:
-                        self._shard.admit(wanted.interval, await self._load(wanted))
+                        self._engine.admit(wanted.interval, await self._reads.bars(wanted))
                 now = self._clocks() if clocks is None else clocks
-                self._note(await offload.run(rows, partial(self._shard.apply, work, now)))
-            self._shard.offset = max(self._shard.offset, appended.after)
+                self._note(await offload.run(rows, partial(self._engine.apply, work, now)))
+            self._engine.shard.offset = max(self._engine.shard.offset, appended.after)
             self._received_at = int(appended.batch.frame["received_at"].to_physical()[-1])
 
     async def _digest(self, batch: Batch) -> list[Work]:
         frame = batch.frame
         if isinstance(batch, Ticks):
             self.presents.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
-            return [await offload.run(len(frame), partial(self._shard.digest_ticks, tick_batch(frame, self._names)))]
+            return [await offload.run(len(frame), partial(self._engine.digest_ticks, tick_batch(frame, self._names)))]
         given = bar_batches(frame, self._encoder.calendar_of, extended_day=self._extended_day)
-        return [self._shard.digest_bars(bars) for bars in given]
-
-    async def _load(self, wanted: Range) -> Rows:
-        return await until_done(lambda: self._load_bars(wanted), "loading of bars", lambda: None)
+        return [self._engine.digest_bars(bars) for bars in given]
 
     def _teach(self) -> None:
         """Tell the engine of new symbols."""
         new, self._encoder.new_symbols = self._encoder.new_symbols, []
         for symbol in new:
-            self._shard.learn(symbol.id, trading_calendar(symbol.calendar))
+            self._engine.learn(symbol.id, trading_calendar(symbol.calendar))
 
     def _note(self, events: Iterable[BarEvents]) -> None:
         for event in events:
@@ -312,30 +320,48 @@ class Pipeline:
         await self._flush_once()  # what came while the one before was under way
 
     async def _flush_once(self) -> None:
-        async with self._engine:
-            changes = self._shard.take_changes()
-            whole = self._shard.snapshot() if changes and self._sink.wants_whole() else None
+        async with self._turn:
+            glance = await self._glance()
+            changes = self._engine.take_changes()
+            whole = self._engine.snapshot() if changes and self._sink.wants_whole() else None
             closed, self._closed = self._closed, []
-        if changes is not None:
-            await self._write(changes, whole)
+        if changes or glance:
+            await self._write(changes, glance, whole)
         for ended in closed:
             self._answer(ended.done, Receipt())
 
-    async def _write(self, changes: Changes, whole: State | None) -> None:
+    async def _glance(self) -> Glance | None:
+        """A look at the market, now and then: the more symbols there are in one, the longer until the next."""
+        if time.monotonic() < self._next_glance:
+            return None
+        glance = await offload.run(self._engine.shard.forming(), self._engine.glance)
+        count = len(glance.prices.symbol_id)
+        self._next_glance = time.monotonic() + max(_GLANCE_SECONDS, count / _GLANCE_ROWS_PER_SECOND)
+        return glance if count else None
+
+    async def _write(self, changes: EngineChanges, glance: Glance | None, whole: State | None) -> None:
         started = time.monotonic()
-        await self._sink.flush(changes, whole, self._now())
+        flush = Flush(
+            offset=changes.offset,
+            bars=changes.bars,
+            analytics=changes.analytics,
+            glance=glance,
+            state=changes.state if whole is None else whole,
+            whole=whole is not None,
+        )
+        await self._sink.flush(flush, self._now())
         self.counters.flushes += 1
         self.counters.flush_seconds += time.monotonic() - started
-        async with self._engine:
-            self._shard.flushed()
+        async with self._turn:
+            self._engine.flushed()
 
     async def drain(self, seconds: float) -> bool:
         """Wait until all that was submitted is durable and worked in, then have the flush end; whether in time."""
         deadline = time.monotonic() + seconds
-        while (self._unanswered or self._shard.offset < self._journal.head) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while (self._unanswered or self._engine.shard.offset < self._journal.head) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self._stopping.set()
-        return not self._unanswered and self._shard.offset >= self._journal.head
+        return not self._unanswered and self._engine.shard.offset >= self._journal.head
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -344,14 +370,14 @@ class Pipeline:
         return Lag(
             self._submitted.rows,
             self._numbered.rows,
-            self._journal.head - self._shard.offset,
-            self._shard.offset - self._sink.offset,
+            self._journal.head - self._engine.shard.offset,
+            self._engine.shard.offset - self._sink.offset,
         )
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""
-        async with self._engine:
-            return self._shard.resident(interval, symbol_id)
+        async with self._turn:
+            return self._engine.resident(interval, symbol_id)
 
 
 def _kind(item: _Numbered | _Ended) -> type[Ticks] | type[Bars] | type[_Ended]:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from stockpulse.errors import CannotStart
+from stockpulse.errors import CannotStart, InvalidInput
+from stockpulse.expressions import parse
+from stockpulse.intervals import BASE_INTERVALS, parse_interval
 from stockpulse.names import SYMBOL
 
 _PREFIX = "STOCKPULSE_"
@@ -18,6 +20,15 @@ _PREFIX = "STOCKPULSE_"
 def _also(name: str, ours: str | None = None) -> Any:
     """A customary name that the field has besides the one with our prefix, which goes first."""
     return AliasChoices(f"{_PREFIX}{ours or name}", name)
+
+
+class SignalRule(BaseModel):
+    """When a rule says buy, and when sell: conditions in the language of `expressions`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    buy: str
+    sell: str
 
 
 class Settings(BaseSettings):
@@ -67,6 +78,19 @@ class Settings(BaseSettings):
     )
     simulated_seed: int = Field(0, description="Another seed gives another simulated market.")
 
+    signal_interval: str = Field("1m", description="Which closed bars the rules judge: `1m`, `5m` or `1d`.")
+    signal_rules: dict[str, SignalRule] = Field(
+        {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
+        max_length=20,
+        description="Rules as JSON: a name for each, and when it says buy and sell; `{}` for none. By default"
+        ' `{"sma_rsi": {"buy": "sma(20) > sma(50) and rsi(14) < 30", "sell": "sma(20) < sma(50) and rsi(14) > 70"}}`.',
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),
+        description="Where compiled indicators are kept; by default the user cache folder of the platform,"
+        " `~/.cache/stockpulse` on Linux.",
+    )
+
     calendar: str = Field(
         "XNYS",
         description="Trading calendar of symbols whose provider has none of its own: `XNYS`, `XLON`, `24/7`, …",
@@ -101,6 +125,31 @@ class Settings(BaseSettings):
         if wrong:
             raise ValueError(f"takes symbols separated by commas; {wrong[0]!r} is none")
         return symbols
+
+    @field_validator("signal_interval")
+    @classmethod
+    def _base_interval(cls, value: str) -> str:
+        known = {one.name for one in BASE_INTERVALS}
+        try:
+            name = parse_interval(value).name
+        except InvalidInput:
+            name = ""
+        if name not in known:
+            raise ValueError("takes 1m, 5m or 1d")
+        return name
+
+    @field_validator("signal_rules")
+    @classmethod
+    def _readable_rules(cls, value: dict[str, SignalRule]) -> dict[str, SignalRule]:
+        for name, rule in value.items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_\-]{0,39}", name):
+                raise ValueError(f"takes names of lower-case letters, digits, - and _; {name[:40]!r} is none")
+            for side in ("buy", "sell"):
+                try:
+                    parse(getattr(rule, side), f"{name}.{side}")
+                except InvalidInput as wrong:
+                    raise ValueError(str(wrong)) from None
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -186,6 +187,82 @@ time_partitions = Table(
     Column("ends_at", _TIME, nullable=False),
     Column("written_at", _TIME, nullable=False, comment="to the hour"),
     PrimaryKeyConstraint("table_name", "starts_at"),
+)
+
+# Indicators and signals --------------------------------------------------------------------------
+
+STORED_INDICATORS = tuple(
+    """
+    sma ema wma dema tema hma kama t3 vwma vwap macd macd_signal macd_histogram adx plus_di minus_di aroon_up
+    aroon_down aroon_oscillator sar supertrend supertrend_direction ichimoku_conversion ichimoku_base
+    ichimoku_span_a ichimoku_span_b trix linreg_slope rsi stoch_fast_k stoch_fast_d stoch_k stoch_d stoch_rsi_k
+    stoch_rsi_d williams_r cci roc momentum ppo cmo ultimate awesome tsi tsi_signal bb_upper bb_middle bb_lower
+    bb_percent bb_width atr natr true_range stddev keltner_upper keltner_middle keltner_lower donchian_upper
+    donchian_middle donchian_lower historical_volatility ulcer obv ad chaikin cmf mfi force_index volume_sma
+    """.split()
+)
+"""The outputs of indicators that have a column in the tables of analytics: of the defaults of the catalogue."""
+
+
+def _analytics(name: str, *key: Column[Any], **options: Any) -> Table[Any]:
+    values = [Column(output, Double) for output in STORED_INDICATORS]
+    return Table(name, metadata, Column("symbol_id", Integer, nullable=False), *key, *values, **options)
+
+
+def _bar_key() -> list[Any]:
+    return [
+        Column("ts", _TIME, nullable=False, comment="start of the bar"),
+        Column("revision", BigInteger, nullable=False, comment="log offset of the newest record it follows from"),
+        PrimaryKeyConstraint("symbol_id", "ts"),
+    ]
+
+
+intraday_analytics = _analytics("intraday_analytics", *_bar_key(), postgresql_partition_by="RANGE (ts)")
+daily_analytics = _analytics("daily_analytics", *_bar_key())
+realtime_analytics = _analytics(
+    "realtime_analytics",
+    Column("calculated_at", _TIME, nullable=False),
+    Column("price_at", _TIME, nullable=False, comment="event time of the price"),
+    Column("price", Double, nullable=False),
+    Column("moving_average", Double, comment="of the last five prices"),
+    Column("ts", _TIME, comment="start of the 5-minute bar that is forming, which the rest is about"),
+    PrimaryKeyConstraint("symbol_id", "calculated_at"),  # type: ignore[arg-type]
+    postgresql_partition_by="RANGE (calculated_at)",
+)
+
+indicator_states = Table(
+    "indicator_states",
+    metadata,
+    Column("track", Text, nullable=False, comment="which indicators, over which bars"),
+    Column("symbol_id", Integer, nullable=False),
+    Column("ts", _TIME, nullable=False, comment="all bars before this one are in the state"),
+    Column("definition", Text, nullable=False, comment="of another one the state is of no use"),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("track", "symbol_id", "ts"),
+)
+
+signal_rules = Table(
+    "signal_rules",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("buy", Text, nullable=False),
+    Column("sell", Text, nullable=False),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("symbol_id", Integer, nullable=False),
+    Column("minutes", Integer, nullable=False, comment="length of the bar: 1, 5 or 1440 for a day"),
+    Column("rule_id", Integer, nullable=False),
+    Column("ts", _TIME, nullable=False, comment="start of the bar"),
+    Column("signal", SmallInteger, nullable=False, comment="0: hold, 1: buy, 2: sell"),
+    Column("price", Double, nullable=False, comment="close of the bar"),
+    Column("revision", BigInteger, nullable=False, comment="log offset of the newest record it follows from"),
+    PrimaryKeyConstraint("symbol_id", "minutes", "rule_id", "ts"),
+    Index(None, "ts"),
+    postgresql_partition_by="RANGE (ts)",
 )
 
 # What went on -----------------------------------------------------------------------------------

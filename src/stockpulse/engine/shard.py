@@ -312,6 +312,19 @@ class Shard:
 
     # Reading ------------------------------------------------------------------------------------
 
+    def forming(self) -> int:
+        """How many bars have not been announced as final."""
+        return sum(int((~table.rows["final"]).sum()) for table in self._tables.values())
+
+    def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
+        """The trading date, as its midnight, that each time of a symbol counts to."""
+        found = np.empty(len(ts), np.int64)
+        calendar_of = self._calendar_of[symbol_id]
+        for index, calendar in enumerate(self._calendars):
+            rows = calendar_of == index
+            found[rows] = calendar.trading_date(ts[rows])
+        return found
+
     def resident(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars in memory, forming ones included: a copy, of one symbol or of all."""
         table = self._tables[interval]
@@ -321,8 +334,8 @@ class Shard:
 
     # State --------------------------------------------------------------------------------------
 
-    def take_changes(self) -> Changes | None:
-        """What a flush has to write; None if nothing changed. Call `flushed` once it is committed."""
+    def take_changes(self) -> Changes:
+        """What a flush has to write, if anything; call `flushed` once it is committed."""
         bars, state = {}, {}
         for interval, table in self._tables.items():
             rows = table.rows[table.rows["dirty"]]
@@ -335,7 +348,7 @@ class Shard:
         if len(symbols):
             state["symbols"] = symbols
         moved, self._taken_offset = self.offset != self._taken_offset, self.offset
-        return Changes(self.offset, bars, state) if state or moved else None
+        return Changes(self.offset, moved, bars, state)
 
     def flushed(self) -> None:
         """The last changes are stored; what need not stay in memory may go."""

@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from stockpulse.engine.bars import Rows
 from stockpulse.intervals import Interval
 
-State = dict[str, npt.NDArray[np.void]]
-"""Records by kind: `BAR` records under the name of each base interval, `SYMBOL_STATE` under "symbols"."""
+State = dict[str, npt.NDArray[Any]]
+"""Arrays by kind: `BAR` records under the name of each base interval, `SYMBOL_STATE` under "symbols", and so on."""
 
 SYMBOL_STATE: Final = np.dtype(
     [
@@ -28,6 +28,8 @@ class Changes:
     """What changed since the last flush, up to the log's `offset`."""
 
     offset: int
+    moved: bool
+    """Whether the offset is another one."""
     bars: dict[Interval, Rows]
     """Final bars, to be stored."""
     state: State

@@ -25,8 +25,11 @@ class PartitionedTable:
 
 BARS_1M: Final = PartitionedTable("bars_1m", timedelta(days=7), timedelta(days=90))
 BARS_5M: Final = PartitionedTable("intraday_ohlcv", timedelta(days=28), timedelta(days=730))
+INTRADAY_ANALYTICS: Final = PartitionedTable("intraday_analytics", timedelta(days=7), timedelta(days=90))
+REALTIME_ANALYTICS: Final = PartitionedTable("realtime_analytics", timedelta(hours=1), timedelta(hours=1))
+SIGNALS: Final = PartitionedTable("signals", timedelta(days=7), timedelta(days=90))
 DEAD_LETTERS: Final = PartitionedTable("dead_letters", timedelta(days=7), timedelta(days=30))
-PARTITIONED: Final = (BARS_1M, BARS_5M, DEAD_LETTERS)
+PARTITIONED: Final = (BARS_1M, BARS_5M, INTRADAY_ANALYTICS, REALTIME_ANALYTICS, SIGNALS, DEAD_LETTERS)
 
 
 class Partitions:
@@ -97,4 +100,4 @@ def _start(table: PartitionedTable, time: datetime) -> datetime:
 
 
 def _name(table: PartitionedTable, start: datetime) -> str:
-    return f"{table.name}_p{start:%Y%m%d}"
+    return f"{table.name}_p{start:%Y%m%d}" + (f"{start:%H}" if table.width < timedelta(days=1) else "")

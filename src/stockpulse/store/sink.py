@@ -11,19 +11,28 @@ from typing import Final
 import numpy as np
 import structlog
 
-from stockpulse.database.connect import Connection, Held, copy_in, until_done
-from stockpulse.database.copy import in_slices
-from stockpulse.engine.bars import Rows
-from stockpulse.engine.state import Changes, State, decode, encode
+from stockpulse.database.connect import Connection, Held, until_done
+from stockpulse.engine.analytics import INTRADAY, AnalyticsChanges, Glance
+from stockpulse.engine.bars import Ints, Rows
+from stockpulse.engine.state import State, decode, encode
 from stockpulse.errors import CannotStart, Fenced
 from stockpulse.intervals import M1, M5, Interval
-from stockpulse.store.partitions import BARS_1M, BARS_5M, Partitions
-from stockpulse.store.stored_bars import LAYOUT, TABLE, pack
+from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.partitions import (
+    BARS_1M,
+    BARS_5M,
+    INTRADAY_ANALYTICS,
+    REALTIME_ANALYTICS,
+    SIGNALS,
+    PartitionedTable,
+    Partitions,
+)
+from stockpulse.store.staging import Staging
+from stockpulse.store.stored_bars import LAYOUT, TABLE, columns_of
 
 _PARTITIONED: Final = {M1: BARS_1M, M5: BARS_5M}
 _LEAST_WHOLE_BYTES: Final = 1 << 20
 _MOST_PARTS: Final = 500
-_COPY_SECONDS: Final = 60
 
 log = structlog.get_logger(__name__)
 
@@ -36,11 +45,31 @@ class Checkpoint:
     parts: list[State]
 
 
+@dataclass(frozen=True)
+class Flush:
+    """What one transaction writes."""
+
+    offset: int
+    """Up to where the log is worked in with it."""
+    bars: dict[Interval, Rows]
+    analytics: AnalyticsChanges
+    glance: Glance | None
+    state: State
+    """What changed of the engine's state, or all of it."""
+    whole: bool
+
+
 class Sink:
     """Writes for one shard, as long as this process holds it."""
 
-    def __init__(self, dsn: str, partitions: Partitions, shard: int, journal: str) -> None:
+    def __init__(self, dsn: str, partitions: Partitions, derived: DerivedWriter, shard: int, journal: str) -> None:
         self._held = Held(dsn)
+        self._derived = derived
+        # A bar of a lower revision never takes the place of a higher one.
+        self._bars = {
+            interval: Staging(table, LAYOUT, ("symbol_id", "ts"), guard="t.revision < excluded.revision")
+            for interval, table in TABLE.items()
+        }
         self._partitions = partitions
         self._shard = shard
         self._journal = journal
@@ -79,33 +108,41 @@ class Sink:
         outgrown = self._changed_bytes > max(2 * self._whole_bytes, _LEAST_WHOLE_BYTES)
         return self._part == 0 or outgrown or self._part > _MOST_PARTS
 
-    async def flush(self, changes: Changes, whole: State | None, now: datetime) -> None:
-        """Write bars, state and checkpoint; returns once committed. An unreachable server is waited for."""
-        part, blob = (self._part, encode(changes.state)) if whole is None else (0, encode(whole))
+    async def flush(self, flush: Flush, now: datetime) -> None:
+        """Write rows, state and checkpoint; returns once committed. An unreachable server is waited for."""
+        part, blob = 0 if flush.whole else self._part, encode(flush.state)
 
         async def attempt() -> None:
-            await self._make_partitions(changes, now)
-            await self._write(changes, part, blob)
+            await self._make_partitions(flush, now)
+            await self._write(flush, part, blob, now)
 
         await until_done(attempt, "flush", self._held.drop)
         self._part = part + 1
-        self.offset = changes.offset
+        self.offset = flush.offset
         self._whole_bytes = len(blob) if part == 0 else self._whole_bytes
         self._changed_bytes = 0 if part == 0 else self._changed_bytes + len(blob)
 
-    async def _make_partitions(self, changes: Changes, now: datetime) -> None:
-        for interval, table in _PARTITIONED.items():
-            rows = changes.bars.get(interval)
-            if rows is not None and len(rows):
-                # Days are enough: a partition holds whole ones.
-                days = np.unique(rows["ts"] // 86_400_000_000)
-                times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day)) for day in days]
-                await self._partitions.ensure(table, times, now)
+    async def _make_partitions(self, flush: Flush, now: datetime) -> None:
+        for interval, rows in flush.bars.items():
+            if interval in _PARTITIONED:
+                await self._ensure(_PARTITIONED[interval], rows["ts"], now)
+        tracks = flush.analytics.tracks
+        if INTRADAY in tracks:
+            await self._ensure(INTRADAY_ANALYTICS, tracks[INTRADAY].derived.ts, now)
+        if flush.analytics.signals is not None:
+            await self._ensure(SIGNALS, flush.analytics.signals.ts, now)
+        if flush.glance is not None:
+            await self._partitions.ensure(REALTIME_ANALYTICS, [now], now)
 
-    async def _write(self, changes: Changes, part: int, blob: bytes) -> None:
+    async def _ensure(self, table: PartitionedTable, ts: Ints, now: datetime) -> None:
+        days = np.unique(ts // 86_400_000_000)  # days are enough: a partition holds whole ones
+        times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day)) for day in days]
+        await self._partitions.ensure(table, times, now)
+
+    async def _write(self, flush: Flush, part: int, blob: bytes, now: datetime) -> None:
         connection = await self._connection()
         async with connection.transaction():
-            if not await self._advance(connection, changes.offset):
+            if not await self._advance(connection, flush.offset):
                 return
             if part == 0:
                 await connection.execute("DELETE FROM checkpoint_parts WHERE shard = $1", self._shard)
@@ -115,14 +152,18 @@ class Sink:
                 part,
                 blob,
             )
-            for interval, rows in changes.bars.items():
-                if len(rows):
-                    await _upsert(connection, interval, rows)
+            for interval, rows in flush.bars.items():
+                await self._bars[interval].write(connection, columns_of(rows))
+            await self._derived.write(connection, flush.analytics)
+            if flush.glance is not None:
+                await self._derived.write_glance(connection, flush.glance, now)
 
     async def _connection(self) -> Connection:
         connection, fresh = await self._held.get()
         if fresh:
-            await _make_staging(connection)
+            for staging in self._bars.values():
+                await staging.make(connection)
+            await self._derived.make_staging(connection)
         return connection
 
     async def _advance(self, connection: Connection, offset: int) -> bool:
@@ -146,28 +187,3 @@ class Sink:
     async def close(self) -> None:
         """Let the connection go."""
         await self._held.close()
-
-
-def _staging(interval: Interval) -> str:
-    return f"staged_{interval.name}"
-
-
-async def _make_staging(connection: Connection) -> None:
-    for interval, table in TABLE.items():
-        await connection.execute(
-            f"CREATE TEMP TABLE IF NOT EXISTS {_staging(interval)} (LIKE {table}) ON COMMIT DELETE ROWS"
-        )
-
-
-async def _upsert(connection: Connection, interval: Interval, rows: Rows) -> None:
-    """Store bars; one of a lower revision never takes the place of a higher."""
-    staging, table = _staging(interval), TABLE[interval]
-    await copy_in(connection, staging, LAYOUT.columns, in_slices(pack(rows)), _COPY_SECONDS)
-    columns = ", ".join(LAYOUT.columns)
-    values = [name for name in LAYOUT.columns if name not in ("symbol_id", "ts")]
-    assignments = ", ".join(f"{name} = excluded.{name}" for name in values)
-    await connection.execute(
-        f"INSERT INTO {table} AS t ({columns}) SELECT {columns} FROM {staging}"  # noqa: S608 - names of ours
-        f" ON CONFLICT (symbol_id, ts) DO UPDATE SET {assignments} WHERE t.revision < excluded.revision",
-        timeout=60,
-    )

@@ -9,7 +9,6 @@ from stockpulse.database import connect
 from stockpulse.database.connect import AnyConnection
 from stockpulse.database.copy import Layout
 from stockpulse.engine.bars import BAR, Rows
-from stockpulse.engine.shard import Range
 from stockpulse.intervals import D1, M1, M5, Interval
 from stockpulse.times import micros
 
@@ -41,9 +40,9 @@ LAYOUT: Final = Layout(
 _RENAMED: Final = {"ends_at": "end", "open_us": "open_ts", "close_us": "close_ts"}
 
 
-def pack(rows: Rows) -> list[memoryview | bytes]:
-    """The engine's rows as the bytes of a COPY."""
-    return LAYOUT.pack({name: rows[_RENAMED.get(name, name)] for name in LAYOUT.columns})
+def columns_of(rows: Rows) -> dict[str, Any]:
+    """The engine's rows as the columns of `LAYOUT`."""
+    return {name: rows[_RENAMED.get(name, name)] for name in LAYOUT.columns}
 
 
 def unpack(data: bytes) -> Rows:
@@ -71,17 +70,3 @@ async def fetch_out(connection: AnyConnection, query: str, *arguments: Any) -> R
     for name in ("ts", "ends_at"):
         columns[name] = [micros(moment) for moment in columns[name]]
     return _rows(columns)
-
-
-async def load(connection: AnyConnection, wanted: Range) -> Rows:
-    """The stored bars of these ranges."""
-    columns = ", ".join(f"b.{name}" for name in LAYOUT.columns)
-    epoch = "timestamptz 'epoch' + interval '1 microsecond' *"
-    query = (
-        f"SELECT DISTINCT {columns} FROM"  # noqa: S608 - names of ours
-        " unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (symbol_id, first_us, end_us)"
-        f" JOIN {TABLE[wanted.interval]} b ON b.symbol_id = r.symbol_id"
-        f" AND b.ts >= {epoch} r.first_us AND b.ts < {epoch} r.end_us"
-    )
-    ranges = (wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
-    return await copy_out(connection, query, *ranges)

@@ -1,0 +1,98 @@
+"""The mean of the last five prices of each symbol, in the order of the log."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from stockpulse.engine.bars import Floats, Ints
+from stockpulse.engine.state import State
+from stockpulse.frames import COUNTS_FOR_PRICE, PRIMARY
+
+POINTS: Final = 5
+
+PRICE_STATE: Final = np.dtype(
+    [
+        ("symbol_id", "i8"),
+        ("ts", "i8"),  # event time of the newest, UTC microseconds
+        ("seq", "i8"),  # and its log offset
+        ("known", "i8"),  # how many there are, up to five
+        ("prices", "f8", (POINTS,)),  # the newest stands last
+        ("dirty", "?"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PriceAverages:
+    """The newest price of some symbols and the mean of their last five; NaN where there are fewer."""
+
+    symbol_id: Ints
+    ts: Ints
+    price: Floats
+    average: Floats
+
+
+class LastPrices:
+    """The last prices of the symbols of a shard."""
+
+    def __init__(self) -> None:
+        self._symbols = np.zeros(0, PRICE_STATE)
+        self._seen = np.zeros(0, np.int64)  # offset of the newest price that `changed` has told
+
+    def _reserve(self, symbol_id: int) -> None:
+        have = len(self._symbols)
+        if symbol_id >= have:
+            more = max(symbol_id + 1, 2 * have) - have
+            grown = np.zeros(more, PRICE_STATE)
+            grown["symbol_id"] = np.arange(have, have + more)
+            self._symbols = np.concatenate([self._symbols, grown])
+            self._seen = np.concatenate([self._seen, np.full(more, -1)])
+
+    def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: Ints) -> None:
+        """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""
+        counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
+        at = np.flatnonzero(counting)
+        if len(at) == 0:
+            return
+        self._reserve(int(symbol_id.max()))
+        order = at[np.argsort(symbol_id[at], kind="stable")]
+        ordered = symbol_id[order]
+        last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+        counts = np.diff(last, prepend=-1)
+        symbols = self._symbols[ordered[last]]
+        for place in range(POINTS):  # from the oldest place to the newest
+            back = POINTS - 1 - place
+            newer = counts > back
+            shifted = symbols["prices"][np.arange(len(last)), np.minimum(place + counts, POINTS - 1)]
+            symbols["prices"][:, place] = np.where(newer, price[order[np.maximum(last - back, 0)]], shifted)
+        symbols["known"] = np.minimum(symbols["known"] + counts, POINTS)
+        symbols["ts"], symbols["seq"], symbols["dirty"] = ts[order[last]], seq[order[last]], True
+        self._symbols[ordered[last]] = symbols
+
+    def changed(self) -> PriceAverages:
+        """The symbols with a new price since this was asked last."""
+        symbol_id = np.flatnonzero((self._symbols["known"] > 0) & (self._symbols["seq"] != self._seen))
+        symbols = self._symbols[symbol_id]
+        self._seen[symbol_id] = symbols["seq"]
+        average = np.where(symbols["known"] == POINTS, symbols["prices"].sum(axis=1) / POINTS, np.nan)
+        return PriceAverages(symbol_id, symbols["ts"], symbols["prices"][:, -1], average)
+
+    def take_changes(self) -> State:
+        """The state that changed since the last flush."""
+        changed = self._symbols[self._symbols["dirty"]]
+        self._symbols["dirty"] = False
+        return {"prices": changed} if len(changed) else {}
+
+    def snapshot(self) -> State:
+        """The whole state."""
+        return {"prices": self._symbols[self._symbols["known"] > 0]}
+
+    def restore(self, part: State) -> None:
+        """Take up a part of a checkpoint."""
+        if "prices" in part and len(part["prices"]):
+            symbols = part["prices"]
+            self._reserve(int(symbols["symbol_id"].max()))
+            self._symbols[symbols["symbol_id"]] = symbols
+            self._symbols["dirty"] = False
+            self._seen[symbols["symbol_id"]] = symbols["seq"]

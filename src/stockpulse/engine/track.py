@@ -1,0 +1,401 @@
+"""The indicators of one interval, moved on as its bars close.
+
+For each symbol a track keeps the state after all closed bars but the newest, and that bar beside it, `held`:
+a late tick may still change it, and then it is calculated anew without reading anything. What changes further
+back puts the symbol `behind`: it goes back to an anchor, a state that was kept on the way, and catches up from
+the bars that are stored. A symbol catches up in the same way where it was never calculated before, or while
+the loops were not compiled yet. However a value came about, it is that of one calculation over all bars.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpulse.engine.bars import Floats, Ints, Mask, Rows, keys, total
+from stockpulse.engine.state import State
+from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.evaluation import Bundle, Functions
+from stockpulse.intervals import Interval
+
+NEVER: Final = np.iinfo(np.int64).max
+"""Nothing is behind."""
+
+MOST_AT_ONCE: Final = 20_000
+"""More bars than that are caught up with from the store, a part at a time."""
+
+ANCHOR_BARS: Final = 4096
+"""About how many bars lie between two anchors of a symbol."""
+
+_SPREAD: Final = 61  # so that symbols that began together do not all make their anchors together
+
+TRACK_STATE: Final = np.dtype(
+    [
+        ("symbol_id", "i8"),
+        ("held_ts", "i8"),  # start of the newest bar, UTC microseconds; 0: there is none
+        *((name, "f8") for name in INPUTS),  # of that bar
+        ("held_revision", "i8"),
+        ("revision", "i8"),  # the highest of the bars before it
+        ("bars", "i8"),  # how many these are
+        ("behind", "i8"),  # bars from here on are to be calculated, or calculated anew
+        ("wanted", "i8"),  # and values from here on are to be stored
+        ("dirty", "?"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Values of indicators, a row for each bar; null is NaN."""
+
+    symbol_id: Ints
+    ts: Ints
+    revision: Ints
+    """Of the newest record that a row follows from."""
+    bars: dict[str, Floats]
+    """The bars themselves, by the names of `INPUTS`."""
+    values: Floats
+    """A row for each bar, a column for each output."""
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def where(self, mask: Mask | Ints) -> "Derived":
+        """Some of the rows."""
+        bars = {name: column[mask] for name, column in self.bars.items()}
+        return Derived(self.symbol_id[mask], self.ts[mask], self.revision[mask], bars, self.values[mask])
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The state of a symbol at some time, to go back to."""
+
+    symbol_id: int
+    ts: int
+    """The start of the bar that is held: all before it is in the state."""
+    blob: bytes
+
+
+@dataclass(frozen=True)
+class TrackChanges:
+    """What a flush has to write."""
+
+    derived: Derived
+    anchors: list[Anchor]
+    outdated: dict[int, int]
+    """Anchors of these symbols later than this are of bars that have changed since: to be deleted first."""
+
+
+class Track:
+    """Indicators over the bars of one interval, for all symbols of a shard."""
+
+    def __init__(self, name: str, interval: Interval, bundle: Bundle, sessions: Callable[[Ints, Ints], Ints]) -> None:
+        self.name = name
+        self.interval = interval
+        self.bundle = bundle
+        self.functions: Functions | None = None  # none before they are compiled
+        self._sessions = sessions
+        self._symbols = np.zeros(0, TRACK_STATE)
+        self._states = bundle.fresh(0)
+        self._derived: list[Derived] = []
+        self._anchors: list[Anchor] = []
+        self._outdated: dict[int, int] = {}
+        self._being_written: set[int] = set()
+
+    def _reserve(self, symbol_id: int) -> None:
+        have = len(self._symbols)
+        if symbol_id < have:
+            return
+        more = max(symbol_id + 1, 2 * have) - have
+        grown = np.zeros(more, TRACK_STATE)
+        grown["symbol_id"] = np.arange(have, have + more)
+        grown["behind"] = grown["wanted"] = NEVER
+        self._symbols = np.concatenate([self._symbols, grown])
+        fresh = self.bundle.fresh(more)
+        self._states = [np.concatenate(pair) for pair in zip(self._states, fresh, strict=True)]
+
+    # Bars as they close -------------------------------------------------------------------------
+
+    def work_in(self, rows: Rows) -> None:
+        """Calculate closed bars, new or revised, one row for each (symbol, ts), sorted."""
+        rows = rows[~np.isnan(rows["open"])]
+        if len(rows) == 0:
+            return
+        self._reserve(int(rows["symbol_id"].max()))
+        symbols = self._symbols[rows["symbol_id"]]
+        late = (symbols["behind"] != NEVER) | (rows["ts"] < symbols["held_ts"])
+        if self.functions is None or len(rows) > MOST_AT_ONCE:
+            late[:] = True
+        if late.any():
+            late = np.isin(rows["symbol_id"], rows["symbol_id"][late])
+            self._fall_behind(rows["symbol_id"][late], rows["ts"][late])
+        if not late.all():
+            self._advance(self._bars_of(rows[~late]))
+
+    def _fall_behind(self, symbol_id: Ints, ts: Ints) -> None:
+        for name in ("behind", "wanted"):
+            np.minimum.at(self._symbols[name], symbol_id, ts)
+        self._symbols["dirty"][symbol_id] = True
+
+    def _bars_of(self, rows: Rows) -> Rows:
+        """The engine's bars as what is calculated on."""
+        bars = np.zeros(len(rows), _SEQUENCE)
+        for name in ("symbol_id", "ts", "revision", "open", "high", "low", "close"):
+            bars[name] = rows[name]
+        bars["volume"] = np.maximum(np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"])), 0)
+        bars["session"] = self._sessions(rows["symbol_id"], rows["ts"])
+        bars["fresh"] = True
+        return bars
+
+    def _advance(self, fresh: Rows) -> None:
+        """Move the symbols on over these bars, none of which is before the one that its symbol holds."""
+        bars, first, last = self._with_held(fresh)
+        symbol_id = bars["symbol_id"][first]
+        columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
+        assert self.functions is not None
+        out = self.bundle.calculate(self.functions, self._states, symbol_id, first, last, columns, hold=1)
+        revision = _running_max(np.maximum(bars["revision"], self._symbols["revision"][bars["symbol_id"]]), first, last)
+        shown = np.flatnonzero(bars["fresh"] & (bars["ts"] >= self._emitted_from(bars["symbol_id"])))
+        self._derived.append(
+            Derived(
+                bars["symbol_id"][shown],
+                bars["ts"][shown],
+                revision[shown],
+                {name: column[shown] for name, column in columns.items()},
+                np.ascontiguousarray(out[:, shown].T),
+            )
+        )
+        self._hold(symbol_id, bars, revision, first, last)
+
+    def _emitted_from(self, symbol_id: Ints) -> Ints:
+        wanted: Ints = self._symbols["wanted"][symbol_id]
+        return np.where(wanted == NEVER, 0, wanted)
+
+    def _with_held(self, fresh: Rows) -> tuple[Rows, Ints, Ints]:
+        """These bars behind the ones that are held, by symbol and time, and where each symbol's begin and end."""
+        symbol_id = np.unique(fresh["symbol_id"])
+        held = self._symbols[symbol_id]
+        held = held[held["held_ts"] > 0]
+        bars = np.zeros(len(held) + len(fresh), _SEQUENCE)
+        for name in ("symbol_id", *INPUTS):
+            bars[name][: len(held)] = held[name]
+        bars["ts"][: len(held)] = held["held_ts"]
+        bars["revision"][: len(held)] = held["held_revision"]
+        bars[len(held) :] = fresh
+        key = keys(bars["symbol_id"], bars["ts"])
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        bars = bars[order[np.r_[key[1:] != key[:-1], True]]]  # a fresh one in the place of the held
+        first = np.flatnonzero(np.r_[True, bars["symbol_id"][1:] != bars["symbol_id"][:-1]])
+        return bars, first, np.r_[first[1:], len(bars)]
+
+    def _hold(self, symbol_id: Ints, bars: Rows, revision: Ints, first: Ints, last: Ints) -> None:
+        """Keep the newest bar of each symbol, and count those before it as worked in."""
+        state = self._symbols[symbol_id]
+        newest = bars[last - 1]
+        before = state["bars"] + last - first - 1
+        anchored = (before + symbol_id * _SPREAD) // ANCHOR_BARS != (state["bars"] + symbol_id * _SPREAD) // ANCHOR_BARS
+        several = last - first > 1
+        state["revision"][several] = revision[last - 2][several]
+        state["held_ts"], state["held_revision"], state["bars"] = newest["ts"], newest["revision"], before
+        for name in INPUTS:
+            state[name] = newest[name]
+        state["dirty"] = True
+        self._symbols[symbol_id] = state
+        for number in symbol_id[anchored]:
+            self._anchors.append(self._anchor(int(number)))
+
+    # Catching up --------------------------------------------------------------------------------
+
+    def is_behind(self) -> bool:
+        """Whether there is anything to catch up with."""
+        return self.functions is not None and bool((self._symbols["behind"] != NEVER).any())
+
+    def lag(self) -> int:
+        """How many symbols are behind."""
+        return int((self._symbols["behind"] != NEVER).sum())
+
+    def begin(self, symbol_id: Ints) -> None:
+        """Have those of these symbols that nothing is known of calculated from their first stored bar on."""
+        if len(symbol_id):
+            self._reserve(int(symbol_id.max()))
+            unknown = symbol_id[(self._symbols["held_ts"][symbol_id] == 0) & (self._symbols["bars"][symbol_id] == 0)]
+            self._fall_behind(unknown, np.zeros(len(unknown), np.int64))
+
+    def to_rewind(self, most: int) -> tuple[Ints, Ints]:
+        """Symbols that have to go back to an anchor, and before which time it must be."""
+        deep = np.flatnonzero(self._symbols["behind"] < self._symbols["held_ts"])
+        # What became outdated has to be deleted before anchors of the same symbol are looked for again.
+        ready = np.array([number not in self._outdated and number not in self._being_written for number in deep], bool)
+        deep = deep[ready][:most]
+        return deep, self._symbols["behind"][deep]
+
+    def rewind(self, symbol_id: Ints, anchors: Sequence[Anchor]) -> None:
+        """Go back to these anchors, and to the beginning where there is none."""
+        found = {anchor.symbol_id: anchor for anchor in anchors}
+        for number in symbol_id.tolist():
+            behind, wanted = (int(self._symbols[name][number]) for name in ("behind", "wanted"))
+            self._outdated[number] = behind
+            self._anchors = [one for one in self._anchors if one.symbol_id != number or one.ts <= behind]
+            if number in found:
+                self._restore_anchor(found[number])
+            else:
+                self._clear(number)
+            symbol = self._symbols[number : number + 1]
+            symbol["behind"], symbol["wanted"], symbol["dirty"] = symbol["held_ts"], wanted, True
+
+    def _clear(self, number: int) -> None:
+        self._symbols[number] = np.zeros((), TRACK_STATE)
+        self._symbols["symbol_id"][number] = number
+        for state in self._states:
+            state[number] = 0.0
+
+    def positions(self, most: int) -> tuple[Ints, Ints]:
+        """Symbols that can catch up, and from which time on they need their bars."""
+        shallow = (self._symbols["behind"] != NEVER) & (self._symbols["behind"] >= self._symbols["held_ts"])
+        symbol_id = np.flatnonzero(shallow)[:most]
+        return symbol_id, self._symbols["held_ts"][symbol_id]
+
+    def catch_up(self, symbol_id: Ints, rows: Rows, *, complete: Mask) -> None:
+        """Work in the closed bars of these symbols from their positions on, sorted.
+
+        `complete` says of which symbols these are all there are; the others go on from where these end.
+        """
+        rows = rows[~np.isnan(rows["open"])]
+        if len(rows):
+            self._advance(self._bars_of(rows))
+        done, rest = symbol_id[complete], symbol_id[~complete]
+        self._symbols["behind"][done] = self._symbols["wanted"][done] = NEVER
+        self._symbols["behind"][rest] = self._symbols["held_ts"][rest]
+        self._symbols["dirty"][symbol_id] = True
+
+    # Bars that are forming ----------------------------------------------------------------------
+
+    def look(self, rows: Rows) -> Derived | None:
+        """The values that bars would have if they closed as they are; the newest bar of each symbol.
+
+        Leaves no trace. Symbols that are behind are left out.
+        """
+        rows = rows[~np.isnan(rows["open"])]
+        if self.functions is None or len(rows) == 0:
+            return None
+        self._reserve(int(rows["symbol_id"].max()))
+        symbols = self._symbols[rows["symbol_id"]]
+        rows = rows[(symbols["behind"] == NEVER) & (rows["ts"] > symbols["held_ts"])]
+        if len(rows) == 0:
+            return None
+        bars, first, last = self._with_held(self._bars_of(rows))
+        symbol_id = bars["symbol_id"][first]
+        columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
+        copies = [state[symbol_id] for state in self._states]
+        out = self.bundle.calculate(self.functions, copies, np.arange(len(symbol_id)), first, last, columns)
+        newest = last - 1
+        return Derived(
+            symbol_id,
+            bars["ts"][newest],
+            bars["revision"][newest],
+            {name: column[newest] for name, column in columns.items()},
+            np.ascontiguousarray(out[:, newest].T),
+        )
+
+    # State --------------------------------------------------------------------------------------
+
+    @property
+    def _kind(self) -> str:
+        return f"{self.name}/{self.bundle.definition}"
+
+    def _part(self, symbol_id: Ints) -> State:
+        if len(symbol_id) == 0:
+            return {}
+        states = np.concatenate([state[symbol_id] for state in self._states], axis=1)
+        return {f"{self._kind}/symbols": self._symbols[symbol_id], f"{self._kind}/states": states}
+
+    def take_changes(self) -> tuple[TrackChanges | None, State]:
+        """What a flush has to write, and the state that changed; call `flushed` once it is committed."""
+        changed = np.flatnonzero(self._symbols["dirty"])
+        self._symbols["dirty"] = False
+        part = self._part(changed)
+        derived, anchors, outdated = self._derived, self._anchors, self._outdated
+        self._derived, self._anchors, self._outdated = [], [], {}
+        self._being_written = set(outdated)
+        if not (derived or anchors or outdated):
+            return None, part
+        return TrackChanges(_joined(derived, self.bundle.outputs), anchors, outdated), part
+
+    def flushed(self) -> None:
+        """The last changes are stored."""
+        self._being_written = set()
+
+    def unflushed(self) -> int:
+        """How many rows wait to be stored."""
+        return sum(len(one) for one in self._derived)
+
+    def snapshot(self) -> State:
+        """The whole state."""
+        known = (self._symbols["held_ts"] > 0) | (self._symbols["bars"] > 0) | (self._symbols["behind"] != NEVER)
+        return self._part(np.flatnonzero(known))
+
+    def restore(self, part: State) -> None:
+        """Take up a part of a checkpoint. What was calculated by another definition is left out."""
+        if f"{self._kind}/symbols" not in part:
+            return
+        symbols, states = part[f"{self._kind}/symbols"], part[f"{self._kind}/states"]
+        self._reserve(int(symbols["symbol_id"].max()))
+        self._symbols[symbols["symbol_id"]] = symbols
+        self._symbols["dirty"] = False
+        at = 0
+        for state in self._states:
+            state[symbols["symbol_id"]] = states[:, at : at + state.shape[1]]
+            at += state.shape[1]
+
+    def _anchor(self, number: int) -> Anchor:
+        row = np.concatenate([state[number] for state in self._states])
+        blob = self._symbols[number : number + 1].tobytes() + row.tobytes()
+        return Anchor(number, int(self._symbols["held_ts"][number]), blob)
+
+    def _restore_anchor(self, anchor: Anchor) -> None:
+        number, size = anchor.symbol_id, TRACK_STATE.itemsize
+        self._symbols[number] = np.frombuffer(anchor.blob[:size], TRACK_STATE)[0]
+        row = np.frombuffer(anchor.blob[size:], np.float64)
+        at = 0
+        for state in self._states:
+            state[number] = row[at : at + state.shape[1]]
+            at += state.shape[1]
+
+
+_SEQUENCE: Final = np.dtype(
+    [
+        ("symbol_id", "i8"),
+        ("ts", "i8"),
+        ("revision", "i8"),
+        *((name, "f8") for name in INPUTS),
+        ("fresh", "?"),  # not the one that was held already
+    ]
+)
+
+
+def _running_max(revision: Ints, first: Ints, last: Ints) -> Ints:
+    """The highest so far, within each sequence."""
+    lift = np.repeat(np.arange(len(first)), last - first) * (int(revision.max()) + 1)
+    highest: Ints = np.maximum.accumulate(revision + lift) - lift
+    return highest
+
+
+def _joined(parts: list[Derived], outputs: int) -> Derived:
+    """All rows, and of several for one bar the newest."""
+    if not parts:
+        none: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        return Derived(none, none, none, {name: np.empty(0) for name in INPUTS}, np.empty((0, outputs)))
+    whole = Derived(
+        np.concatenate([part.symbol_id for part in parts]),
+        np.concatenate([part.ts for part in parts]),
+        np.concatenate([part.revision for part in parts]),
+        {name: np.concatenate([part.bars[name] for part in parts]) for name in INPUTS},
+        np.concatenate([part.values for part in parts]),
+    )
+    key = keys(whole.symbol_id, whole.ts)
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    return whole.where(order[np.r_[key[1:] != key[:-1], True]])

@@ -1,0 +1,160 @@
+"""How fast prices are going there, and whether too far."""
+
+from stockpulse.indicators import algebra as alg
+from stockpulse.indicators.algebra import Series, diff, gap, given, lag, larger, max_, min_, previous, ratio, smaller, where
+from stockpulse.indicators.definition import indicator
+
+
+@indicator(title="Relative strength index", inputs="close", units="0 to 100", source="TA-Lib RSI", least=2)
+def rsi(close: Series, *, period: int = 14) -> Series:
+    """Wilder's share of the gains in all changes."""
+    return _relative_strength(close, period)
+
+
+def _relative_strength(close: Series, period: int) -> Series:
+    gain, loss = _gain_and_loss(close, period)
+    return 100 * ratio(gain, gain + loss, 0)
+
+
+def _gain_and_loss(close: Series, period: int) -> tuple[Series, Series]:
+    change = diff(close)
+    return alg.wilder(where(change > 0, change, 0), period), alg.wilder(where(change < 0, -change, 0), period)
+
+
+@indicator(
+    title="Stochastic, fast",
+    inputs="high low close",
+    outputs="stoch_fast_k stoch_fast_d",
+    units="0 to 100",
+    source="TA-Lib STOCHF",
+)
+def stoch_fast(high: Series, low: Series, close: Series, *, k: int = 5, d: int = 3) -> tuple[Series, ...]:
+    """Where the close is in the range of the last bars, and the mean of that."""
+    position = _position(high, low, close, k)
+    mean = alg.sma(position, d)
+    return given(position, mean), mean
+
+
+def _position(high: Series, low: Series, close: Series, n: int) -> Series:
+    lowest = min_(low, n)
+    return 100 * ratio(close - lowest, gap(max_(high, n), lowest), 0)
+
+
+@indicator(
+    title="Stochastic, slow",
+    inputs="high low close",
+    outputs="stoch_k stoch_d",
+    units="0 to 100",
+    source="TA-Lib STOCH",
+)
+def stoch(
+    high: Series, low: Series, close: Series, *, k: int = 5, smoothing: int = 3, d: int = 3
+) -> tuple[Series, ...]:
+    """The fast stochastic, smoothed once more."""
+    position = alg.sma(_position(high, low, close, k), smoothing)
+    mean = alg.sma(position, d)
+    return given(position, mean), mean
+
+
+@indicator(
+    title="Stochastic RSI",
+    inputs="close",
+    outputs="stoch_rsi_k stoch_rsi_d",
+    units="0 to 100",
+    source="TA-Lib STOCHRSI",
+    least=2,
+)
+def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tuple[Series, ...]:
+    """Where the RSI is in the range of its last values."""
+    strength = _relative_strength(close, period)
+    position = _position(strength, strength, strength, k)
+    mean = alg.sma(position, d)
+    return given(position, mean), mean
+
+
+@indicator(
+    title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", least=2
+)
+def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
+    """How far the close is below the highest high, in the range of the last bars."""
+    highest = max_(high, period)
+    return -100 * ratio(highest - close, gap(highest, min_(low, period)), 0)
+
+
+@indicator(title="Commodity channel index", inputs="high low close", units="none", source="TA-Lib CCI", least=2)
+def cci(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
+    """How many mean deviations the typical price is from its mean; 1 is 0.015 of them."""
+    typical = (high + low + close) / 3
+    return ratio(gap(typical, alg.sma(typical, period)), 0.015 * alg.mean_deviation(typical, period), 0)
+
+
+@indicator(title="Rate of change", inputs="close", units="percent", source="TA-Lib ROC")
+def roc(close: Series, *, period: int = 10) -> Series:
+    """The change over so many bars, in percent."""
+    before = lag(close, period)
+    return 100 * ratio(close - before, before, 0)
+
+
+@indicator(title="Momentum", inputs="close", units="price", source="TA-Lib MOM")
+def momentum(close: Series, *, period: int = 10) -> Series:
+    """The change over so many bars."""
+    return close - lag(close, period)
+
+
+@indicator(
+    title="Percentage price oscillator",
+    inputs="close",
+    units="percent",
+    source="TA-Lib PPO with exponential means (matype=1)",
+    least=2,
+)
+def ppo(close: Series, *, fast: int = 12, slow: int = 26) -> Series:
+    """How far a quick mean is from a slow one, in percent of the slow one."""
+    base = alg.ema(close, slow)
+    return 100 * ratio(alg.ema(close, fast) - base, base, 0)
+
+
+@indicator(title="Chande momentum oscillator", inputs="close", units="-100 to 100", source="TA-Lib CMO", least=2)
+def cmo(close: Series, *, period: int = 14) -> Series:
+    """Gains less losses, as a share of both."""
+    gain, loss = _gain_and_loss(close, period)
+    return 100 * ratio(gain - loss, gain + loss, 0)
+
+
+@indicator(title="Ultimate oscillator", inputs="high low close", units="0 to 100", source="TA-Lib ULTOSC")
+def ultimate(
+    high: Series, low: Series, close: Series, *, short: int = 7, medium: int = 14, long: int = 28
+) -> Series:
+    """Buying pressure over three spans; the short one counts four times, the medium one twice."""
+    before = previous(close)
+    floor = smaller(low, before)
+    pressure, reach = close - floor, larger(high, before) - floor
+    shares = [ratio(alg.sum_(pressure, n), alg.sum_(reach, n), 0) for n in sorted((short, medium, long))]
+    return 100 * (4 * shares[0] + 2 * shares[1] + shares[2]) / 7
+
+
+@indicator(
+    title="Awesome oscillator",
+    inputs="high low",
+    units="price",
+    source="B. Williams, New Trading Dimensions (1998)",
+)
+def awesome(high: Series, low: Series, *, fast: int = 5, slow: int = 34) -> Series:
+    """How far a quick mean of the middles of the bars is from a slow one."""
+    middle = (high + low) / 2
+    return alg.sma(middle, fast) - alg.sma(middle, slow)
+
+
+@indicator(
+    title="True strength index",
+    inputs="close",
+    outputs="tsi tsi_signal",
+    units="-100 to 100",
+    source="W. Blau, Momentum, Direction, and Divergence (1995)",
+)
+def tsi(close: Series, *, long: int = 25, short: int = 13, signal: int = 7) -> tuple[Series, ...]:
+    """The change, smoothed twice, as a share of the size of the changes, smoothed as well."""
+    change = diff(close)
+    smooth = alg.ema(alg.ema(change, long), short)
+    strength = 100 * ratio(smooth, alg.ema(alg.ema(abs(change), long), short), 0)
+    return strength, alg.ema(strength, signal)

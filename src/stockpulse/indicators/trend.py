@@ -1,0 +1,213 @@
+"""Where prices are going."""
+
+from math import isqrt
+
+from stockpulse.indicators import algebra as alg
+from stockpulse.indicators.algebra import Series, diff, given, lag, max_, min_, previous, ratio, skip, where
+from stockpulse.indicators.definition import indicator
+from stockpulse.indicators.volatility import average_true_range, true_range
+
+
+@indicator(title="Simple moving average", inputs="close", units="price", source="TA-Lib SMA")
+def sma(close: Series, *, period: int = 20) -> Series:
+    """The mean of the last closes."""
+    return alg.sma(close, period)
+
+
+@indicator(title="Exponential moving average", inputs="close", units="price", source="TA-Lib EMA")
+def ema(close: Series, *, period: int = 20) -> Series:
+    """A mean in which older closes weigh less and less."""
+    return alg.ema(close, period)
+
+
+@indicator(title="Weighted moving average", inputs="close", units="price", source="TA-Lib WMA")
+def wma(close: Series, *, period: int = 20) -> Series:
+    """The mean of the last closes, the newest weighing most."""
+    return alg.wma(close, period)
+
+
+@indicator(title="Double exponential moving average", inputs="close", units="price", source="TA-Lib DEMA")
+def dema(close: Series, *, period: int = 20) -> Series:
+    """An EMA with half of its delay taken out."""
+    once = alg.ema(close, period)
+    return 2 * once - alg.ema(once, period)
+
+
+@indicator(title="Triple exponential moving average", inputs="close", units="price", source="TA-Lib TEMA")
+def tema(close: Series, *, period: int = 20) -> Series:
+    """An EMA with most of its delay taken out."""
+    once = alg.ema(close, period)
+    twice = alg.ema(once, period)
+    return 3 * once - 3 * twice + alg.ema(twice, period)
+
+
+@indicator(
+    title="Hull moving average",
+    inputs="close",
+    units="price",
+    source="A. Hull, How to reduce lag in a moving average (2005)",
+    least=2,
+)
+def hma(close: Series, *, period: int = 20) -> Series:
+    """A weighted mean of weighted means, smooth and quick at once."""
+    return alg.wma(2 * alg.wma(close, period // 2) - alg.wma(close, period), isqrt(period))
+
+
+@indicator(title="Kaufman's adaptive moving average", inputs="close", units="price", source="TA-Lib KAMA", least=2)
+def kama(close: Series, *, period: int = 10) -> Series:
+    """A mean that follows a trend quickly and noise slowly."""
+    fastest, slowest = 2 / 3, 2 / 31
+    move = close - lag(close, period)
+    path = alg.sum_(abs(diff(close)), period)
+    efficiency = where(move >= path, 1, abs(ratio(move, path, 1)))
+    pace = efficiency * (fastest - slowest) + slowest
+    return alg.adaptive(close, pace * pace, previous(close))
+
+
+@indicator(title="T3 moving average", inputs="close", units="price", source="TA-Lib T3", least=2)
+def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
+    """Tillson's six-fold smoothing."""
+    v = volume_factor
+    e1 = alg.ema(close, period)
+    e2 = alg.ema(e1, period)
+    e3 = alg.ema(e2, period)
+    e4 = alg.ema(e3, period)
+    e5 = alg.ema(e4, period)
+    e6 = alg.ema(e5, period)
+    weights = (-(v**3), 3 * v**2 + 3 * v**3, -6 * v**2 - 3 * v - 3 * v**3, 1 + 3 * v + v**3 + 3 * v**2)
+    return weights[0] * e6 + weights[1] * e5 + weights[2] * e4 + weights[3] * e3
+
+
+@indicator(
+    title="Volume-weighted moving average",
+    inputs="close volume",
+    units="price",
+    source="B. Fuller; S. Achelis, Technical Analysis from A to Z: mean of the closes, weighted by volume",
+)
+def vwma(close: Series, volume: Series, *, period: int = 20) -> Series:
+    """The mean of the last closes, weighted by volume; null where nothing was traded."""
+    return alg.sum_(close * volume, period) / alg.sum_(volume, period)
+
+
+@indicator(
+    title="Volume-weighted average price of the session",
+    inputs="high low close volume session",
+    units="price",
+    source="Berkowitz, Logue, Noser, The total cost of transactions on the NYSE, Journal of Finance 43 (1988);"
+    " over typical prices of bars",
+)
+def vwap(high: Series, low: Series, close: Series, volume: Series, session: Series) -> Series:
+    """The mean price of the session so far, weighted by volume; null where nothing was traded in it."""
+    typical = (high + low + close) / 3
+    return alg.session_sum(typical * volume, session) / alg.session_sum(volume, session)
+
+
+@indicator(
+    title="Moving average convergence/divergence",
+    inputs="close",
+    outputs="macd macd_signal macd_histogram",
+    units="price",
+    source="TA-Lib MACD",
+    least=2,
+)
+def macd(close: Series, *, fast: int = 12, slow: int = 26, signal: int = 9) -> tuple[Series, ...]:
+    """How far a quick mean is from a slow one, and the mean of that."""
+    line = _quick_and_slow(close, fast, slow)
+    mean = alg.ema(line, signal)
+    return given(line, mean), mean, line - mean
+
+
+def _quick_and_slow(close: Series, fast: int, slow: int) -> Series:
+    """The difference of two EMAs; the quick one is seeded with the newest bars of the slow one's seed."""
+    return alg.ema(skip(close, slow - fast), fast) - alg.ema(close, slow)
+
+
+@indicator(
+    title="Average directional index",
+    inputs="high low close",
+    outputs="adx plus_di minus_di",
+    units="0 to 100",
+    source="TA-Lib ADX, PLUS_DI, MINUS_DI",
+    least=2,
+)
+def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[Series, ...]:
+    """How strong the trend is, whichever way, and how strong it is each way."""
+    up, down = diff(high), -diff(low)
+    reach = alg.wilder_sum(true_range(high, low, close), period)
+    plus = 100 * ratio(alg.wilder_sum(where((up > 0) & (up > down), up, 0), period), reach, 0)
+    minus = 100 * ratio(alg.wilder_sum(where((down > 0) & (down > up), down, 0), period), reach, 0)
+    both = plus + minus
+    return alg.adx_smoothing(100 * ratio(abs(plus - minus), both, 0), both, period), plus, minus
+
+
+@indicator(
+    title="Aroon",
+    inputs="high low",
+    outputs="aroon_up aroon_down aroon_oscillator",
+    units="0 to 100; the oscillator -100 to 100",
+    source="TA-Lib AROON, AROONOSC",
+    least=2,
+)
+def aroon(high: Series, low: Series, *, period: int = 14) -> tuple[Series, ...]:
+    """How long ago the highest high and the lowest low were."""
+    up = 100 / period * (period - alg.since_max(high, period + 1))
+    down = 100 / period * (period - alg.since_min(low, period + 1))
+    return up, down, up - down
+
+
+@indicator(title="Parabolic stop and reverse", inputs="high low", outputs="sar", units="price", source="TA-Lib SAR")
+def sar(high: Series, low: Series, *, acceleration: float = 0.02, maximum: float = 0.2) -> Series:
+    """Where a position that follows the trend would be stopped and reversed."""
+    return alg.parabolic_sar(high, low, min(acceleration, maximum), maximum)
+
+
+@indicator(
+    title="SuperTrend",
+    inputs="high low close",
+    outputs="supertrend supertrend_direction",
+    units="price; direction 1 up, -1 down",
+    source="O. Seban; as in TradingView's Pine Script, ta.supertrend",
+)
+def supertrend(
+    high: Series, low: Series, close: Series, *, period: int = 10, multiplier: float = 3.0
+) -> tuple[Series, ...]:
+    """A band of true ranges that trails the price and changes sides with it."""
+    middle = (high + low) / 2
+    reach = multiplier * average_true_range(high, low, close, period)
+    return alg.supertrend(close, middle + reach, middle - reach)
+
+
+@indicator(
+    title="Ichimoku cloud",
+    inputs="high low",
+    outputs="ichimoku_conversion ichimoku_base ichimoku_span_a ichimoku_span_b",
+    units="price",
+    source="G. Hosoda, Ichimoku Kinko Hyo (1969). The lagging span is the close itself, drawn `base` bars earlier",
+)
+def ichimoku(
+    high: Series, low: Series, *, conversion: int = 9, base: int = 26, span: int = 52
+) -> tuple[Series, ...]:
+    """The middles of three ranges; the spans stand where they are drawn, `base` bars after they were formed."""
+    quick, slow = _middle(high, low, conversion), _middle(high, low, base)
+    return quick, slow, lag((quick + slow) / 2, base), lag(_middle(high, low, span), base)
+
+
+def _middle(high: Series, low: Series, n: int) -> Series:
+    return (max_(high, n) + min_(low, n)) / 2
+
+
+@indicator(title="TRIX", inputs="close", units="percent", source="TA-Lib TRIX")
+def trix(close: Series, *, period: int = 15) -> Series:
+    """The rate of change of a triple EMA."""
+    smooth = alg.ema(alg.ema(alg.ema(close, period), period), period)
+    return 100 * ratio(diff(smooth), previous(smooth), 0)
+
+
+@indicator(
+    title="Linear regression slope", inputs="close", units="price a bar", source="TA-Lib LINEARREG_SLOPE", least=2
+)
+def linreg_slope(close: Series, *, period: int = 14) -> Series:
+    """The slope of the straight line that fits the last closes best."""
+    n = period
+    numbers, squares = n * (n + 1) / 2, n * (n + 1) * (2 * n + 1) / 6
+    return (n * alg.weighted_sum(close, n) - numbers * alg.sum_(close, n)) / (n * squares - numbers**2)
