@@ -510,10 +510,11 @@ NUMBERS = st.recursive(
     ),
     max_leaves=6,
 )
+KNOWN_AND_UNKNOWN = st.sampled_from([("<", 1.0, 2.0), ("<", 2.0, 1.0), ("<", ("/", 1.0, 0.0), 1.0)])
 CONDITIONS = st.recursive(
-    st.tuples(st.sampled_from([*COMPARE]), NUMBERS, NUMBERS),
+    st.one_of(KNOWN_AND_UNKNOWN, st.tuples(st.sampled_from([*COMPARE]), NUMBERS, NUMBERS)),
     lambda inner: st.one_of(st.tuples(st.sampled_from(["and", "or"]), inner, inner), st.tuples(st.just("not"), inner)),
-    max_leaves=6,
+    max_leaves=8,
 )
 
 

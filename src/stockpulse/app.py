@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 from stockpulse import __version__
-from stockpulse.api import bars, data, docs, errors, health, symbols, ticks
+from stockpulse.api import analytics, bars, data, docs, errors, health, signals, symbols, ticks
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
@@ -27,7 +27,6 @@ from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.database.names import NameStore
-from stockpulse.database.tables import STORED_INDICATORS
 from stockpulse.engine.analytics import Analytics
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.shard import Shard
@@ -36,10 +35,11 @@ from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.expressions import parse
 from stockpulse.feeds import Backfill, follow
 from stockpulse.housekeeping import audit, compile_indicators, retain, tend_segments
-from stockpulse.ingest.arbiter import FeedArbiter
-from stockpulse.ingest.encode import Encoder
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
+from stockpulse.indicators.stored import STORED_INDICATORS
+from stockpulse.ingest.arbiter import FeedArbiter
+from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
 from stockpulse.intervals import parse_interval
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -50,12 +50,14 @@ from stockpulse.pipeline import Pipeline
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
+from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.derived import DerivedWriter
 from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.run_log import RunLog
+from stockpulse.store.screening import Screener
 from stockpulse.store.signals import SignalStore
 from stockpulse.store.sink import Sink
 from stockpulse.store.ticks import TickReader
@@ -140,7 +142,8 @@ async def _build(
     await journal.load_open_segment(_MEMORY_ROWS)
     partitions = Partitions(pool)
     engine = _engine(settings)
-    rules = await SignalStore(pool).numbers(engine.analytics.rules.rules)
+    signal_store = SignalStore(pool)
+    rules = await signal_store.numbers(engine.analytics.rules.rules)
     sink = Sink(dsn, partitions, DerivedWriter(engine.analytics, rules), SHARD, journal.identity)
     stack.push_async_callback(sink.close)
     checkpoint = await sink.take(journal.epoch, journal.head)
@@ -169,13 +172,17 @@ async def _build(
     supervisor.start("segments", lambda: tend_segments(segments))
     supervisor.start("retention", lambda: retain(segments, partitions, runs, lambda: sink.offset, _now))
     supervisor.start("audit", lambda: audit(pipeline, runs, _now))
+    bar_reader = BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day)
     return Context(
         pool=pool,
         names=names,
         pipeline=pipeline,
         presents=pipeline.presents,
         ticks=TickReader(pool, segments, names),
-        bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day),
+        bars=bar_reader,
+        analytics=AnalyticsReader(pool, bar_reader, compiler),
+        signals=signal_store,
+        screener=Screener(bar_reader, names, compiler),
         supervisor=supervisor,
         registry=registry,
         now=_now,
@@ -277,7 +284,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title=settings.app_name,
         version=__version__,
-        summary="Live and historical prices and bars.",
+        summary="Live and historical prices, bars, indicators and signals.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -286,11 +293,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     docs.install(app)
-    for router in (health.router, symbols.router, ticks.router, bars.router, data.router):
-        app.include_router(router, prefix="/api/v1")
+    for part in (health, symbols, ticks, bars, data, analytics, signals):
+        app.include_router(part.router, prefix="/api/v1")
         # The paths that people know from elsewhere work as well.
         for prefix in ("/api", ""):
-            app.include_router(router, prefix=prefix, include_in_schema=False)
+            app.include_router(part.router, prefix=prefix, include_in_schema=False)
     return app
 
 

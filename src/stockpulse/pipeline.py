@@ -21,8 +21,8 @@ import polars as pl
 import structlog
 
 from stockpulse import offload
-from stockpulse.catch_up import CatchUp
 from stockpulse.calendar import trading_calendar
+from stockpulse.catch_up import CatchUp
 from stockpulse.database.connect import until_done
 from stockpulse.engine.analytics import Glance
 from stockpulse.engine.bars import Rows

@@ -15,7 +15,10 @@ from stockpulse.intervals import Interval, parse_interval
 from stockpulse.names import Names, Symbol
 from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
+from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
+from stockpulse.store.screening import Screener
+from stockpulse.store.signals import SignalStore
 from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import Supervisor
 
@@ -30,6 +33,9 @@ class Context:
     presents: Presents
     ticks: TickReader
     bars: BarReader
+    analytics: AnalyticsReader
+    signals: SignalStore
+    screener: Screener
     supervisor: Supervisor
     registry: CollectorRegistry
     now: Callable[[], datetime]

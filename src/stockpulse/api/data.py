@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from stockpulse.api.context import Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows
 from stockpulse.api.errors import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
+from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame, only
 from stockpulse.api.times import End, Start, Zone
 from stockpulse.calendar import trading_calendar
 from stockpulse.errors import InvalidInput
@@ -133,7 +133,7 @@ async def ohlc(
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:
         return await answer_frame(bars, "bars", before, wanted, zone, filename=filename)
-    counted = _Counted(_filled(_one_page(bars), symbol, interval, fill))
+    counted = _Counted(_filled(only(bars), symbol, interval, fill))
     rows = Rows(
         chunks=counted.pages(), schema=SERVED_BARS, key="bars", before=before, after=counted.result, filename=filename
     )
@@ -144,10 +144,6 @@ def _filled(
     pages: AsyncIterator[pl.DataFrame], symbol: Symbol, interval: Interval, fill: Fill
 ) -> AsyncIterator[pl.DataFrame]:
     return pages if fill is Fill.NONE else filled(pages, trading_calendar(symbol.calendar), interval)
-
-
-async def _one_page(bars: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
-    yield bars
 
 
 class _Counted:

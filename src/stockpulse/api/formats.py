@@ -46,7 +46,7 @@ async def answer_frame(
 ) -> Response:
     """One small frame; JSON says the `count` before the rows: `{"symbol": …, "count": 5, "ticks": […]}`."""
     before = {**before, "count": frame.height}
-    rows = Rows(chunks=_only(frame), schema=frame.schema, key=key, before=before, filename=filename)
+    rows = Rows(chunks=only(frame), schema=frame.schema, key=key, before=before, filename=filename)
     if wanted is Format.PARQUET:
         return await answer(rows, wanted, zone)
     pieces = [piece async for piece in _pieces(encoder(rows, wanted, zone), rows.chunks)]
@@ -128,7 +128,7 @@ class _Stream(StreamingResponse):
         headers: Mapping[str, str],
     ) -> None:
         self._rest = rest
-        self._pieces = _pieces(encoder, _only(first), rest)
+        self._pieces = _pieces(encoder, only(first), rest)
         super().__init__(self._pieces, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +148,8 @@ async def _pieces(encoder: Encoder, *sources: AsyncIterator[pl.DataFrame]) -> As
     yield encoder.tail()
 
 
-async def _only(frame: pl.DataFrame | None) -> AsyncGenerator[pl.DataFrame]:
+async def only(frame: pl.DataFrame | None) -> AsyncGenerator[pl.DataFrame]:
+    """One frame, or none, as chunks."""
     if frame is not None:
         yield frame
 

@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from stockpulse.indicators.stored import STORED_INDICATORS
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -190,18 +192,6 @@ time_partitions = Table(
 )
 
 # Indicators and signals --------------------------------------------------------------------------
-
-STORED_INDICATORS = tuple(
-    """
-    sma ema wma dema tema hma kama t3 vwma vwap macd macd_signal macd_histogram adx plus_di minus_di aroon_up
-    aroon_down aroon_oscillator sar supertrend supertrend_direction ichimoku_conversion ichimoku_base
-    ichimoku_span_a ichimoku_span_b trix linreg_slope rsi stoch_fast_k stoch_fast_d stoch_k stoch_d stoch_rsi_k
-    stoch_rsi_d williams_r cci roc momentum ppo cmo ultimate awesome tsi tsi_signal bb_upper bb_middle bb_lower
-    bb_percent bb_width atr natr true_range stddev keltner_upper keltner_middle keltner_lower donchian_upper
-    donchian_middle donchian_lower historical_volatility ulcer obv ad chaikin cmf mfi force_index volume_sma
-    """.split()
-)
-"""The outputs of indicators that have a column in the tables of analytics: of the defaults of the catalogue."""
 
 
 def _analytics(name: str, *key: Column[Any], **options: Any) -> Table[Any]:

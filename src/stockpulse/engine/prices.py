@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from stockpulse.engine.bars import Floats, Ints
 from stockpulse.engine.state import State
@@ -49,7 +50,7 @@ class LastPrices:
             self._symbols = np.concatenate([self._symbols, grown])
             self._seen = np.concatenate([self._seen, np.full(more, -1)])
 
-    def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: Ints) -> None:
+    def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
         """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
         at = np.flatnonzero(counting)

@@ -154,8 +154,7 @@ class Track:
         bars, first, last = self._with_held(fresh)
         symbol_id = bars["symbol_id"][first]
         columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
-        assert self.functions is not None
-        out = self.bundle.calculate(self.functions, self._states, symbol_id, first, last, columns, hold=1)
+        out = self.bundle.calculate(self._loops(), self._states, symbol_id, first, last, columns, hold=1)
         revision = _running_max(np.maximum(bars["revision"], self._symbols["revision"][bars["symbol_id"]]), first, last)
         shown = np.flatnonzero(bars["fresh"] & (bars["ts"] >= self._emitted_from(bars["symbol_id"])))
         self._derived.append(
@@ -168,6 +167,11 @@ class Track:
             )
         )
         self._hold(symbol_id, bars, revision, first, last)
+
+    def _loops(self) -> Functions:
+        if self.functions is None:
+            raise RuntimeError("the loops are not compiled yet")
+        return self.functions
 
     def _emitted_from(self, symbol_id: Ints) -> Ints:
         wanted: Ints = self._symbols["wanted"][symbol_id]
@@ -290,7 +294,7 @@ class Track:
         symbol_id = bars["symbol_id"][first]
         columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
         copies = [state[symbol_id] for state in self._states]
-        out = self.bundle.calculate(self.functions, copies, np.arange(len(symbol_id)), first, last, columns)
+        out = self.bundle.calculate(self._loops(), copies, np.arange(len(symbol_id)), first, last, columns)
         newest = last - 1
         return Derived(
             symbol_id,

@@ -128,10 +128,10 @@ def apply(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) -> Ser
     return Series(Node(step, tuple(series(one) for one in inputs), constants))
 
 
-def outputs_of(first: Series) -> Iterator[Series]:
-    """All outputs of the node that `first` is one of."""
-    assert first.node is not None
-    return (Series(first.node, output) for output in range(first.node.step.outputs))
+def apply_all(step: Step, *inputs: Number) -> Iterator[Series]:
+    """All outputs of a step without constants."""
+    node = Node(step, tuple(series(one) for one in inputs))
+    return (Series(node, output) for output in range(step.outputs))
 
 
 # One value and the last ------------------------------------------------------------------------
@@ -143,12 +143,12 @@ def where(condition: Series, a: Number, b: Number) -> Series:
 
 
 def ratio(a: Number, b: Number, limit: float) -> Series:
-    """a / b, and `limit` where b is zero. The operator / gives null there."""
+    """A / b, and `limit` where b is zero. The operator / gives null there."""
     return apply(Step("ratio"), a, b, limit)
 
 
 def gap(a: Number, b: Number) -> Series:
-    """a - b, and zero where they differ by no more than rounding: for values that were computed."""
+    """A - b, and zero where they differ by no more than rounding: for values that were computed."""
     return apply(Step("gap"), a, b)
 
 
@@ -300,7 +300,11 @@ def std(x: Series, n: int) -> Series:
 def mean_deviation(x: Series, n: int) -> Series:
     """The mean distance of the last n values from their mean."""
     step = Step(
-        "mean_deviation", state="ii", constants="i", slots=lambda n: n + 1, settling=_others  # the mean is as late
+        "mean_deviation",
+        state="ii",
+        constants="i",
+        slots=lambda n: n + 1,
+        settling=_others,  # the mean is as late
     )
     return apply(step, x, sma(x, n), constants=(n,))
 
@@ -340,7 +344,7 @@ def parabolic_sar(high: Series, low: Series, acceleration: float, maximum: float
 
 def supertrend(close: Series, upper: Series, lower: Series) -> tuple[Series, Series]:
     """The band that trails the close, and the side of it that the close is on: 1 above, -1 below."""
-    band, side = outputs_of(apply(Step("supertrend", state="iifff", outputs=2, settling=_never), close, upper, lower))
+    band, side = apply_all(Step("supertrend", state="iifff", outputs=2, settling=_never), close, upper, lower)
     return band, side
 
 

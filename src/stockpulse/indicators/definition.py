@@ -60,7 +60,9 @@ class Indicator:
 
     def checked(self, given: Mapping[str, object]) -> dict[str, Value]:
         """All parameters, those that are not given by their defaults."""
-        values = {one.name: one.checked(given[one.name]) if one.name in given else one.default for one in self.parameters}
+        values = {
+            one.name: one.checked(given[one.name]) if one.name in given else one.default for one in self.parameters
+        }
         if values.get("fast", 0) > values.get("slow", LONGEST):
             raise InvalidInput("fast", f"got {values['fast']}; takes no more than slow, which is {values['slow']}")
         return values

@@ -1,17 +1,18 @@
 """Indicators with their parameters chosen, and the calculation of several at once."""
 
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-import os
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpulse.indicators.algebra import INPUTS
-from stockpulse.indicators.definition import Indicator, Value
+from stockpulse.indicators.definition import Indicator
 from stockpulse.indicators.source import Loop, loop_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -29,7 +30,7 @@ _THREADED_BARS: Final = 8_000
 class Instance:
     """An indicator with its parameters."""
 
-    def __init__(self, indicator: Indicator, values: Mapping[str, Value] | None = None) -> None:
+    def __init__(self, indicator: Indicator, values: Mapping[str, object] | None = None) -> None:
         self.indicator = indicator
         self.values = indicator.checked(values or {})
 
@@ -83,12 +84,15 @@ class Bundle:
         count = len(bars["close"])
         out = np.empty((self.outputs, count))
         columns = [bars[name] for name in INPUTS]
-        tasks, at = [], 0
+        tasks: list[tuple[LoopFunction, tuple[Any, ...]]] = []
+        at = 0
         for loop, state in zip(self.loops, states, strict=True):
             function = functions(loop)
             numbers = (loop.whole, loop.real, loop.places)
-            for part in _parts(rows, first, last, count):
-                tasks.append((function, (state, *part, hold, *columns, out[at : at + loop.outputs], *numbers)))
+            where = out[at : at + loop.outputs]
+            tasks += [
+                (function, (state, *part, hold, *columns, where, *numbers)) for part in _parts(rows, first, last, count)
+            ]
             at += loop.outputs
         _run(tasks, threaded=count >= _THREADED_BARS)
         return out
@@ -98,7 +102,7 @@ def _parts(rows: Ints, first: Ints, last: Ints, count: int) -> list[tuple[Ints, 
     """The sequences in as many groups as may be calculated at the same time."""
     groups = min(_PROCESSORS, len(rows)) if count >= _THREADED_BARS else 1
     cuts = [len(rows) * i // groups for i in range(groups + 1)] if groups > 1 else [0, len(rows)]
-    return [(rows[a:b], first[a:b], last[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [(rows[a:b], first[a:b], last[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 _PROCESSORS: Final = os.cpu_count() or 1

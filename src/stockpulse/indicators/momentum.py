@@ -1,7 +1,20 @@
 """How fast prices are going there, and whether too far."""
 
 from stockpulse.indicators import algebra as alg
-from stockpulse.indicators.algebra import Series, diff, gap, given, lag, larger, max_, min_, previous, ratio, smaller, where
+from stockpulse.indicators.algebra import (
+    Series,
+    diff,
+    gap,
+    given,
+    lag,
+    larger,
+    max_,
+    min_,
+    previous,
+    ratio,
+    smaller,
+    where,
+)
 from stockpulse.indicators.definition import indicator
 
 
@@ -72,9 +85,7 @@ def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tup
     return given(position, mean), mean
 
 
-@indicator(
-    title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", least=2
-)
+@indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", least=2)
 def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
     """How far the close is below the highest high, in the range of the last bars."""
     highest = max_(high, period)
@@ -122,9 +133,7 @@ def cmo(close: Series, *, period: int = 14) -> Series:
 
 
 @indicator(title="Ultimate oscillator", inputs="high low close", units="0 to 100", source="TA-Lib ULTOSC")
-def ultimate(
-    high: Series, low: Series, close: Series, *, short: int = 7, medium: int = 14, long: int = 28
-) -> Series:
+def ultimate(high: Series, low: Series, close: Series, *, short: int = 7, medium: int = 14, long: int = 28) -> Series:
     """Buying pressure over three spans; the short one counts four times, the medium one twice."""
     before = previous(close)
     floor = smaller(low, before)

@@ -13,7 +13,7 @@ it already combined from its end ("two stacks"): the window is the one combined 
 ever subtracted, no error builds up, and a window of zeros sums to exactly zero.
 """
 
-from math import isnan, nan, sqrt
+from math import isnan, nan
 from typing import Any
 
 Slots = Any
@@ -24,12 +24,12 @@ Slots = Any
 
 
 def divide(a: float, b: float) -> float:
-    """a / b; null where b is zero."""
+    """A / b; null where b is zero."""
     return nan if b == 0.0 else a / b
 
 
 def ratio(a: float, b: float, limit: float) -> float:
-    """a / b; `limit` where b is zero."""
+    """A / b; `limit` where b is zero."""
     if isnan(a) or isnan(b):
         return nan
     return limit if b == 0.0 else a / b

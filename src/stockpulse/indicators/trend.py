@@ -184,9 +184,7 @@ def supertrend(
     units="price",
     source="G. Hosoda, Ichimoku Kinko Hyo (1969). The lagging span is the close itself, drawn `base` bars earlier",
 )
-def ichimoku(
-    high: Series, low: Series, *, conversion: int = 9, base: int = 26, span: int = 52
-) -> tuple[Series, ...]:
+def ichimoku(high: Series, low: Series, *, conversion: int = 9, base: int = 26, span: int = 52) -> tuple[Series, ...]:
     """The middles of three ranges; the spans stand where they are drawn, `base` bars after they were formed."""
     quick, slow = _middle(high, low, conversion), _middle(high, low, base)
     return quick, slow, lag((quick + slow) / 2, base), lag(_middle(high, low, span), base)

@@ -17,17 +17,13 @@ def _money_flow(high: Series, low: Series, close: Series, volume: Series) -> Ser
     return ratio((close - low) - (high - close), high - low, 0) * volume
 
 
-@indicator(
-    title="Accumulation/distribution line", inputs="high low close volume", units="shares", source="TA-Lib AD"
-)
+@indicator(title="Accumulation/distribution line", inputs="high low close volume", units="shares", source="TA-Lib AD")
 def ad(high: Series, low: Series, close: Series, volume: Series) -> Series:
     """All volume so far, weighted by where the close was in each bar."""
     return alg.cumsum(_money_flow(high, low, close, volume))
 
 
-@indicator(
-    title="Chaikin oscillator", inputs="high low close volume", units="shares", source="TA-Lib ADOSC", least=2
-)
+@indicator(title="Chaikin oscillator", inputs="high low close volume", units="shares", source="TA-Lib ADOSC", least=2)
 def chaikin(high: Series, low: Series, close: Series, volume: Series, *, fast: int = 3, slow: int = 10) -> Series:
     """How far a quick mean of the accumulation/distribution line is from a slow one."""
     line = alg.cumsum(_money_flow(high, low, close, volume))

@@ -96,6 +96,26 @@ class BarReader:
         rows = self._derived(newest_of_each(np.concatenate([stored, memory])), symbol, interval, closed_until)
         return self.served(rows, interval).tail(limit)
 
+    async def newest(self, interval: Interval, symbol_ids: list[int], most: int | None) -> Rows:
+        """The newest bars of many symbols, so many of each or all, of a stored interval; by symbol and time."""
+        memory = _priced(await self._in_memory(interval, None))
+        async with self._pool.acquire() as connection:
+            stored = await copy_out(
+                connection,
+                f"SELECT {', '.join(f'b.{name}' for name in LAYOUT.columns)} FROM unnest($1::int[]) AS w (id),"  # noqa: S608
+                f" LATERAL (SELECT * FROM {TABLE[interval]} t WHERE t.symbol_id = w.id AND t.open <> 'NaN'"
+                " ORDER BY t.ts DESC LIMIT $2) b",
+                symbol_ids,
+                most,
+            )
+        rows = newest_of_each(np.concatenate([stored, memory[np.isin(memory["symbol_id"], symbol_ids)]]))
+        if most is None or len(rows) == 0:
+            return rows
+        # What is in memory came on top: only the newest of all count.
+        last = np.searchsorted(rows["symbol_id"], rows["symbol_id"], side="right")
+        kept: Rows = rows[last - np.arange(len(rows)) <= most]
+        return kept
+
     async def between(
         self,
         symbol: Symbol,

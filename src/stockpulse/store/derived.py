@@ -1,17 +1,17 @@
 """Writing what was derived from bars: indicators, signals, and the states that indicators go back to."""
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from stockpulse.database.connect import Connection
 from stockpulse.database.copy import Layout
-from stockpulse.database.tables import STORED_INDICATORS
 from stockpulse.engine.analytics import DAILY, INTRADAY, Analytics, AnalyticsChanges, Glance
 from stockpulse.engine.signals import Signals
 from stockpulse.engine.track import Derived, Track, TrackChanges
 from stockpulse.indicators.evaluation import Bundle
+from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.intervals import D1, Interval
 from stockpulse.store.staging import Staging
 from stockpulse.times import from_micros, micros
@@ -73,7 +73,7 @@ class DerivedWriter:
         if changes.signals is not None:
             await self._write_signals(connection, changes.signals, self._minutes["signals"])
 
-    def _columns(self, derived: Derived) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def _columns(self, derived: Derived) -> dict[str, Any]:
         values = {output: derived.values[:, column] for output, column in self._stored.items()}
         return {"symbol_id": derived.symbol_id, "ts": derived.ts, "revision": derived.revision} | values
 
@@ -128,7 +128,8 @@ async def _write_anchors(connection: Connection, track: Track, changes: TrackCha
     if changes.anchors:
         await connection.executemany(
             "INSERT INTO indicator_states VALUES ($1, $2, $3, $4, $5)"
-            " ON CONFLICT (track, symbol_id, ts) DO UPDATE SET definition = excluded.definition, state = excluded.state",
+            " ON CONFLICT (track, symbol_id, ts)"
+            " DO UPDATE SET definition = excluded.definition, state = excluded.state",
             [
                 (track.name, one.symbol_id, from_micros(one.ts), track.bundle.definition, one.blob)
                 for one in changes.anchors

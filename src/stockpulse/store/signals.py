@@ -57,7 +57,10 @@ class SignalStore:
                 arguments.append(value)
                 conditions.append(f"{column} = ${len(arguments)}")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             total = await connection.fetchval(f"SELECT count(*) FROM signals g {where}", *arguments)  # noqa: S608
             rows = await connection.fetch(
                 "SELECT s.symbol, g.ts, g.signal, g.price, r.name, g.minutes, g.revision FROM signals g"  # noqa: S608

@@ -1,0 +1,283 @@
+"""Indicators that are stored with every bar, and any others over any history."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import orjson
+import polars as pl
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
+from stockpulse.api.encoders import Rows, json_rows
+from stockpulse.api.errors import error_responses
+from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
+from stockpulse.api.times import End, Start, Zone
+from stockpulse.errors import InvalidInput
+from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.definition import LONGEST, Indicator
+from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.indicators.selection import columns_of, select
+from stockpulse.intervals import D1, M5, Interval
+from stockpulse.names import Symbol
+from stockpulse.store.analytics import SERVED_ANALYTICS
+
+router = APIRouter(tags=["analytics"])
+
+_EXAMPLE: Final = {"ts": "2026-02-27T12:05:00Z", "revision": 4194329, "sma": 189.31, "rsi": 55.4, "macd": 0.18}
+
+
+class Tiers(BaseModel):
+    """The newest indicators of every tier; null where there are none yet."""
+
+    symbol: str = Field(examples=["AAPL"])
+    realtime: dict[str, Any] | None = Field(
+        examples=[{"price": 189.72, "moving_average": 189.7, "rsi": 55.9}],
+        description="the newest price, the mean of the last five, and the 5-minute bar that is forming at `ts`",
+    )
+    intraday: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed 5-minute bar")
+    daily: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed day")
+
+
+class AnalyticsOfBars(BaseModel):
+    """The indicators of closed bars with default parameters, oldest first; null before there is enough history."""
+
+    symbol: str = Field(examples=["AAPL"])
+    interval: str = Field(examples=["5m"])
+    analytics: list[dict[str, Any]] = Field(examples=[[_EXAMPLE]])
+
+
+class ParameterInfo(BaseModel):
+    """A parameter of an indicator."""
+
+    name: str = Field(examples=["period"])
+    default: float = Field(examples=[14])
+    minimum: float = Field(examples=[2])
+    maximum: float = Field(examples=[LONGEST])
+    whole: bool = Field(examples=[True], description="whether it takes whole numbers only")
+
+
+class IndicatorInfo(BaseModel):
+    """An indicator of the catalogue."""
+
+    name: str = Field(examples=["rsi"])
+    title: str = Field(examples=["Relative strength index"])
+    family: str = Field(examples=["momentum"])
+    description: str = Field(examples=["Wilder's share of the gains in all changes."])
+    inputs: list[str] = Field(examples=[["close"]])
+    outputs: list[str] = Field(examples=[["rsi"]])
+    parameters: list[ParameterInfo]
+    lookback: int = Field(examples=[14], description="bars before the first full row, with default parameters")
+    units: str = Field(examples=["0 to 100"])
+    source: str = Field(examples=["TA-Lib RSI"], description="where the formula is from")
+
+
+class Catalogue(BaseModel):
+    """All indicators."""
+
+    count: int = Field(examples=[47])
+    indicators: list[IndicatorInfo]
+
+
+class IndicatorChoice(BaseModel):
+    """An indicator that was calculated."""
+
+    type: str = Field(examples=["rsi"])
+    parameters: dict[str, float] = Field(examples=[{"period": 14}])
+    columns: list[str] = Field(examples=[["rsi"]], description="its names in `values`")
+
+
+class IndicatorValues(BaseModel):
+    """Indicators over the bars of a symbol, oldest first; null before there is enough history."""
+
+    symbol: str = Field(examples=["AAPL"])
+    interval: str = Field(examples=["1d"])
+    indicators: list[IndicatorChoice]
+    values: list[dict[str, Any]] = Field(
+        examples=[[{"ts": "2026-02-27T05:00:00Z", "close": 189.98, "final": True, "rsi": 55.4}]]
+    )
+
+
+Limit = Annotated[
+    int | None, Query(ge=1, le=10_000, description="Only so many, the newest. Without start and limit: 100.")
+]
+
+
+@router.get(
+    "/analytics/intraday/{symbol:path}",
+    summary="Indicators of 5-minute bars",
+    response_model=AnalyticsOfBars,
+    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+)
+async def intraday_analytics(
+    context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
+) -> Response:
+    """All indicators with their default parameters, of closed bars that begin in [start, end)."""
+    return await _stored(context, symbol, M5, start, end, limit, wanted, zone)
+
+
+@router.get(
+    "/analytics/daily/{symbol:path}",
+    summary="Indicators of daily bars",
+    response_model=AnalyticsOfBars,
+    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+)
+async def daily_analytics(
+    context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
+) -> Response:
+    """All indicators with their default parameters, of closed days that begin in [start, end)."""
+    return await _stored(context, symbol, D1, start, end, limit, wanted, zone)
+
+
+async def _stored(
+    context: Context,
+    symbol: Symbol,
+    interval: Interval,
+    start: datetime | None,
+    end: datetime | None,
+    limit: int | None,
+    wanted: Any,
+    zone: Any,
+) -> Response:
+    _check_order(start, end)
+    before = {"symbol": symbol.name, "interval": interval.name}
+    filename = f"{symbol.name}_analytics_{interval.name}"
+    if start is None or limit is not None:
+        newest = await context.analytics.latest(symbol, interval, limit or 100, start, end)
+        return await answer_frame(newest, "analytics", before, wanted, zone, filename=filename)
+    pages = context.analytics.between(symbol, interval, start, end)
+    rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", before=before, filename=filename)
+    return await answer(rows, wanted, zone)
+
+
+def _check_order(start: datetime | None, end: datetime | None) -> None:
+    if start and end and start > end:
+        raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
+
+
+@router.get(
+    "/analytics/{symbol:path}",
+    summary="The newest indicators of every tier",
+    response_model=Tiers,
+    responses=error_responses(404, 422, 503),
+)
+async def analytics(context: Ctx, symbol: PathSymbol, zone: Zone) -> Response:
+    """Real-time (the bar that is forming), intraday (5 minutes) and daily."""
+    tiers = {
+        "realtime": await context.analytics.realtime(symbol),
+        "intraday": await context.analytics.latest(symbol, M5, 1),
+        "daily": await context.analytics.latest(symbol, D1, 1),
+    }
+    shown = {
+        name: orjson.Fragment(json_rows(frame, zone)[1:-1]) if frame.height else None for name, frame in tiers.items()
+    }
+    return Response(orjson.dumps({"symbol": symbol.name} | shown), media_type="application/json")
+
+
+@router.get("/indicators", summary="All indicators there are")
+async def catalogue() -> Catalogue:
+    """With their parameters, units and the sources of their formulas."""
+    return Catalogue(count=len(CATALOGUE), indicators=[_described(one) for one in CATALOGUE.values()])
+
+
+def _described(one: Indicator) -> IndicatorInfo:
+    return IndicatorInfo(
+        name=one.name,
+        title=one.title,
+        family=one.family,
+        description=(one.function.__doc__ or "").strip(),
+        inputs=list(one.inputs),
+        outputs=list(one.outputs),
+        parameters=[
+            ParameterInfo(name=p.name, default=p.default, minimum=p.least, maximum=p.most, whole=p.whole)
+            for p in one.parameters
+        ],
+        lookback=max(Instance(one).loop.lookback),
+        units=one.units,
+        source=one.source,
+    )
+
+
+_PARAMETERS: Final = sorted({parameter.name for one in CATALOGUE.values() for parameter in one.parameters})
+_OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format", "tz"})
+
+
+@router.get(
+    "/indicators/{symbol:path}",
+    summary="Any indicators over any history",
+    response_model=IndicatorValues,
+    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    openapi_extra={
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": "For those of the indicators that have it: see /indicators.",
+                "schema": {"type": "number"},
+            }
+            for name in _PARAMETERS
+        ]
+    },
+)
+async def indicators(
+    context: Ctx,
+    request: Request,
+    symbol: PathSymbol,
+    interval: QueryInterval,
+    start: Start,
+    end: End,
+    wanted: Wanted,
+    zone: Zone,
+    type: Annotated[  # noqa: A002 - the name of the parameter
+        str,
+        Query(
+            description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters that are not in brackets are"
+            " given beside, as `period=14`, and hold for all that have one of the name.",
+            examples=["rsi,macd"],
+            max_length=1000,
+        ),
+    ],
+    limit: Annotated[int | None, Query(ge=1, le=100_000, description="Only so many, the newest.")] = None,
+) -> Response:
+    """Indicators of the bars that begin in [start, end), oldest first, calculated over all bars before as well.
+
+    So the first row is as exact as the last. The last bar may still be forming, and says so.
+    """
+    _check_order(start, end)
+    given = {name: value for name, value in request.query_params.items() if name not in _OURS}
+    instances = select(type, given)
+    columns = columns_of(instances)
+    until = context.presents.closed_until(symbol.id)
+    pages = context.analytics.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
+    schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
+    rows = Rows(
+        chunks=pages if limit is None else _newest(pages, limit),
+        schema=pl.Schema(schema | dict.fromkeys(columns, pl.Float64())),
+        key="values",
+        before={
+            "symbol": symbol.name,
+            "interval": interval.name,
+            "indicators": [
+                {"type": one.indicator.name, "parameters": one.values, "columns": _own(instances, columns, i)}
+                for i, one in enumerate(instances)
+            ],
+        },
+        filename=f"{symbol.name}_indicators_{interval.name}",
+    )
+    return await answer(rows, wanted, zone)
+
+
+def _own(instances: list[Instance], columns: list[str], place: int) -> list[str]:
+    """The columns of one of the instances."""
+    begin = sum(len(one.indicator.outputs) for one in instances[:place])
+    return columns[begin : begin + len(instances[place].indicator.outputs)]
+
+
+async def _newest(pages: Any, limit: int) -> Any:
+    """The last rows of all pages."""
+    kept: list[pl.DataFrame] = []
+    async for page in pages:
+        kept = [pl.concat([*kept, page]).tail(limit)]
+    for page in kept:
+        yield page

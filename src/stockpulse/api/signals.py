@@ -1,0 +1,138 @@
+"""Signals, and the screener that asks the same kind of question of all symbols."""
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
+from stockpulse.api.encoders import Format, Rows
+from stockpulse.api.errors import error_responses
+from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, only
+from stockpulse.api.times import Zone
+from stockpulse.errors import InvalidInput
+from stockpulse.expressions import LONGEST, parse
+from stockpulse.intervals import BASE_INTERVALS
+from stockpulse.names import Symbol
+
+router = APIRouter(tags=["signals"])
+
+
+class Signal(BaseModel):
+    """What a rule said when a bar closed."""
+
+    symbol: str = Field(examples=["AAPL"])
+    timestamp: str = Field(examples=["2026-02-27T12:05:00Z"], description="start of the bar")
+    signal: str = Field(examples=["BUY"], description="BUY, SELL or HOLD")
+    price: float = Field(examples=[189.98], description="close of the bar")
+    rule: str = Field(examples=["sma_rsi"])
+    interval: str = Field(examples=["1m"])
+    revision: int = Field(examples=[4194329], description="grows whenever the bar, or one before it, changes")
+
+
+class Signals(BaseModel):
+    """The newest signals, newest first; `total` counts all that match, not the page."""
+
+    total: int = Field(examples=[150])
+    signals: list[Signal]
+
+
+class Match(BaseModel):
+    """A symbol that satisfies the condition; beside these, every value that the condition speaks of."""
+
+    symbol: str = Field(examples=["AAPL"])
+    ts: str = Field(examples=["2026-02-27T05:00:00Z"], description="start of its newest bar")
+    final: bool = Field(examples=[False], description="false while the bar is forming")
+    close: float = Field(examples=[189.98])
+
+
+class Screen(BaseModel):
+    """The symbols that satisfy a condition on their newest bar."""
+
+    where: str = Field(examples=["sma(20) > sma(50) and rsi(14) < 30"])
+    interval: str = Field(examples=["1d"])
+    count: int = Field(examples=[1])
+    matches: list[Match]
+
+
+Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Only these.")]
+RuleName = Annotated[str | None, Query(description="Only those of this rule.", max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="How many.")]
+
+
+@router.get(
+    "/signals",
+    summary="The newest signals",
+    response_model=Signals,
+    responses=FORMAT_RESPONSES | error_responses(422, 503),
+)
+async def signals(
+    context: Ctx, wanted: Wanted, zone: Zone, limit: Limit = 100, signal: Kind = None, rule: RuleName = None
+) -> Response:
+    """Of all symbols, newest first. There is one for every rule and closed bar; HOLD where history is too short."""
+    return await _signals(context, None, limit, signal, rule, wanted, zone)
+
+
+@router.get(
+    "/signals/{symbol:path}",
+    summary="The newest signals of a symbol",
+    response_model=Signals,
+    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+)
+async def signals_of_symbol(
+    context: Ctx,
+    symbol: PathSymbol,
+    wanted: Wanted,
+    zone: Zone,
+    limit: Limit = 100,
+    signal: Kind = None,
+    rule: RuleName = None,
+) -> Response:
+    """Newest first."""
+    return await _signals(context, symbol, limit, signal, rule, wanted, zone)
+
+
+async def _signals(
+    context: Context,
+    symbol: Symbol | None,
+    limit: int,
+    signal: str | None,
+    rule: str | None,
+    wanted: Format,
+    zone: ZoneInfo,
+) -> Response:
+    total, found = await context.signals.latest(limit, symbol=symbol, signal=signal, rule=rule)
+    filename = f"{symbol.name if symbol else 'all'}_signals"
+    rows = Rows(chunks=only(found), schema=found.schema, key="signals", before={"total": total}, filename=filename)
+    return await answer(rows, wanted, zone)
+
+
+@router.get(
+    "/screen",
+    summary="Which symbols satisfy a condition",
+    response_model=Screen,
+    responses=FORMAT_RESPONSES | error_responses(422, 503),
+)
+async def screen(
+    context: Ctx,
+    wanted: Wanted,
+    zone: Zone,
+    interval: QueryInterval,
+    where: Annotated[
+        str,
+        Query(
+            description="A condition on the fields of the bar (open, high, low, close, volume) and on indicators:"
+            " `sma(20) > sma(50) and rsi < 30`.",
+            examples=["rsi(14) < 30"],
+            max_length=LONGEST,
+        ),
+    ],
+) -> Response:
+    """On each symbol's newest bar, which may still be forming, and says so. Unknown values satisfy nothing."""
+    if interval not in BASE_INTERVALS:
+        raise InvalidInput("interval", f"got {interval.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")
+    found = await context.screener.matches(parse(where), interval)
+    before = {"where": where.strip(), "interval": interval.name, "count": found.height}
+    rows = Rows(chunks=only(found), schema=found.schema, key="matches", before=before, filename="screen")
+    return await answer(rows, wanted, zone)
