@@ -32,7 +32,11 @@ class Compiler:
     """Gives the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = _private(folder)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if not _is_private(folder):
+            self._temporary = tempfile.TemporaryDirectory(prefix="stockpulse-loops-")  # goes with this object
+            folder = Path(self._temporary.name)
+        self._folder = folder
         self._functions: dict[str, LoopFunction] = {}
         self._lock = threading.Lock()
 
@@ -88,17 +92,15 @@ class Compiler:
         return self._folder / f"prepared_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}"
 
 
-def _private(folder: Path) -> Path:
-    """The folder, if only this user can write to it; otherwise a new one that is good for this run."""
+def _is_private(folder: Path) -> bool:
+    """Whether only this user can write to the folder, which is made if there is none."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if found.st_uid == os.getuid() and not others and os.access(folder, os.W_OK):
-            return folder
     except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="stockpulse-loops-"))
+        return False
+    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid == os.getuid() and not others and os.access(folder, os.W_OK)
 
 
 def _compiled(loop: Loop, folder: Path) -> LoopFunction:

@@ -170,6 +170,6 @@ async def test_filled_bars_come_between_the_others_and_nowhere_else(case):
     first, last = (int(bars["ts"].to_physical()[at]) for at in (0, -1))
     step = MINUTE if parse_interval(interval).is_intraday else 30 * MINUTE
     moments = np.arange(first, last, step)
-    labels = np.unique(calendar.label(moments[calendar.is_open(moments)], parse_interval(interval)))
+    labels = np.unique(calendar.label(moments[calendar.trading_day(moments) != NO_DAY], parse_interval(interval)))
     expected = {int(label) for label in labels if first < label < last} - set(bars["ts"].to_physical())
     assert set(result.filter("filled")["ts"].to_physical()) == expected

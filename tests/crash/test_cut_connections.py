@@ -14,6 +14,7 @@ import pytest
 from crash_harness import SECOND, data_folder
 from crash_proxy import Cut, Proxy
 
+from bare_sink import flush_of, written
 from stockpulse.calendar import trading_calendar
 from stockpulse.database import migrate
 from stockpulse.database.connect import Pool, create_pool
@@ -28,7 +29,6 @@ from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Ticks
 from stockpulse.journal.segments import Segments, first_offset
 from stockpulse.store.partitions import Partitions
-from stockpulse.store.sink import Sink
 from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out
 
 pytestmark = pytest.mark.timeout(120)
@@ -225,9 +225,7 @@ class Bars:
         for _absent in self.shard.needs(work):
             pass  # none is stored: all bars stay in memory here
         self.shard.apply(work, {1: END_OF_TIME})
-        changes = self.shard.take_changes()
-        assert changes is not None
-        return changes
+        return self.shard.take_changes()
 
 
 async def assert_stored(way: Way, bars: Bars) -> None:
@@ -250,18 +248,18 @@ async def copy_out_all(way: Way, table: str) -> np.ndarray:
 @pytest.mark.parametrize("whole", [False, True])
 async def test_flush_cut_at_any_message_is_there_once(way: Way, cut: Cut, whole: bool) -> None:
     bars = Bars()
-    sink = Sink(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
+    sink = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
     now = datetime.now(UTC)
     try:
         await sink.take(1, bars.shard.offset)
-        await sink.flush(bars.changes(), bars.shard.snapshot(), now)
+        await sink.flush(flush_of(bars.changes(), bars.shard.snapshot()), now)
         way.proxy.messages.clear()
-        await sink.flush(bars.changes(), bars.shard.snapshot() if whole else None, now)
+        await sink.flush(flush_of(bars.changes(), bars.shard.snapshot() if whole else None), now)
         in_one = len(way.proxy.messages)
         parts = 1 if whole else 2
         for number in range(in_one):
             way.proxy.arm(number, cut)
-            await sink.flush(bars.changes(), bars.shard.snapshot() if whole else None, now)
+            await sink.flush(flush_of(bars.changes(), bars.shard.snapshot() if whole else None), now)
             parts = 1 if whole else parts + 1
             assert sink.offset == bars.shard.offset
             assert await way.value("SELECT journal_offset FROM checkpoints") == bars.shard.offset
@@ -277,7 +275,7 @@ async def test_flush_cut_at_any_message_is_there_once(way: Way, cut: Cut, whole:
 async def assert_state_comes_back(way: Way, bars: Bars) -> None:
     """From the parts of the checkpoint the next process has the state that this one has."""
     bars.shard.flushed()
-    sink = Sink(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
+    sink = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
     checkpoint = await sink.take(2, 0)
     await sink.close()
     other = Shard()
@@ -335,15 +333,15 @@ async def test_journal_under_another_epoch_writes_nothing_more(way: Way) -> None
 async def test_sink_under_another_epoch_writes_nothing_more(way: Way) -> None:
     bars = Bars()
     now = datetime.now(UTC)
-    first = Sink(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
-    second = Sink(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
+    first = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
+    second = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
     try:
         await first.take(1, bars.shard.offset)
-        await first.flush(bars.changes(), bars.shard.snapshot(), now)
+        await first.flush(flush_of(bars.changes(), bars.shard.snapshot()), now)
         before = (await copy_out_all(way, "bars_1m")).tobytes()
         await second.take(2, 0)
         with pytest.raises(Fenced):
-            await first.flush(bars.changes(), None, now)
+            await first.flush(flush_of(bars.changes(), None), now)
         assert (await copy_out_all(way, "bars_1m")).tobytes() == before
         assert await way.value("SELECT count(*) FROM checkpoint_parts") == 1
     finally:

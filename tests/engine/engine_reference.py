@@ -403,7 +403,7 @@ class Drive:
         if self.pending is not None:
             return
         changes = self.shard.take_changes()
-        if changes is None:
+        if not changes:
             return
         self._assert_only_what_changed(changes)
         state = self.shard.snapshot() if whole or not self.parts else None

@@ -84,6 +84,21 @@ def _flat(bars: Bars, first: int, last: int) -> Bars:
     return bars
 
 
+def _within(bars: Bars, first: int, last: int) -> Bars:
+    """The same range again and again: movement, but in no direction."""
+    bars = _flat(bars, first, last)
+    bars["high"][first:last] *= 1.01
+    bars["low"][first:last] *= 0.99
+    return bars
+
+
+def _whole_numbers(seed: int, bars: int) -> Bars:
+    """Prices of a few dollars without cents: full of ties."""
+    random = np.random.default_rng(seed)
+    low, reach = random.integers(1, 5, bars), random.integers(0, 3, (2, bars))
+    return bars_of(low + reach[0], low + reach.sum(axis=0), low, random.integers(0, 3, bars) * 100)
+
+
 def _with_one(bars: Bars, at: int, **values: float) -> Bars:
     """One bar is far out of line."""
     bars = {name: one.copy() for name, one in bars.items()}
@@ -115,6 +130,9 @@ def generated_bars() -> dict[str, Bars]:
         "no volume at first": _silent(ticks, 0, 250),
         "flat without volume": _silent(_flat(walk, 200, 420), 180, 450),
         "no volume at all": _silent(walk, 0, 700),
+        "flat for long": _flat(random_walk(10, 1300), 300, 1200),
+        "no way for long": _within(random_walk(10, 1300), 300, 1200),
+        "whole numbers": _whole_numbers(11, 300),
         "a volume out of line": _with_one(walk, 100, volume=1e15),
         "a price out of line": _with_one(random_walk(9, 400), 100, open=1e5, high=1e5, low=1e5, close=1e5),
         "one price": bars_of(np.full(300, 12.34)),
@@ -145,9 +163,7 @@ def calculated(functions: Functions, one: Instance, bars: Bars) -> dict[str, Arr
     return calculated_for_all(functions, one, {"": bars})[""]
 
 
-def calculated_for_all(
-    functions: Functions, one: Instance, series: Mapping[str, Bars]
-) -> dict[str, dict[str, Array]]:
+def calculated_for_all(functions: Functions, one: Instance, series: Mapping[str, Bars]) -> dict[str, dict[str, Array]]:
     """The same for several symbols, in one calculation."""
     bundle = Bundle([one])
     bars, first, last = together(series)

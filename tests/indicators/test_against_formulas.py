@@ -83,6 +83,13 @@ def test_any_parameters(compiler, name):
         compare(compiler, name, random_values(CATALOGUE[name], random, longest=longest), series)
 
 
+@pytest.mark.parametrize("multiplier", [0.5, 1.0, 2.0, 3.0])
+def test_supertrend_where_the_close_is_just_at_the_band(compiler, multiplier):
+    # True ranges of one bar and whole numbers are exact: what touches the band does so in both.
+    series = {label: made_up()[label] for label in ("whole numbers", "to and fro", "up", "down")}
+    compare(compiler, "supertrend", {"period": 1, "multiplier": multiplier}, series)
+
+
 @pytest.mark.skipif(not is_real_data_there(), reason=MISSING)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_real_series(compiler, name):

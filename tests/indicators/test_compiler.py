@@ -4,14 +4,15 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core.caching import FunctionCache
 from indicator_data import calculated, instance, random_walk
+from numba.core.caching import FunctionCache
 
 from stockpulse.compiler import Compiler
 from stockpulse.indicators.evaluation import Instance
@@ -22,6 +23,15 @@ CHEAP = (instance("momentum"), instance("trange"))
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "loops"
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where folders are made that are good for one run."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def machine_code(folder: Path) -> dict[str, int]:
@@ -144,12 +154,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o720, 0o702])
-def test_a_folder_that_others_can_write_to_is_not_used(folder, mode):
+def test_a_folder_that_others_can_write_to_is_not_used(folder, temporary, mode):
     folder.mkdir()
     folder.chmod(mode)
     compiler = Compiler(folder)
     check_that_it_calculates(compiler)
     assert list(folder.iterdir()) == []
+    assert compiler._folder.parent == temporary
     assert stat.S_IMODE(compiler._folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(folder.stat().st_mode) == mode
 
@@ -164,6 +175,12 @@ def test_a_folder_that_others_can_only_read_is_used(folder):
 @pytest.mark.skipif(os.getuid() == 0, reason="root can write to every folder")
 def test_a_folder_that_cannot_be_written_to_is_not_used(folder):
     folder.mkdir(mode=0o500)
+    check_that_it_calculates(Compiler(folder))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_is_said_not_to_be_writable_is_not_used(folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (folder, os.W_OK))
     check_that_it_calculates(Compiler(folder))
     assert list(folder.iterdir()) == []
 

@@ -58,7 +58,9 @@ def stretch(kind: str, count: int, price: float, random: np.random.Generator) ->
 def markets(draw: st.DrawFn) -> Market:
     """Symbols that start at some time, miss bars, and of which some have none at all."""
     pieces = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 35)), max_size=4)
-    symbols = draw(st.lists(st.tuples(pieces, st.integers(0, 20), st.sampled_from([0.0, 0.2, 0.7])), min_size=1, max_size=4))
+    symbols = draw(
+        st.lists(st.tuples(pieces, st.integers(0, 20), st.sampled_from([0.0, 0.2, 0.7])), min_size=1, max_size=4)
+    )
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     series, times = {}, []
     for number, (kinds, start, missing) in enumerate(symbols):
@@ -86,9 +88,7 @@ def same(a: Array, b: Array) -> bool:
 
 def batch(compiler: Compiler, bundle: Bundle, market: Market) -> Array:
     states = bundle.fresh(market.symbols)
-    return bundle.calculate(
-        compiler, states, np.arange(market.symbols), market.first, market.last, market.bars
-    )
+    return bundle.calculate(compiler, states, np.arange(market.symbols), market.first, market.last, market.bars)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,11 +10,15 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
+from bare_sink import analytics_of, none_to_run
 from stockpulse.database.connect import Pool, create_pool
 from stockpulse.database.names import NameStore
 from stockpulse.engine.bars import BAR
+from stockpulse.engine.engine import Engine
 from stockpulse.engine.shard import Shard
+from stockpulse.engine.signals import Rule
 from stockpulse.frames import BARS, TICKS, UTC_MICROS
+from stockpulse.indicators.evaluation import Functions, Instance
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
@@ -25,9 +29,12 @@ from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
+from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
+from stockpulse.store.signals import SignalStore
 from stockpulse.store.sink import Sink
-from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out, load
+from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out
 from stockpulse.store.ticks import TickReader
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)  # a Monday
@@ -56,6 +63,7 @@ class Stack:
     partitions: Partitions
     sink: Sink
     shard: Shard
+    engine: Engine
     pipeline: Pipeline
     ticks: TickReader
     bars: BarReader
@@ -115,7 +123,9 @@ async def stack(
     extended_day: bool = False,
     running: bool = True,
     memory_rows: int = 300_000,
-    load_bars: Callable | None = None,
+    instances: Iterable[Instance] = (),
+    rules: Iterable[Rule] = (),
+    functions: Functions | None = none_to_run,
 ) -> AsyncIterator[Stack]:
     clock = clock or SetClock()
     pool = await create_pool(dsn, 5)
@@ -125,7 +135,12 @@ async def stack(
     segments = Segments(pool, RecentTicks(), segment_rows)
     journal = PostgresJournal(dsn, segments, wait_seconds=5)
     partitions = Partitions(pool)
-    sink = Sink(dsn, partitions, SHARD, journal.identity)
+    analytics = analytics_of(instances, rules, shard := Shard(extended_day=extended_day))
+    engine = Engine(shard, analytics)
+    if functions is not None:
+        analytics.use(functions)
+    numbers = await SignalStore(pool).numbers(analytics.rules.rules)
+    sink = Sink(dsn, partitions, DerivedWriter(analytics, numbers), SHARD, journal.identity)
     tasks: list[asyncio.Task] = []
     try:
         await journal.take()
@@ -134,22 +149,17 @@ async def stack(
         encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
         intake = Intake(encoder, timedelta(seconds=5))
         intake.remember(await journal.recent_keys())
-        shard = Shard(extended_day=extended_day)
-        shard.restore(checkpoint.offset, checkpoint.parts)
-
-        async def load_stored(wanted):
-            async with pool.acquire() as connection:
-                return await load(connection, wanted)
-
+        engine.restore(checkpoint.offset, checkpoint.parts)
+        engine.begin(names.symbol_by_id)
         pipeline = Pipeline(
             intake=intake,
             encoder=encoder,
             names=names,
             journal=journal,
-            shard=shard,
+            engine=engine,
             sink=sink,
             dead_letters=DeadLetters(pool, partitions),
-            load_bars=load_bars or load_stored,
+            reads=EngineReads(pool),
             now=clock,
             extended_day=extended_day,
         )
@@ -162,6 +172,7 @@ async def stack(
             partitions=partitions,
             sink=sink,
             shard=shard,
+            engine=engine,
             pipeline=pipeline,
             ticks=TickReader(pool, segments, names),
             bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=extended_day),

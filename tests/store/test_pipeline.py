@@ -272,14 +272,15 @@ class TestLateTicks:
         days = [random_ticks(random, NOW - day * DAY, 120) for day in (8, 5, 2, 1)]
         pieces = [day[at::3] for at in range(3) for day in days]
         async with stack(postgres_dsn) as parts:
-            load_stored = parts.pipeline._load_bars
+            reads = parts.pipeline._reads
+            load_stored = reads.bars
 
             async def load(wanted):
                 rows = await load_stored(wanted)
                 loaded.append(len(rows))
                 return rows
 
-            parts.pipeline._load_bars = load
+            reads.bars = load
             for piece in pieces:
                 await parts.pipeline.submit(piece, STOCKS)
                 await parts.settled()

@@ -49,8 +49,9 @@ class Analytics:
         self.tracks = {
             INTRADAY: Track(INTRADAY, M5, bundle, sessions),
             DAILY: Track(DAILY, D1, bundle, sessions),
-            SIGNALS: Track(f"{SIGNALS}-{interval.name}", interval, rules.terms.bundle, sessions),
         }
+        if rules.rules:
+            self.tracks[SIGNALS] = Track(f"{SIGNALS}-{interval.name}", interval, rules.terms.bundle, sessions)
 
     @property
     def instances(self) -> list[Instance]:

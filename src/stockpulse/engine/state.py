@@ -35,6 +35,9 @@ class Changes:
     state: State
     """All that changed, for the checkpoint."""
 
+    def __bool__(self) -> bool:
+        return self.moved or bool(self.state)
+
 
 def encode(state: State) -> bytes:
     """The state as one blob that names and types its own fields (NumPy's npz)."""

@@ -313,7 +313,8 @@ class Track:
     def _part(self, symbol_id: Ints) -> State:
         if len(symbol_id) == 0:
             return {}
-        states = np.concatenate([state[symbol_id] for state in self._states], axis=1)
+        none = np.empty((len(symbol_id), 0))  # rules need not speak of any indicator
+        states = np.concatenate([none, *(state[symbol_id] for state in self._states)], axis=1)
         return {f"{self._kind}/symbols": self._symbols[symbol_id], f"{self._kind}/states": states}
 
     def take_changes(self) -> tuple[TrackChanges | None, State]:
@@ -355,7 +356,7 @@ class Track:
             at += state.shape[1]
 
     def _anchor(self, number: int) -> Anchor:
-        row = np.concatenate([state[number] for state in self._states])
+        row = np.concatenate([np.empty(0), *(state[number] for state in self._states)])
         blob = self._symbols[number : number + 1].tobytes() + row.tobytes()
         return Anchor(number, int(self._symbols["held_ts"][number]), blob)
 

@@ -297,8 +297,8 @@ def std(x: Series, n: int) -> Series:
     return root(_window("variance", "iiff", 2, x, n))
 
 
-def mean_deviation(x: Series, n: int) -> Series:
-    """The mean distance of the last n values from their mean."""
+def mean_deviation(x: Series, mean: Series, n: int) -> Series:
+    """The mean distance of the last n values from their mean, which is given."""
     step = Step(
         "mean_deviation",
         state="ii",
@@ -306,7 +306,7 @@ def mean_deviation(x: Series, n: int) -> Series:
         slots=lambda n: n + 1,
         settling=_others,  # the mean is as late
     )
-    return apply(step, x, sma(x, n), constants=(n,))
+    return apply(step, x, mean, constants=(n,))
 
 
 def _window(name: str, state: str, width: int, x: Series, n: int) -> Series:

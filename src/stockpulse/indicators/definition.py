@@ -35,6 +35,8 @@ class Parameter:
         takes = f"takes {kind} from {self.least} to {self.most}"
         try:
             number = float(value)  # type: ignore[arg-type]
+        except OverflowError:
+            raise InvalidInput(self.name, f"got a number that is far too large; {takes}") from None
         except (TypeError, ValueError):
             raise InvalidInput(self.name, f"got {str(value)[:40]!r}; {takes}") from None
         if not self.least <= number <= self.most or (self.whole and number != int(number)):
@@ -63,6 +65,11 @@ class Indicator:
         values = {
             one.name: one.checked(given[one.name]) if one.name in given else one.default for one in self.parameters
         }
+        unknown = given.keys() - values.keys()
+        if unknown:
+            raise InvalidInput(
+                sorted(unknown)[0][:40], f"is no parameter of {self.name}: {', '.join(values) or 'it has none'}"
+            )
         if values.get("fast", 0) > values.get("slow", LONGEST):
             raise InvalidInput("fast", f"got {values['fast']}; takes no more than slow, which is {values['slow']}")
         return values

@@ -96,7 +96,8 @@ def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) ->
 def cci(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
     """How many mean deviations the typical price is from its mean; 1 is 0.015 of them."""
     typical = (high + low + close) / 3
-    return ratio(gap(typical, alg.sma(typical, period)), 0.015 * alg.mean_deviation(typical, period), 0)
+    mean = alg.sma(typical, period)
+    return ratio(gap(typical, mean), 0.015 * alg.mean_deviation(typical, mean, period), 0)
 
 
 @indicator(title="Rate of change", inputs="close", units="percent", source="TA-Lib ROC")

@@ -121,9 +121,10 @@ class _Writer:
         self.settling[variable] = None if forever else max((b for b in before if b), default=0) + (settling or 0)
 
     def _output(self, node: Node, output: int) -> str:
-        # A series that is made twice in the same way is calculated once.
+        # A series that is made twice in the same way is calculated once. But not if constants are equal by chance:
+        # the text would be another one for these parameters, and compiled for them alone.
         inputs = [self._known(one) for one in node.inputs]
-        key = (node.step.name, node.template, tuple(inputs), node.constants)
+        key = (node.step.name, node.template, tuple(inputs), id(node) if node.constants else None)
         if (key, output) not in self.variables:
             self._write(key, node, [self.use(one) for one in node.inputs])
         return self.variables[key, output]

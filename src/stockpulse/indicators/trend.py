@@ -166,7 +166,7 @@ def sar(high: Series, low: Series, *, acceleration: float = 0.02, maximum: float
     inputs="high low close",
     outputs="supertrend supertrend_direction",
     units="price; direction 1 up, -1 down",
-    source="O. Seban; as in TradingView's Pine Script, ta.supertrend",
+    source="O. Seban; the rules of TradingView's ta.supertrend, over TA-Lib's ATR",
 )
 def supertrend(
     high: Series, low: Series, close: Series, *, period: int = 10, multiplier: float = 3.0

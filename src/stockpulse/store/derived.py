@@ -7,7 +7,7 @@ import numpy as np
 
 from stockpulse.database.connect import Connection
 from stockpulse.database.copy import Layout
-from stockpulse.engine.analytics import DAILY, INTRADAY, Analytics, AnalyticsChanges, Glance
+from stockpulse.engine.analytics import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, Glance
 from stockpulse.engine.signals import Signals
 from stockpulse.engine.track import Derived, Track, TrackChanges
 from stockpulse.indicators.evaluation import Bundle
@@ -32,7 +32,7 @@ class DerivedWriter:
 
     def __init__(self, analytics: Analytics, rule_ids: list[int]) -> None:
         self._tracks = analytics.tracks
-        self._minutes = {name: minutes_of(track.interval) for name, track in analytics.tracks.items()}
+        self._minutes = minutes_of(analytics.tracks[SIGNALS].interval) if SIGNALS in analytics.tracks else 0
         self._rule_ids = np.array(rule_ids, np.int64)
         self._stored = _stored(self._tracks[INTRADAY].bundle)
         values = dict.fromkeys(self._stored, "float8")
@@ -71,16 +71,16 @@ class DerivedWriter:
                 await self._values[name].write(connection, self._columns(changed.derived))
             await _write_anchors(connection, self._tracks[name], changed)
         if changes.signals is not None:
-            await self._write_signals(connection, changes.signals, self._minutes["signals"])
+            await self._write_signals(connection, changes.signals)
 
     def _columns(self, derived: Derived) -> dict[str, Any]:
         values = {output: derived.values[:, column] for output, column in self._stored.items()}
         return {"symbol_id": derived.symbol_id, "ts": derived.ts, "revision": derived.revision} | values
 
-    async def _write_signals(self, connection: Connection, signals: Signals, minutes: int) -> None:
+    async def _write_signals(self, connection: Connection, signals: Signals) -> None:
         columns = {
             "symbol_id": signals.symbol_id,
-            "minutes": np.full(len(signals), minutes),
+            "minutes": np.full(len(signals), self._minutes),
             "rule_id": self._rule_ids[signals.rule],
             "ts": signals.ts,
             "signal": signals.signal,
