@@ -10,12 +10,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import types
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -32,10 +34,9 @@ class Compiler:
     """Gives the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if not _is_private(folder):
-            self._temporary = tempfile.TemporaryDirectory(prefix="stockpulse-loops-")  # goes with this object
-            folder = Path(self._temporary.name)
+            folder = Path(tempfile.mkdtemp(prefix="stockpulse-loops-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._folder = folder
         self._functions: dict[str, LoopFunction] = {}
         self._lock = threading.Lock()

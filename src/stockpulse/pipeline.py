@@ -104,6 +104,8 @@ class Lag:
     numbered: int
     unprocessed: int
     unflushed: int
+    behind: int
+    """Symbols whose indicators have to catch up, each counted for every interval."""
 
 
 class Pipeline:
@@ -372,6 +374,7 @@ class Pipeline:
             self._numbered.rows,
             self._journal.head - self._engine.shard.offset,
             self._engine.shard.offset - self._sink.offset,
+            self._engine.analytics.behind(),
         )
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:

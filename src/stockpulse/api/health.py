@@ -28,12 +28,20 @@ class TaskReport(BaseModel):
     last_error: str | None = None
 
 
+class AnalyticsReport(BaseModel):
+    """How far the indicators are."""
+
+    compiled: bool = Field(examples=[True], description="false for a while after the very first start")
+    behind: int = Field(examples=[0], description="symbols that have to catch up, each counted for every interval")
+
+
 class Health(BaseModel):
     """The state of the process."""
 
     status: str = Field(examples=["ok"], description="ok, or degraded when a part does not work just now")
     db: str = Field(examples=["ok"], description="ok, or down")
     tasks: dict[str, TaskReport]
+    analytics: AnalyticsReport
 
 
 class Readiness(BaseModel):
@@ -60,7 +68,8 @@ async def health(context: Ctx) -> Health:
         for name, task in context.supervisor.health.items()
     }
     well = db == "ok" and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
-    return Health(status="ok" if well else "degraded", db=db, tasks=tasks)
+    analytics = AnalyticsReport(compiled=tasks["compiler"].state == State.DONE.value, behind=lag.behind)
+    return Health(status="ok" if well else "degraded", db=db, tasks=tasks, analytics=analytics)
 
 
 @router.get("/ready", summary="Whether requests can be served", responses=error_responses(503))
