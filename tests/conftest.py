@@ -2,13 +2,17 @@
 
 postgres_dsn   a fresh, migrated database
 empty_dsn      a fresh database without a schema
+cache_dir      where apps of all tests keep compiled loops
+compiled       that, with everything compiled that the apps need by default
 serve          `async with serve(dsn, symbols=("AAPL",)) as client`: the app, started and stopped as uvicorn does it
 client         a client of the app on a fresh database, without a provider
 """
 
 import asyncio
+import fcntl
 import os
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +28,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from stockpulse import app as composition
+from stockpulse.compiler import Compiler
 from stockpulse.database import migrate
 from stockpulse.database.embedded import DATABASE, EmbeddedPostgres
 from stockpulse.settings import Settings, variables_of
@@ -39,9 +44,32 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the defaults, whatever is set where they run."""
-    for field in Settings.model_fields:
+    for field in Settings.model_fields.keys() - {"cache_dir"}:
         for variable in variables_of(field):
             monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """One folder for all apps and processes of this run: each loop is compiled once, and none among the user's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cache"  # the workers' folders stand in one of the run
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STOCKPULSE_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def compiled(cache_dir: Path) -> Path:
+    """With this, an app has its indicators at once; the first one to ask waits half a minute for it."""
+    engine = composition._engine(Settings(_env_file=None))
+    compiler, instances = Compiler(cache_dir / "loops"), engine.analytics.instances
+    with (cache_dir / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers take turns: all but the first find it done
+        if not compiler.is_prepared(instances):
+            subprocess.run(compiler.command(instances), check=True)
+    return cache_dir
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""compiler   compiled loops, in one folder for all tests and processes of this run: each is compiled once."""
+"""compiler   compiled loops, in the folder that all tests and processes of this run share."""
 
 from pathlib import Path
 
@@ -8,9 +8,8 @@ from stockpulse.compiler import Compiler
 
 
 @pytest.fixture(scope="session")
-def loops_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "loops"  # the workers' folders stand in one of the run
+def loops_folder(cache_dir: Path) -> Path:
+    folder = cache_dir / "loops"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -24,7 +24,11 @@ class PipelineCollector(Collector):
         for field in fields(Counters):
             value = float(getattr(self._pipeline.counters, field.name))
             yield CounterMetricFamily(f"stockpulse_{field.name}", f"{field.name} since the start", value=value)
-        lag = GaugeMetricFamily("stockpulse_lag_rows", "What waits for a stage: rows, and symbols whose indicators are behind", labels=["stage"])
+        lag = GaugeMetricFamily(
+            "stockpulse_lag_rows",
+            "Rows, or symbols whose indicators are behind, that wait for a stage",
+            labels=["stage"],
+        )
         for stage in fields(Lag):
             lag.add_metric([stage.name], getattr(self._pipeline.lag(), stage.name))
         yield lag

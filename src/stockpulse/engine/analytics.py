@@ -77,7 +77,9 @@ class Analytics:
         events = list(events)
         for track in self.tracks.values():
             rows = [event.rows for event in events if event.interval is track.interval]
-            if rows:
+            if len(rows) == 1:
+                track.work_in(rows[0])
+            elif rows:
                 together = np.concatenate(rows)
                 track.work_in(together[np.lexsort((together["ts"], together["symbol_id"]))])
 

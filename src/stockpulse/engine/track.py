@@ -9,7 +9,7 @@ the loops were not compiled yet. However a value came about, it is that of one c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -120,96 +120,95 @@ class Track:
 
     def work_in(self, rows: Rows) -> None:
         """Calculate closed bars, new or revised, one row for each (symbol, ts), sorted."""
-        rows = rows[~np.isnan(rows["open"])]
+        rows = _priced(rows)
         if len(rows) == 0:
             return
         self._reserve(int(rows["symbol_id"].max()))
-        symbols = self._symbols[rows["symbol_id"]]
-        late = (symbols["behind"] != NEVER) | (rows["ts"] < symbols["held_ts"])
+        symbol_id = rows["symbol_id"]
+        late = (self._symbols["behind"][symbol_id] != NEVER) | (rows["ts"] < self._symbols["held_ts"][symbol_id])
         if self.functions is None or len(rows) > MOST_AT_ONCE:
             late[:] = True
         if late.any():
-            late = np.isin(rows["symbol_id"], rows["symbol_id"][late])
-            self._fall_behind(rows["symbol_id"][late], rows["ts"][late])
+            late = np.isin(symbol_id, symbol_id[late])
+            self._fall_behind(symbol_id[late], rows["ts"][late])
         if not late.all():
-            self._advance(self._bars_of(rows[~late]))
+            self._advance(self._fresh(rows[~late] if late.any() else rows))
 
     def _fall_behind(self, symbol_id: Ints, ts: Ints) -> None:
         for name in ("behind", "wanted"):
             np.minimum.at(self._symbols[name], symbol_id, ts)
         self._symbols["dirty"][symbol_id] = True
 
-    def _bars_of(self, rows: Rows) -> Rows:
+    def _fresh(self, rows: Rows) -> "_Bars":
         """The engine's bars as what is calculated on."""
-        bars = np.zeros(len(rows), _SEQUENCE)
-        for name in ("symbol_id", "ts", "revision", "open", "high", "low", "close"):
-            bars[name] = rows[name]
-        bars["volume"] = np.maximum(np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"])), 0)
-        bars["session"] = self._sessions(rows["symbol_id"], rows["ts"])
-        bars["fresh"] = True
-        return bars
-
-    def _advance(self, fresh: Rows) -> None:
-        """Move the symbols on over these bars, none of which is before the one that its symbol holds."""
-        bars, first, last = self._with_held(fresh)
-        symbol_id = bars["symbol_id"][first]
-        columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
-        out = self.bundle.calculate(self._loops(), self._states, symbol_id, first, last, columns, hold=1)
-        revision = _running_max(np.maximum(bars["revision"], self._symbols["revision"][bars["symbol_id"]]), first, last)
-        shown = np.flatnonzero(bars["fresh"] & (bars["ts"] >= self._emitted_from(bars["symbol_id"])))
-        self._derived.append(
-            Derived(
-                bars["symbol_id"][shown],
-                bars["ts"][shown],
-                revision[shown],
-                {name: column[shown] for name, column in columns.items()},
-                np.ascontiguousarray(out[:, shown].T),
-            )
+        columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
+        columns["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
+        columns["session"] = self._sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
+        return _Bars(
+            np.ascontiguousarray(rows["symbol_id"]),
+            np.ascontiguousarray(rows["ts"]),
+            np.ascontiguousarray(rows["revision"]),
+            columns,
+            np.ones(len(rows), bool),
         )
-        self._hold(symbol_id, bars, revision, first, last)
+
+    def _with_held(self, fresh: "_Bars") -> "_Sequences":
+        """These bars, each symbol's behind the one that is held, unless its first one takes the place of that."""
+        first = np.flatnonzero(np.diff(fresh.symbol_id, prepend=-1))
+        symbol_id = fresh.symbol_id[first]
+        held_ts = self._symbols["held_ts"][symbol_id]
+        held = (held_ts > 0) & (held_ts != fresh.ts[first])
+        pushed = np.cumsum(held)
+        group = np.repeat(np.arange(len(first)), np.diff(first, append=len(fresh.ts)))
+        to_fresh, to_held = np.arange(len(fresh.ts)) + pushed[group], (first + pushed - 1)[held]
+        count, of = len(fresh.ts) + int(held.sum()), symbol_id[held]
+
+        def together(new: npt.NDArray[Any], old: npt.NDArray[Any] | bool) -> npt.NDArray[Any]:
+            both = np.empty(count, new.dtype)
+            both[to_fresh], both[to_held] = new, old
+            return both
+
+        bars = _Bars(
+            together(fresh.symbol_id, of),
+            together(fresh.ts, held_ts[held]),
+            together(fresh.revision, self._symbols["held_revision"][of]),
+            {name: together(column, self._symbols[name][of]) for name, column in fresh.columns.items()},
+            together(fresh.fresh, False),
+        )
+        begin = first + pushed - held
+        return _Sequences(bars, symbol_id, begin, np.append(begin[1:], count))
+
+    def _advance(self, fresh: "_Bars") -> None:
+        """Move the symbols on over these bars, none of which is before the one that its symbol holds."""
+        several = self._with_held(fresh)
+        bars, first, last = several.bars, several.first, several.last
+        out = self.bundle.calculate(self._loops(), self._states, several.symbol_id, first, last, bars.columns, hold=1)
+        before = self._symbols["revision"][bars.symbol_id]
+        revision = _running_max(np.maximum(bars.revision, before), first, last)
+        wanted = self._symbols["wanted"][bars.symbol_id]
+        shown = np.flatnonzero(bars.fresh & ((bars.ts >= wanted) | (wanted == NEVER)))
+        self._derived.append(_derived(bars, revision, out, shown))
+        self._hold(several, revision)
 
     def _loops(self) -> Functions:
         if self.functions is None:
             raise RuntimeError("the loops are not compiled yet")
         return self.functions
 
-    def _emitted_from(self, symbol_id: Ints) -> Ints:
-        wanted: Ints = self._symbols["wanted"][symbol_id]
-        return np.where(wanted == NEVER, 0, wanted)
-
-    def _with_held(self, fresh: Rows) -> tuple[Rows, Ints, Ints]:
-        """These bars behind the ones that are held, by symbol and time, and where each symbol's begin and end."""
-        symbol_id = np.unique(fresh["symbol_id"])
-        held = self._symbols[symbol_id]
-        held = held[held["held_ts"] > 0]
-        bars = np.zeros(len(held) + len(fresh), _SEQUENCE)
-        for name in ("symbol_id", *INPUTS):
-            bars[name][: len(held)] = held[name]
-        bars["ts"][: len(held)] = held["held_ts"]
-        bars["revision"][: len(held)] = held["held_revision"]
-        bars[len(held) :] = fresh
-        key = keys(bars["symbol_id"], bars["ts"])
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        bars = bars[order[np.r_[key[1:] != key[:-1], True]]]  # a fresh one in the place of the held
-        first = np.flatnonzero(np.r_[True, bars["symbol_id"][1:] != bars["symbol_id"][:-1]])
-        return bars, first, np.r_[first[1:], len(bars)]
-
-    def _hold(self, symbol_id: Ints, bars: Rows, revision: Ints, first: Ints, last: Ints) -> None:
+    def _hold(self, several: "_Sequences", revision: Ints) -> None:
         """Keep the newest bar of each symbol, and count those before it as worked in."""
-        state = self._symbols[symbol_id]
-        newest = bars[last - 1]
-        before = state["bars"] + last - first - 1
-        anchored = (before + symbol_id * _SPREAD) // ANCHOR_BARS != (state["bars"] + symbol_id * _SPREAD) // ANCHOR_BARS
-        several = last - first > 1
-        state["revision"][several] = revision[last - 2][several]
-        state["held_ts"], state["held_revision"], state["bars"] = newest["ts"], newest["revision"], before
-        for name in INPUTS:
-            state[name] = newest[name]
-        state["dirty"] = True
-        self._symbols[symbol_id] = state
-        for number in symbol_id[anchored]:
-            self._anchors.append(self._anchor(int(number)))
+        symbols, symbol_id, newest = self._symbols, several.symbol_id, several.last - 1
+        known = symbols["bars"][symbol_id] + symbol_id * _SPREAD
+        passed = newest - several.first
+        symbols["bars"][symbol_id] += passed
+        symbols["revision"][symbol_id[passed > 0]] = revision[(newest - 1)[passed > 0]]
+        symbols["held_ts"][symbol_id] = several.bars.ts[newest]
+        symbols["held_revision"][symbol_id] = several.bars.revision[newest]
+        for name, column in several.bars.columns.items():
+            symbols[name][symbol_id] = column[newest]
+        symbols["dirty"][symbol_id] = True
+        anchored = (known + passed) // ANCHOR_BARS != known // ANCHOR_BARS
+        self._anchors += [self._anchor(int(number)) for number in symbol_id[anchored]]
 
     # Catching up --------------------------------------------------------------------------------
 
@@ -267,9 +266,9 @@ class Track:
 
         `complete` says of which symbols these are all there are; the others go on from where these end.
         """
-        rows = rows[~np.isnan(rows["open"])]
+        rows = _priced(rows)
         if len(rows):
-            self._advance(self._bars_of(rows))
+            self._advance(self._fresh(rows))
         done, rest = symbol_id[complete], symbol_id[~complete]
         self._symbols["behind"][done] = self._symbols["wanted"][done] = NEVER
         self._symbols["behind"][rest] = self._symbols["held_ts"][rest]
@@ -282,7 +281,7 @@ class Track:
 
         Leaves no trace. Symbols that are behind are left out.
         """
-        rows = rows[~np.isnan(rows["open"])]
+        rows = _priced(rows)
         if self.functions is None or len(rows) == 0:
             return None
         self._reserve(int(rows["symbol_id"].max()))
@@ -290,19 +289,13 @@ class Track:
         rows = rows[(symbols["behind"] == NEVER) & (rows["ts"] > symbols["held_ts"])]
         if len(rows) == 0:
             return None
-        bars, first, last = self._with_held(self._bars_of(rows))
-        symbol_id = bars["symbol_id"][first]
-        columns = {name: np.ascontiguousarray(bars[name]) for name in INPUTS}
-        copies = [state[symbol_id] for state in self._states]
-        out = self.bundle.calculate(self._loops(), copies, np.arange(len(symbol_id)), first, last, columns)
-        newest = last - 1
-        return Derived(
-            symbol_id,
-            bars["ts"][newest],
-            bars["revision"][newest],
-            {name: column[newest] for name, column in columns.items()},
-            np.ascontiguousarray(out[:, newest].T),
+        several = self._with_held(self._fresh(rows))
+        copies = [state[several.symbol_id] for state in self._states]
+        rows_of_copies = np.arange(len(several.symbol_id))
+        out = self.bundle.calculate(
+            self._loops(), copies, rows_of_copies, several.first, several.last, several.bars.columns
         )
+        return _derived(several.bars, several.bars.revision, out, several.last - 1)
 
     # State --------------------------------------------------------------------------------------
 
@@ -370,15 +363,39 @@ class Track:
             at += state.shape[1]
 
 
-_SEQUENCE: Final = np.dtype(
-    [
-        ("symbol_id", "i8"),
-        ("ts", "i8"),
-        ("revision", "i8"),
-        *((name, "f8") for name in INPUTS),
-        ("fresh", "?"),  # not the one that was held already
-    ]
-)
+@dataclass(frozen=True)
+class _Bars:
+    """Bars by symbol and time, as arrays of one length."""
+
+    symbol_id: Ints
+    ts: Ints
+    revision: Ints
+    columns: dict[str, Floats]
+    """By the names of `INPUTS`."""
+    fresh: Mask
+    """Not the one that was held already."""
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """Bars of several symbols: those of `symbol_id[i]` are [first[i], last[i])."""
+
+    bars: _Bars
+    symbol_id: Ints
+    first: Ints
+    last: Ints
+
+
+def _priced(rows: Rows) -> Rows:
+    """Bars without a price are for nothing but their volume."""
+    priced = ~np.isnan(rows["open"])
+    return rows if priced.all() else rows[priced]
+
+
+def _derived(bars: _Bars, revision: Ints, out: Floats, rows: Ints) -> Derived:
+    columns = {name: column[rows] for name, column in bars.columns.items()}
+    values = np.ascontiguousarray(out.T if len(rows) == len(bars.ts) else out[:, rows].T)
+    return Derived(bars.symbol_id[rows], bars.ts[rows], revision[rows], columns, values)
 
 
 def _running_max(revision: Ints, first: Ints, last: Ints) -> Ints:

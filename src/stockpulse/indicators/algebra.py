@@ -20,15 +20,16 @@ class Step:
     """A primitive: its function in `steps`, and what that takes besides values.
 
     `state` has a letter for each of its scalars, `constants` one for each constant: i (integer) or f (float).
-    `slots` says how much memory it needs, `lookback` how many more bars until its first answer, `settling`
-    after how many an older one has no weight left (None: never); all take the constants.
+    One that `settles` has a `settle_` beside it. `slots` says how much memory it needs, `lookback` how many more
+    bars until its first answer, `settling` after how many an older one has no weight left (None: never); all take
+    the constants.
     """
 
     name: str
     state: str = ""
     constants: str = ""
     outputs: int = 1
-    commits: bool = False
+    settles: bool = False
     slots: Callable[..., int] | None = None
     lookback: Callable[..., int] = lambda *_: 0
     settling: Callable[..., int | None] = lambda *_: 0
@@ -128,9 +129,9 @@ def apply(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) -> Ser
     return Series(Node(step, tuple(series(one) for one in inputs), constants))
 
 
-def apply_all(step: Step, *inputs: Number) -> Iterator[Series]:
-    """All outputs of a step without constants."""
-    node = Node(step, tuple(series(one) for one in inputs))
+def apply_all(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) -> Iterator[Series]:
+    """All outputs of a step."""
+    node = Node(step, tuple(series(one) for one in inputs), constants)
     return (Series(node, output) for output in range(step.outputs))
 
 
@@ -314,7 +315,7 @@ def _window(name: str, state: str, width: int, x: Series, n: int) -> Series:
         name,
         state=state,
         constants="i",
-        commits=True,
+        settles=True,
         slots=lambda n: width * n,
         lookback=_others,
         settling=_others,

@@ -68,7 +68,7 @@ class Indicator:
         unknown = given.keys() - values.keys()
         if unknown:
             raise InvalidInput(
-                sorted(unknown)[0][:40], f"is no parameter of {self.name}: {', '.join(values) or 'it has none'}"
+                min(unknown)[:40], f"is no parameter of {self.name}: {', '.join(values) or 'it has none'}"
             )
         if values.get("fast", 0) > values.get("slow", LONGEST):
             raise InvalidInput("fast", f"got {values['fast']}; takes no more than slow, which is {values['slow']}")

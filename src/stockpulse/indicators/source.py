@@ -8,6 +8,7 @@ of symbols (stream). The last `hold` bars, none or one, are answered for but lea
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,6 @@ def loop(state, rows, first, last, hold, open, high, low, close, volume, session
         keep = last[i] - hold
         {load}
         for t in range(first[i], last[i]):
-            commit = t < keep
             if t == keep:
                 {store_held}
             {body}
@@ -59,7 +59,7 @@ class Loop:
     settling: int | None
     """After how many bars what was before them has no weight; None: never."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the module that the text makes: other text or other steps, another name."""
         return "loop_" + hashlib.sha256((_STEPS + self.text).encode()).hexdigest()[:16]
@@ -72,6 +72,7 @@ class _Writer:
     steps: set[str] = field(default_factory=set)
     constants: list[str] = field(default_factory=list)
     load: list[str] = field(default_factory=list)
+    settle: list[str] = field(default_factory=list)
     store: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     whole: list[int] = field(default_factory=list)
@@ -148,10 +149,15 @@ class _Writer:
             return
         self.steps.add(step.name)
         state = [self._state(f"s{number}_{i}", kind) for i, kind in enumerate(step.state)]
-        arguments = [*state, *self._memory(number, node), *(["commit"] if step.commits else []), *inputs]
-        for kind, value in zip(step.constants, node.constants, strict=True):
-            arguments.append(self._whole(value) if kind == "i" else self._real(value))
-        self.body.append(f"{', '.join(state + results)} = {step.name}({', '.join(arguments)})")
+        memory = self._memory(number, node)
+        constants = [
+            self._whole(value) if kind == "i" else self._real(value)
+            for kind, value in zip(step.constants, node.constants, strict=True)
+        ]
+        self.body.append(_call(step.name, state + results, [*state, *memory, *inputs, *constants]))
+        if step.settles:
+            self.steps.add(f"settle_{step.name}")
+            self.settle.append(_call(f"settle_{step.name}", state, [*state, *memory, *constants]))
 
     def _state(self, variable: str, kind: str) -> str:
         loaded = f"memory[{self.width}]"
@@ -173,14 +179,14 @@ def loop_of(outputs: Iterable[Series]) -> Loop:
     writer = _Writer()
     results = [writer.use(one) for one in outputs]
     for i, variable in enumerate(results):
-        writer.body.append(f"out[{i}, t] = {variable} if -inf < {variable} < inf else nan")
+        writer.body.append(f"out[{i}, t] = {variable} if abs({variable}) < inf else nan")
     text = _LOOP.format(
         steps=", ".join(sorted(writer.steps)) or "divide",
         constants=_lines(writer.constants, 1),
         load=_lines(writer.load, 2),
-        store_held=_lines(writer.store, 4),
+        store_held=_lines(writer.settle + writer.store, 4),
         body=_lines(writer.body, 3),
-        store=_lines(writer.store, 3),
+        store=_lines(writer.settle + writer.store, 3),
     )
     # The scalars stand first, then the memory of each window.
     sizes = np.array(writer.places, np.int64)
@@ -195,6 +201,10 @@ def loop_of(outputs: Iterable[Series]) -> Loop:
         lookback=tuple(writer.lookback[variable] for variable in results),
         settling=None if None in settling else max(one for one in settling if one is not None),
     )
+
+
+def _call(name: str, results: list[str], arguments: list[str]) -> str:
+    return f"{', '.join(results)} = {name}({', '.join(arguments)})"
 
 
 def _lines(lines: list[str], depth: int) -> str:

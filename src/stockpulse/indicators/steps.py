@@ -5,8 +5,8 @@ the new state and the output. These functions run as they stand, or compiled int
 nothing else calculates, so a bar gives the same bits in a batch over history and in a live stream.
 
 A null is NaN. A step leaves its state alone on a null and answers null. All state begins as zeros.
-`commit` is false for a bar that is only looked at: such a step may write to the one slot that the next
-step overwrites, and to no other.
+A step may write to the one slot that it would write to again if it came to the same bar once more, and to no
+other: so a bar can be looked at, and the state before it is as good as new.
 
 Sliding windows hold the values of the running block as they came and, of the block before, what is left of
 it already combined from its end ("two stacks"): the window is the one combined with the other. So nothing is
@@ -188,79 +188,89 @@ def wilder_sum(known: int, value: float, x: float, n: int) -> tuple[int, float, 
 
 
 # Over the last n -------------------------------------------------------------------------------
+#
+# Each has a `settle_` beside it, which combines a block that is full from its end. It is called before the next
+# value comes, and before the state is stored: so a bar that is only looked at never finds a full block.
 
 
-def fold_sum(memory: Slots, at: int, n: int) -> None:
+def settle_window_sum(slot: int, full: int, total: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
     """Turn a full block into the sums from each of its values to its end."""
+    if slot < n:
+        return slot, full, total
+    running = memory[at + n - 1]
     for i in range(at + n - 2, at - 1, -1):
-        memory[i] += memory[i + 1]
+        running += memory[i]
+        memory[i] = running
+    return 0, 1, 0.0
 
 
 def window_sum(
-    slot: int, full: int, total: float, memory: Slots, at: int, commit: bool, x: float, n: int
+    slot: int, full: int, total: float, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, float, float]:
     """The sum of the last n values."""
     if isnan(x):
         return slot, full, total, nan
+    if slot == n:
+        slot, full, total = settle_window_sum(slot, full, total, memory, at, n)
     memory[at + slot] = x
     slot += 1
     total += x
     if slot == n:
-        result = total
-        if commit:
-            fold_sum(memory, at, n)
-            slot, full, total = 0, 1, 0.0
-        return slot, full, total, result
+        return slot, full, total, total
     return slot, full, total, memory[at + slot] + total if full else nan
 
 
-def fold_max(memory: Slots, at: int, n: int) -> None:
+def settle_window_max(slot: int, full: int, top: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
     """Turn a full block into the greatest from each of its values to its end."""
+    if slot < n:
+        return slot, full, top
+    running = memory[at + n - 1]
     for i in range(at + n - 2, at - 1, -1):
-        memory[i] = larger(memory[i], memory[i + 1])
+        running = larger(running, memory[i])
+        memory[i] = running
+    return 0, 1, 0.0
 
 
 def window_max(
-    slot: int, full: int, top: float, memory: Slots, at: int, commit: bool, x: float, n: int
+    slot: int, full: int, top: float, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, float, float]:
     """The greatest of the last n values."""
     if isnan(x):
         return slot, full, top, nan
+    if slot == n:
+        slot, full, top = settle_window_max(slot, full, top, memory, at, n)
     memory[at + slot] = x
     top = x if slot == 0 or x > top else top
     slot += 1
     if slot == n:
-        result = top
-        if commit:
-            fold_max(memory, at, n)
-            slot, full = 0, 1
-        return slot, full, top, result
-    return slot, full, top, larger(memory[at + slot], top) if full else nan
+        return slot, full, top, top
+    if not full:
+        return slot, full, top, nan
+    return slot, full, top, larger(memory[at + slot], top)
 
 
-def fold_since_max(memory: Slots, at: int, n: int) -> None:
+def settle_since_max(
+    slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, n: int
+) -> tuple[int, int, int, float, int]:
     """Turn a full block of (value, number) into the greatest from each to its end; the newest of equals."""
+    if slot < n:
+        return slot, full, number, top, top_number
+    running, running_number = memory[at + 2 * n - 2], memory[at + 2 * n - 1]
     for i in range(at + 2 * n - 4, at - 1, -2):
-        if memory[i + 2] >= memory[i]:
-            memory[i] = memory[i + 2]
-            memory[i + 1] = memory[i + 3]
+        if memory[i] > running:
+            running, running_number = memory[i], memory[i + 1]
+        memory[i], memory[i + 1] = running, running_number
+    return 0, 1, number, top, top_number
 
 
 def since_max(
-    slot: int,
-    full: int,
-    number: int,
-    top: float,
-    top_number: int,
-    memory: Slots,
-    at: int,
-    commit: bool,
-    x: float,
-    n: int,
+    slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, int, float, int, float]:
     """How many values ago the greatest of the last n came; the newest of equals."""
     if isnan(x):
         return slot, full, number, top, top_number, nan
+    if slot == n:
+        slot, full, number, top, top_number = settle_since_max(slot, full, number, top, top_number, memory, at, n)
     number += 1
     memory[at + 2 * slot] = x
     memory[at + 2 * slot + 1] = number
@@ -269,11 +279,7 @@ def since_max(
         top_number = number
     slot += 1
     if slot == n:
-        result = float(number - top_number)
-        if commit:
-            fold_since_max(memory, at, n)
-            slot, full = 0, 1
-        return slot, full, number, top, top_number, result
+        return slot, full, number, top, top_number, float(number - top_number)
     if not full:
         return slot, full, number, top, top_number, nan
     older = at + 2 * slot
@@ -281,54 +287,61 @@ def since_max(
     return slot, full, number, top, top_number, float(number) - found
 
 
-def fold_weighted(memory: Slots, at: int, n: int) -> None:
+def settle_weighted_sum(
+    slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
     """Turn a full block into (sum, sum weighted 1, 2, ...) from each of its values to its end."""
-    last = at + 2 * n - 2
-    memory[last + 1] = memory[last]
-    for i in range(last - 2, at - 1, -2):
-        x = memory[i]
-        memory[i] = x + memory[i + 2]
-        memory[i + 1] = x + (memory[i + 2] + memory[i + 3])
+    if slot < n:
+        return slot, full, total, weighted
+    running = running_weighted = 0.0
+    for i in range(at + 2 * n - 2, at - 1, -2):
+        running += memory[i]
+        running_weighted += running  # all that come after weigh one more
+        memory[i] = running
+        memory[i + 1] = running_weighted
+    return 0, 1, 0.0, 0.0
 
 
 def weighted_sum(
-    slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, commit: bool, x: float, n: int
+    slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, float, float, float]:
     """The sum of the last n values, weighted 1, 2, ..., n from the oldest to the newest."""
     if isnan(x):
         return slot, full, total, weighted, nan
+    if slot == n:
+        slot, full, total, weighted = settle_weighted_sum(slot, full, total, weighted, memory, at, n)
     memory[at + 2 * slot] = x
     slot += 1
     total += x
     weighted += slot * x
     if slot == n:
-        result = weighted
-        if commit:
-            fold_weighted(memory, at, n)
-            slot, full, total, weighted = 0, 1, 0.0, 0.0
-        return slot, full, total, weighted, result
+        return slot, full, total, weighted, weighted
     if not full:
         return slot, full, total, weighted, nan
     # The older part comes first: the newer ones weigh as many more as it has values.
-    result = memory[at + 2 * slot + 1] + (weighted + (n - slot) * total)
-    return slot, full, total, weighted, result
+    return slot, full, total, weighted, memory[at + 2 * slot + 1] + (weighted + (n - slot) * total)
 
 
-def fold_variance(memory: Slots, at: int, n: int) -> None:
+def settle_variance(
+    slot: int, full: int, mean: float, squares: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
     """Turn a full block into (mean, sum of squared deviations) from each of its values to its end."""
-    last = at + 2 * n - 2
-    memory[last + 1] = 0.0
-    for i in range(last - 2, at - 1, -2):
-        count = (last - i) // 2 + 1
+    if slot < n:
+        return slot, full, mean, squares
+    count = running = running_squares = 0.0
+    for i in range(at + 2 * n - 2, at - 1, -2):
         x = memory[i]
-        off = x - memory[i + 2]
-        mean = memory[i + 2] + off / count
-        memory[i + 1] = memory[i + 3] + off * (x - mean)
-        memory[i] = mean
+        count += 1.0
+        off = x - running
+        running += off / count
+        running_squares += off * (x - running)
+        memory[i] = running
+        memory[i + 1] = running_squares
+    return 0, 1, 0.0, 0.0
 
 
 def variance(
-    slot: int, full: int, mean: float, squares: float, memory: Slots, at: int, commit: bool, x: float, n: int
+    slot: int, full: int, mean: float, squares: float, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, float, float, float]:
     """The population variance of the last n values.
 
@@ -337,17 +350,15 @@ def variance(
     """
     if isnan(x):
         return slot, full, mean, squares, nan
+    if slot == n:
+        slot, full, mean, squares = settle_variance(slot, full, mean, squares, memory, at, n)
     memory[at + 2 * slot] = x
     slot += 1
     off = x - mean
     mean += off / slot
     squares += off * (x - mean)
     if slot == n:
-        result = squares / n
-        if commit:
-            fold_variance(memory, at, n)
-            slot, full, mean, squares = 0, 1, 0.0, 0.0
-        return slot, full, mean, squares, result
+        return slot, full, mean, squares, squares / n
     if not full:
         return slot, full, mean, squares, nan
     off = mean - memory[at + 2 * slot]

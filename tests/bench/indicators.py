@@ -1,0 +1,170 @@
+"""Indicators: the close of one bar for many symbols, ten years of daily bars of many, and the first start.
+
+Compared in the same run with TA-Lib, called per symbol, for the indicators that it has: over windows of 250 bars
+for a close, over the whole history for the batch, with a process for each core.
+
+    python tests/bench/indicators.py [--symbols 10000] [--rounds 5] [--starts]
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "indicators"))
+
+import httpx2
+import numpy as np
+import talib
+from indicator_data import Bars, random_walk, together
+from talib_table import TALIB
+
+from bench import AppProcess, report
+from stockpulse.compiler import Compiler
+from stockpulse.engine.bars import BAR
+from stockpulse.engine.track import Track
+from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.intervals import M5
+
+WINDOW = 250
+BATCH_SYMBOLS, BATCH_BARS = 500, 2520
+PART = 8  # symbols at a time: about as many bars as the app catches up with
+ALL = [Instance(one) for one in CATALOGUE.values()]
+IN_TALIB = [Instance(CATALOGUE[name]) for name in TALIB]
+
+
+def best(rounds: int, work: Callable[[], object]) -> list[float]:
+    """Milliseconds of each round, the quickest first."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return sorted(round(1000 * one, 2) for one in seconds)
+
+
+def in_talib(series: list[Bars]) -> None:
+    """TA-Lib's share of the catalogue, for one symbol after another."""
+    for bars in series:
+        for one in IN_TALIB:
+            TALIB[one.indicator.name].call(talib, bars, **one.values)
+
+
+def bar_close(compiler: Compiler, symbols: int, rounds: int) -> None:
+    """One closed bar of every symbol, through the track of the engine: state, values and revisions included."""
+    walks = [random_walk(seed, WINDOW + rounds + 3) for seed in range(200)]
+    stack = {name: np.stack([walk[name] for walk in walks]) for name in walks[0]}
+    number = np.arange(symbols) % len(walks)
+
+    def closed(at: int) -> np.ndarray:
+        rows = np.zeros(symbols, BAR)
+        rows["symbol_id"] = np.arange(1, symbols + 1)
+        rows["ts"] = (at + 1) * M5.micros
+        for name in ("open", "high", "low", "close"):
+            rows[name] = stack[name][number, at]
+        rows["volume_units"] = stack["volume"][number, at]
+        return rows
+
+    track = Track("bench", M5, Bundle(ALL), lambda _, ts: ts // 86_400_000_000)
+    track.functions = compiler
+    for at in range(WINDOW):
+        track.work_in(closed(at))
+    track.take_changes()
+    closes = [closed(WINDOW + at) for at in range(rounds + 1)]
+    track.work_in(closes.pop(0))
+    ours = best(rounds, lambda: track.work_in(closes.pop(0)))
+    some = [{name: one[:WINDOW].copy() for name, one in walk.items()} for walk in walks]
+    peer = best(3, lambda: in_talib(some))
+    whole = peer[0] * symbols / len(some)
+    report(
+        "bar_close",
+        symbols=symbols,
+        indicators=len(ALL),
+        ms=ours,
+        talib_indicators=len(IN_TALIB),
+        talib_ms=round(whole, 1),
+        times_talib=round(whole / ours[len(ours) // 2], 1),
+    )
+
+
+def batch(compiler: Compiler, rounds: int) -> None:
+    """Ten years of daily bars of 500 symbols, calculated from the first bar on."""
+    series = {str(seed): random_walk(seed, BATCH_BARS) for seed in range(BATCH_SYMBOLS)}
+    names = list(series)
+    parts_of_ours = [
+        together({name: series[name] for name in names[at : at + PART]}) for at in range(0, BATCH_SYMBOLS, PART)
+    ]
+
+    def ours(instances: list[Instance]) -> Callable[[], object]:
+        bundle = Bundle(instances)
+
+        def run() -> None:
+            for bars, first, last in parts_of_ours:
+                bundle.calculate(compiler, bundle.fresh(len(first)), np.arange(len(first)), first, last, bars)
+
+        return run
+
+    for instances in (IN_TALIB, ALL):
+        ours(instances)()  # loads the loops
+    cores = multiprocessing.cpu_count()
+    parts = [list(series.values())[core::cores] for core in range(cores)]
+    with multiprocessing.get_context("fork").Pool(cores) as pool:
+        pool.map(in_talib, [part[:1] for part in parts])
+        sent = best(3, lambda: pool.map(len, parts))[0]  # what handing the bars over takes is not TA-Lib's
+        common, whole, peer = [], [], []
+        for _ in range(rounds):
+            common += best(1, ours(IN_TALIB))
+            whole += best(1, ours(ALL))
+            peer += [best(1, lambda: pool.map(in_talib, parts))[0] - sent]
+    middle = rounds // 2
+    report(
+        "batch",
+        symbols=BATCH_SYMBOLS,
+        bars=BATCH_BARS,
+        cores=cores,
+        common_indicators=len(IN_TALIB),
+        common_ms=sorted(common),
+        talib_ms=sorted(round(one, 1) for one in peer),
+        share_of_talib=round(sorted(common)[middle] / sorted(peer)[middle], 2),
+        whole_catalogue=len(ALL),
+        whole_ms=sorted(whole),
+    )
+
+
+def starts() -> None:
+    """From the start of the app to ready, and to compiled, on a machine without a cache and then with one."""
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
+        for name in ("first", "second"):
+            app = AppProcess(Path(folder) / "data", cache_dir=f"{folder}/cache", provider="simulated")
+            began = time.perf_counter()
+            with app:
+                ready = time.perf_counter() - began
+                while not httpx2.get(f"{app.url}/health").json()["analytics"]["compiled"]:
+                    time.sleep(0.05)
+                compiled = time.perf_counter() - began
+                while httpx2.get(f"{app.url}/health").json()["analytics"]["behind"]:
+                    time.sleep(0.05)
+                report(
+                    f"{name}_start",
+                    ready_s=round(ready, 2),
+                    compiled_s=round(compiled, 2),
+                    analytics_complete_s=round(time.perf_counter() - began, 2),
+                )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--symbols", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--starts", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sp-bench-") as cache:
+        loops = Compiler(Path(cache) / "loops")
+        bar_close(loops, arguments.symbols, arguments.rounds)
+        batch(loops, arguments.rounds)
+    if arguments.starts:
+        starts()
