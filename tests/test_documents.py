@@ -1,16 +1,20 @@
 """What is written about StockPulse is so."""
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stockpulse.app import create_app
 from stockpulse.frames import BARS, TICKS
+from stockpulse.indicators import momentum
+from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.settings import Settings, variables_of
 
@@ -45,6 +49,8 @@ def default_of(field):
         return ""
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, dict):
+        return json.dumps({name: rule.model_dump() for name, rule in value.items()})
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -109,6 +115,21 @@ class TestProvider:
             while not (ticks := (await client.get(latest)).json().get("ticks")):
                 await asyncio.sleep(0.05)
             assert {(tick["provider"], tick["price"]) for tick in ticks} == {("polled", 7.0)}
+
+
+def test_the_indicator_of_the_readme_is_one():
+    (example,) = re.findall(r"```python\n(.*?)```", section("Indicators and signals"), re.DOTALL)
+    names = dict(vars(momentum))
+    exec(compile(example, "README.md", "exec"), names)
+    loop = Instance(names["disparity"], {"period": 2}).loop
+    world = {}
+    exec(loop.text, world)
+    closes, out, one = np.array([10.0, 30.0]), np.empty((1, 2)), np.zeros(1, np.int64)
+    world["loop"](
+        np.zeros((1, loop.width)), one, one, one + 2, 0, *[closes] * 6, out, loop.whole, loop.real, loop.places
+    )
+    assert np.isnan(out[0, 0])
+    assert out[0, 1] == 50
 
 
 def test_every_path_that_the_readme_names_is_there():

@@ -66,6 +66,23 @@ VIEWS = {
         "volume_sum": "double precision",
         "tick_count": "bigint",
     },
+    "moving_averages": {
+        "symbol": "text",
+        "price": "double precision",
+        "moving_average": "double precision",
+        "window_size": "integer",
+        "timestamp": "timestamp with time zone",
+        "calculated_at": "timestamp with time zone",
+    },
+    "stock_signals": {
+        "symbol": "text",
+        "interval": "text",
+        "ts": "timestamp with time zone",
+        "rule": "text",
+        "signal": "text",
+        "price": "double precision",
+        "revision": "bigint",
+    },
 }
 
 

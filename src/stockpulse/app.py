@@ -152,6 +152,8 @@ async def _build(
     intake.remember(await journal.recent_keys())
     engine.restore(checkpoint.offset, checkpoint.parts)
     engine.begin(names.symbol_by_id)
+    reads = EngineReads(pool)
+    await reads.forget_others(engine.analytics.tracks.values())
     pipeline = Pipeline(
         intake=intake,
         encoder=encoder,
@@ -160,7 +162,7 @@ async def _build(
         engine=engine,
         sink=sink,
         dead_letters=DeadLetters(pool, partitions),
-        reads=EngineReads(pool),
+        reads=reads,
         now=_now,
         extended_day=settings.extended_day,
     )

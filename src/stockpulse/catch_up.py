@@ -16,7 +16,7 @@ from stockpulse.store.engine_reads import EngineReads
 _SYMBOLS: Final = 500
 _BARS: Final = 20_000
 _LEAST_BARS: Final = 200
-_MOST_WAITING: Final = 60_000
+_MOST_WAITING: Final = 30_000
 """With so many values waiting to be stored, catching up waits too."""
 
 

@@ -67,8 +67,9 @@ class Compiler:
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
         """Do that in a process of its own, which ends with us; RuntimeError says why it failed."""
+        # In a session of its own: a Ctrl-C is for us, and we end it.
         process = await asyncio.create_subprocess_exec(
-            *self.command(instances), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            *self.command(instances), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
             _, said = await process.communicate()

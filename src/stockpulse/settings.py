@@ -82,8 +82,7 @@ class Settings(BaseSettings):
     signal_rules: dict[str, SignalRule] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
         max_length=20,
-        description="Rules as JSON: a name for each, and when it says buy and sell; `{}` for none. By default"
-        ' `{"sma_rsi": {"buy": "sma(20) > sma(50) and rsi(14) < 30", "sell": "sma(20) < sma(50) and rsi(14) > 70"}}`.',
+        description="Rules as JSON: for each name, when it says buy and when sell; `{}` for none.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),

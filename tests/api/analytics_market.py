@@ -17,7 +17,6 @@ from stockpulse.indicators.stored import STORED_INDICATORS
 FIRST_DAY = datetime(2025, 6, 1, tzinfo=UTC)
 DAYS = 130
 MINUTE = timedelta(minutes=1)
-CHANGES = {"calculated_at", "revision"}
 
 
 def tick(symbol, ts, price, size=1.0):
@@ -60,10 +59,10 @@ async def frame(client, path, **params):
 
 
 async def until(check, seconds=60):
-    """Wait for a coroutine function to give something true, and return it."""
+    """Wait for a coroutine function to give something, neither None nor False, and return it."""
     deadline = time.monotonic() + seconds
-    while not (found := await check()):
-        assert time.monotonic() < deadline, f"in {seconds} s there was nothing"
+    while (found := await check()) is None or found is False:
+        assert time.monotonic() < deadline, f"{check.__name__}: not in {seconds} s"
         await asyncio.sleep(0.05)
     return found
 

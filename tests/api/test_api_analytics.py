@@ -10,7 +10,6 @@ import asyncpg
 import numpy as np
 import polars as pl
 import pytest
-
 from analytics_market import (
     DAYS,
     FIRST_DAY,
@@ -26,6 +25,7 @@ from analytics_market import (
     until,
     walk,
 )
+
 from stockpulse import app as composition
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
@@ -129,7 +129,7 @@ async def test_stored_values_are_those_of_ta_lib(market):
             "rsi": talib.RSI(close, 14),
             "adx": talib.ADX(high, low, close, 14),
             "atr": talib.ATR(high, low, close, 14),
-            "cci": talib.CCI(high, low, close, 20),
+            "cci": talib.CCI(high, low, close, 14),
             "mfi": talib.MFI(high, low, close, volume, 14),
             "obv": talib.OBV(close, volume) - volume[0],  # theirs begins with the volume of the first bar
             "bb_upper": upper,
@@ -312,16 +312,33 @@ async def test_indicators_of_the_bar_that_is_forming(market):
         assert None not in [found[name] for name in OUTPUTS]
 
 
-async def test_indicators_of_the_bar_that_is_forming_come_when_those_before_it_have(market):
-    """No further trade is needed: a symbol may be quiet when the loops are compiled, or it has caught up."""
-    (forming,) = (await get(market, "/indicators/BTC/USD", type="rsi", interval="5m", limit=1))["values"]
-    assert forming["final"] is False
+async def test_indicators_of_the_bar_that_is_forming_come_when_those_before_it_have(
+    compiled, monkeypatch, serve, postgres_dsn
+):
+    """No further trade is needed: a symbol may be quiet when the loops are compiled, or when it has caught up."""
+    gate = asyncio.Event()
+    compile_indicators = composition.compile_indicators
 
-    async def known():
-        found = (await get(market, "/analytics/BTC/USD"))["realtime"]
-        return found["ts"] == forming["ts"] and found["rsi"] == forming["rsi"]
+    async def late(*arguments):
+        await gate.wait()
+        await compile_indicators(*arguments)
 
-    assert await until(known, 5)
+    monkeypatch.setattr(composition, "compile_indicators", late)
+    async with serve(postgres_dsn) as client:
+        rows = walk(days=40)
+        await send(client, rows)
+        found = await realtime_at(client, "BTC/USD", rows[-1]["ts"].replace("+00:00", "Z"))
+        assert (found["ts"], found["rsi"]) == (None, None)
+        gate.set()
+        await settled(client, "BTC/USD")
+        (forming,) = (await get(client, "/indicators/BTC/USD", type="rsi", interval="5m", limit=1))["values"]
+        assert forming["final"] is False
+
+        async def known():
+            found = (await get(client, "/analytics/BTC/USD"))["realtime"]
+            return (found["ts"], found["rsi"]) == (forming["ts"], forming["rsi"])
+
+        assert await until(known, 5)
 
 
 async def test_the_view_of_moving_averages(compiled, client, postgres_dsn):

@@ -1,5 +1,6 @@
 """What the crash tests are made of: the app as a process to be killed, a client that never gives up, a market
-to send, and the bars worked out anew from the log, one tick at a time, by code that knows nothing of the app's.
+to send, the bars worked out anew from the log, one tick at a time, by code that knows nothing of the app's, and
+the analytics and signals worked out anew from the bars, in one go.
 """
 
 import asyncio
@@ -30,9 +31,16 @@ import orjson
 import polars as pl
 import psutil
 
+from derived_recompute import differences, recomputed
+from derived_recompute import stored as stored_derived
+from stockpulse import app as composition
+from stockpulse.compiler import Compiler
 from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.settings import Settings
 
 READY_SECONDS = 60
+CAUGHT_UP_SECONDS = 120
+CACHE = "STOCKPULSE_CACHE_DIR"
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 1440 * MINUTE
@@ -119,6 +127,7 @@ class App:
 
     def spawn(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STOCKPULSE_")}
+        environment |= {name: os.environ[name] for name in [CACHE] if name in os.environ}
         environment |= {"STOCKPULSE_DATA_DIR": str(self.folder), "STOCKPULSE_PROVIDER": "none"} | self.settings
         command = [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--no-access-log"]
         command += ["--port", str(self.port)]
@@ -147,6 +156,23 @@ class App:
                     return
             await asyncio.sleep(0.02)
         raise AssertionError(f"not ready after {seconds} s:\n{self.tail()}")
+
+    async def analytics(self) -> dict[str, object]:
+        """What it says of its indicators: `compiled`, and how many symbols are `behind`."""
+        status, health = await self.get("/health")
+        assert status == 200
+        assert isinstance(health, dict)
+        found: dict[str, object] = health["analytics"]
+        return found
+
+    async def caught_up(self, seconds: float = CAUGHT_UP_SECONDS) -> None:
+        """Wait until it says that no symbol is behind."""
+        deadline = time.monotonic() + seconds
+        while (said := await self.analytics()) != {"compiled": True, "behind": 0}:
+            assert time.monotonic() < deadline, f"not caught up after {seconds} s: {said}\n{self.tail()}"
+            assert self.process is not None
+            assert self.process.poll() is None, self.tail()
+            await asyncio.sleep(0.1)
 
     async def get(self, path: str) -> tuple[int, object]:
         caller = Caller(self.port)
@@ -330,8 +356,16 @@ class Batch:
             assert receipt["accepted"] == good, f"sent once, and yet {receipt}"
 
 
+#: Pairs with a bar of five minutes for each of so many that anchors are made on the way.
+OLD_PAIRS = PAIRS[:3]
+OLD_BARS = 4500
+
+
 class Market:
-    """Makes batches: mostly of now, a few of them minutes or days late, some poisoned."""
+    """Makes batches: mostly of now, a few ticks minutes or days late; whole stretches of the past; some poisoned.
+
+    The first ones are the last two weeks of a few pairs.
+    """
 
     def __init__(self, seed: int, *, least: int = 100, most: int = 2000, formats: tuple[str, ...] = FORMATS) -> None:
         self._random = np.random.default_rng(seed)
@@ -339,12 +373,28 @@ class Market:
         self._number = 0
         self._sizes = (least, most)
         self._formats = formats
+        self._old_pairs = list(OLD_PAIRS)
 
     def batch(self) -> Batch:
         pick = self._random
         source = SOURCES[pick.integers(len(SOURCES))]
+        if self._old_pairs:
+            ts = int(BEGIN.timestamp()) * SECOND + np.arange(-OLD_BARS, 0) * 5 * MINUTE
+            return self._batch(SOURCES[2], self._of_symbol(SOURCES[2], self._old_pairs.pop(), ts))
+        if pick.random() < 0.04:
+            start = self._clock[source.name] - int(pick.integers(1, 20 * DAY))
+            ts = start + np.arange(int(np.exp(pick.uniform(2, 7.5)))) * MINUTE
+            return self._batch(source, self._of_symbol(source, source.symbols[pick.integers(len(source.symbols))], ts))
         count = int(np.exp(pick.uniform(*np.log(self._sizes))))
-        ticks = self._ticks(source, count)
+        return self._batch(source, self._ticks(source, count))
+
+    def _of_symbol(self, source: Source, symbol: str, ts: np.ndarray) -> pl.DataFrame:
+        """One tick at each of these times, as far as they are not in the future."""
+        ts = ts[ts < self._clock[source.name]]
+        return self._frame(source, [symbol] * len(ts), ts)
+
+    def _batch(self, source: Source, ticks: pl.DataFrame) -> Batch:
+        pick = self._random
         content_type = self._formats[pick.integers(len(self._formats))]
         poison = int(pick.random() < 0.05)
         sent = pl.concat([ticks, ticks.tail(1).with_columns(price=pl.lit(-1.0))]) if poison else ticks
@@ -363,6 +413,10 @@ class Market:
         )
         late = pick.random(count) < 0.02
         ts = ts - np.where(late, np.exp(pick.uniform(np.log(MINUTE), np.log(20 * DAY), count)), 0).astype(np.int64)
+        return self._frame(source, pick.choice(source.symbols, count).tolist(), ts)
+
+    def _frame(self, source: Source, symbols: list[str], ts: np.ndarray) -> pl.DataFrame:
+        pick, count = self._random, len(ts)
         price = np.round(np.exp(pick.normal(4, 0.02, count)), 2)
         size = np.round(pick.exponential(100, count)) if source.calendar == "XNYS" else pick.exponential(1, count)
         first, self._number = self._number, self._number + count
@@ -370,7 +424,7 @@ class Market:
             {
                 "provider": pl.repeat(source.name, count, eager=True),
                 "trade_id": [f"{source.name}-{number}" for number in range(first, first + count)],
-                "symbol": pick.choice(source.symbols, count).tolist(),
+                "symbol": symbols,
                 "exchange": pl.Series(
                     [source.exchanges[at] for at in pick.integers(len(source.exchanges), size=count)], dtype=pl.String
                 ),
@@ -486,6 +540,12 @@ class Load:
             status, answer = await caller.call("POST", source.path(end=True))
             assert status == 200, answer
         caller.close()
+
+    async def settle(self) -> None:
+        """After the end, wait until the app has caught up, and until all of that is stored as well."""
+        await self.end()
+        await self.app.caught_up()
+        await self.end()
 
 
 async def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -608,6 +668,25 @@ def assert_bars_right(stored: Stored) -> None:
             for name, got, want in zip(BAR, have[key], bars[key], strict=True)
             if got != want
         )
+
+
+async def assert_derived_right(app: App) -> None:
+    """Analytics and signals are those of the stored bars, calculated in one go."""
+    analytics = composition._engine(Settings(_env_file=None)).analytics
+    compiler = Compiler(Path(app.settings.get(CACHE) or os.environ[CACHE]) / "loops")
+    connection = await asyncpg.connect(app.dsn)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            have = await stored_derived(connection, analytics)
+            want = await recomputed(connection, analytics, compiler)
+            anchors = await connection.fetch("SELECT track, count(*) FROM indicator_states GROUP BY track")
+    finally:
+        await connection.close()
+    counts = {name: len(table.rows) for name, table in want.items()}
+    print(f"derived: {counts}, anchors {dict(map(tuple, anchors))}")
+    wrong = differences(have, want)
+    assert not wrong, "\n".join(wrong)
+    assert all(counts.values()), counts
 
 
 def _bits(values: tuple[object, ...]) -> tuple[object, ...]:

@@ -3,13 +3,17 @@
 import asyncio
 import random
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from crash_harness import (
+    CACHE,
     App,
     Load,
     Market,
     assert_bars_right,
+    assert_derived_right,
     assert_each_once,
     kills_wanted,
     processes_of,
@@ -17,6 +21,7 @@ from crash_harness import (
     running_app,
     seed_of,
     spread,
+    until,
 )
 
 
@@ -46,11 +51,12 @@ async def test_killed_app_loses_nothing_and_doubles_nothing() -> None:
             await asyncio.sleep(1)
             seconds = await kill_now_and_then(app, load, kills_wanted(3), random.Random(seed))
             await asyncio.sleep(1)
-        await load.end()
+        await load.settle()
         stored = await read(app.dsn)
         started = time.monotonic()
         assert_each_once(stored, load.batches)
         assert_bars_right(stored)
+        await assert_derived_right(app)
         print(f"checked in {time.monotonic() - started:.1f} s")
         print(
             f"{len(seconds)} kills, {load.ticks} ticks, {load.rate:.0f} a second;"
@@ -58,3 +64,52 @@ async def test_killed_app_loses_nothing_and_doubles_nothing() -> None:
         )
         assert (await app.terminate())[0] == 0
         assert processes_of(app.folder) == []
+
+
+@pytest.mark.timeout(3600)
+async def test_killed_before_its_indicators_are_compiled_and_while_they_catch_up(
+    tmp_path: Path, compiled: Path
+) -> None:
+    seed = seed_of(9)
+    dice = random.Random(seed)
+    async with running_app(cache_dir=tmp_path / "cache") as app:
+        load = Load(app, Market(seed))
+        async with load.flowing():
+            await asyncio.sleep(1)
+            await kill_now_and_then(app, load, 2, dice)
+            await asyncio.sleep(1)
+        said = await app.analytics()
+        assert said["compiled"] is False
+        assert said["behind"]
+        # From here on it finds them compiled, so that the test need not wait for it.
+        app.settings[CACHE] = str(compiled)
+        for _ in range(3):
+            await app.kill()
+            await app.start()
+            await asyncio.sleep(dice.uniform(0.2, 1.0))
+            said = await app.analytics()
+            print(said)
+        assert said["behind"]
+        await load.settle()
+        stored = await read(app.dsn)
+        assert_each_once(stored, load.batches)
+        assert_bars_right(stored)
+        await assert_derived_right(app)
+        # Another kill leaves nothing to do.
+        await app.kill()
+        await app.start()
+        assert (await app.analytics())["behind"] == 0
+        await load.settle()
+        await assert_derived_right(app)
+
+
+async def test_compiling_ends_with_the_app(tmp_path: Path) -> None:
+    """However the app ends; the next one compiles as well."""
+    async with running_app(cache_dir=tmp_path / "cache") as app:
+        await until(lambda: compilers_of(app), "that it compiles")
+        await app.kill()
+        await until(lambda: not compilers_of(app), "that no compiler is left", seconds=5)
+
+
+def compilers_of(app: App) -> list[psutil.Process]:
+    return [process for process in processes_of(app.folder) if "stockpulse.compiler" in process.cmdline()]

@@ -13,6 +13,7 @@ from crash_harness import (
     Load,
     Market,
     assert_bars_right,
+    assert_derived_right,
     assert_each_once,
     kills_wanted,
     processes_of,
@@ -47,10 +48,11 @@ async def kill_postgres(app: App, load: Load, dice: random.Random) -> float:
 
 
 async def finish(app: App, load: Load) -> None:
-    await load.end()
+    await load.settle()
     stored = await read(app.dsn)
     assert_each_once(stored, load.batches)
     assert_bars_right(stored)
+    await assert_derived_right(app)
     assert (await app.terminate())[0] == 0
     assert processes_of(app.folder) == []
     assert app.postmaster() is None or not psutil.pid_exists(app.postmaster() or 0)

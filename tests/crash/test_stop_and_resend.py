@@ -17,6 +17,7 @@ from crash_harness import (
     Load,
     Market,
     assert_bars_right,
+    assert_derived_right,
     assert_each_once,
     processes_of,
     read,
@@ -48,8 +49,9 @@ async def test_sigterm_under_load_ends_well_and_leaves_nothing_to_do() -> None:
         again = await read(app.dsn)
         assert (again.log, again.head) == (stored.log, stored.head)
         assert again.bars == stored.bars
-        await load.end()
+        await load.settle()
         assert_bars_right(await read(app.dsn))
+        await assert_derived_right(app)
 
 
 async def test_stop_with_half_a_request_open_ends() -> None:

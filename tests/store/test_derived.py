@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 import pytest
-from derived_recompute import differences, in_plain_python, recomputed, stored
 from store_stack import DAY, HOUR, MINUTE, NOW, bar, frame_of_ticks, stack, tick
 
+from derived_recompute import differences, in_plain_python, recomputed, stored
 from stockpulse import catch_up, pipeline
 from stockpulse.clock import Clock
 from stockpulse.engine import track

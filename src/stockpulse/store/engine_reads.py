@@ -1,5 +1,7 @@
 """What the engine asks the store for: bars that it no longer holds, and states of indicators to go back to."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from stockpulse.database.connect import Pool, until_done
@@ -30,11 +32,11 @@ class EngineReads:
         return await self._copied(query, wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
 
     async def bars_from(self, interval: Interval, symbol_id: Ints, start: Ints, most: int) -> Rows:
-        """The first bars of each symbol from its start on, so many of each; sorted by symbol and time."""
+        """The first priced bars of each symbol from its start on, so many of each; sorted by symbol and time."""
         query = (
             f"SELECT {_columns('b')} FROM unnest($1::int[], $2::bigint[]) AS w (symbol_id, start_us),"  # noqa: S608
             f" LATERAL (SELECT * FROM {TABLE[interval]} t WHERE t.symbol_id = w.symbol_id"
-            f" AND t.ts >= {_AT} w.start_us ORDER BY t.ts LIMIT $3) b"
+            f" AND t.ts >= {_AT} w.start_us AND t.open <> 'NaN' ORDER BY t.ts LIMIT $3) b"
         )
         rows = await self._copied(query, symbol_id.tolist(), start.tolist(), most)
         return rows[np.lexsort((rows["ts"], rows["symbol_id"]))]
@@ -55,6 +57,13 @@ class EngineReads:
             return [Anchor(row["symbol_id"], micros(row["ts"]), row["state"]) for row in rows]
 
         return await until_done(fetch, "loading of indicator states", lambda: None)
+
+    async def forget_others(self, tracks: Iterable[Track]) -> None:
+        """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
+        await self._pool.execute(
+            "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
+            [f"{track.name} {track.bundle.definition}" for track in tracks],
+        )
 
     async def _copied(self, query: str, *arguments: object) -> Rows:
         async def copied() -> Rows:

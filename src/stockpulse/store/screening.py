@@ -17,8 +17,11 @@ from stockpulse.intervals import Interval
 from stockpulse.names import Names, Symbol
 from stockpulse.store.bars import BarReader
 
-_SYMBOLS: Final = 200
-"""So many symbols are read and calculated at a time."""
+_BARS: Final = 500_000
+"""About so many bars are read and calculated at a time."""
+
+_MANY: Final = 100_000
+"""What a symbol may have at the most, about."""
 
 
 class Screener:
@@ -36,11 +39,12 @@ class Screener:
         """
         terms = Terms([expression])
         settling = max([loop.settling for loop in terms.bundle.loops], default=0, key=_endless)
+        most = None if settling is None else settling + max(_lookbacks(terms), default=0) + 1
+        at_a_time = max(_BARS // (most or _MANY), 1)
         symbols = sorted(self._names.symbols.values(), key=lambda symbol: symbol.name)
         found = []
-        for at in range(0, len(symbols), _SYMBOLS):
-            some = symbols[at : at + _SYMBOLS]
-            most = None if settling is None else settling + max(_lookbacks(terms), default=0) + 1
+        for at in range(0, len(symbols), at_a_time):
+            some = symbols[at : at + at_a_time]
             rows = await self._bars.newest(interval, [symbol.id for symbol in some], most)
             if len(rows):
                 found.append(await asyncio.to_thread(self._matching, expression, terms, rows, some))
