@@ -4,7 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from engine_reference import CALENDAR, Drive, bits, logs, schedules
+from engine_reference import CALENDAR, END, MINUTE, Drive, Tick, bits, logs, micros, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -292,3 +292,28 @@ def test_last_prices_are_those_of_the_log(batches):
 def test_the_tracks_are_of_their_intervals():
     drive = TracksDrive([])
     assert {name: track.interval for name, track in drive.tracks.items()} == {INTRADAY: M5, DAILY: D1, SIGNALS: M1}
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_an_anchor_of_bars_that_changed_is_not_gone_back_to(flushed):
+    """A tick late by many bars, then one late by fewer, which must not find a state from before the first."""
+    start = micros("2024-03-05T15:00")
+    minutes = [Tick(seq, 1, 1, start + seq * MINUTE, 100.0 + seq % 7, 1.0, 7) for seq in range(40)]
+    late = [
+        Tick(40, 1, 1, start + 5 * MINUTE + 1, 300.0, 9.0, 7),
+        Tick(41, 1, 1, start + 22 * MINUTE + 1, 200.0, 5.0, 7),
+    ]
+    drive = TracksDrive([*minutes, *late])
+    for _ in minutes:
+        drive.take(1, {})
+        drive.close(END)
+        if flushed:
+            drive.flush()
+    for page in (7, 5):
+        drive.take(1, {})
+        while any(track.is_behind() for track in drive.tracks.values()):
+            drive.catch_up(page)
+            drive.flush()  # a state that is outdated is not looked for before it is deleted
+    assert len(drive.anchors) > 5
+    drive.finish()
+    drive.assert_right()

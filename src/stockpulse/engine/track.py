@@ -187,7 +187,8 @@ class Track:
         revision = _running_max(np.maximum(bars.revision, before), first, last)
         wanted = self._symbols["wanted"][bars.symbol_id]
         shown = np.flatnonzero(bars.fresh & ((bars.ts >= wanted) | (wanted == NEVER)))
-        self._derived.append(_derived(bars, revision, out, shown))
+        if len(shown):
+            self._derived.append(_derived(bars, revision, out, shown))
         self._hold(several, revision)
 
     def _loops(self) -> Functions:
