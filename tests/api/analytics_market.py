@@ -58,7 +58,7 @@ async def frame(client, path, **params):
     return pl.read_ipc_stream(answer.content)
 
 
-async def until(check, seconds=60):
+async def until(check, seconds=20):
     """Wait for a coroutine function to give something, neither None nor False, and return it."""
     deadline = time.monotonic() + seconds
     while (found := await check()) is None or found is False:
@@ -82,7 +82,7 @@ async def settled(client, *symbols):
                     return False
         return True
 
-    await until(stored)
+    await until(stored, 60)
 
 
 def stored_instances():

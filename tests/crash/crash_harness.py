@@ -544,7 +544,9 @@ class Load:
     async def settle(self) -> None:
         """After the end, wait until the app has caught up, and until all of that is stored as well."""
         await self.end()
+        started = time.monotonic()
         await self.app.caught_up()
+        print(f"caught up in {time.monotonic() - started:.1f} s")
         await self.end()
 
 

@@ -151,6 +151,8 @@ async def stack(
         intake.remember(await journal.recent_keys())
         engine.restore(checkpoint.offset, checkpoint.parts)
         engine.begin(names.symbol_by_id)
+        reads = EngineReads(pool)
+        await reads.forget_others(analytics.tracks.values())
         pipeline = Pipeline(
             intake=intake,
             encoder=encoder,
@@ -159,7 +161,7 @@ async def stack(
             engine=engine,
             sink=sink,
             dead_letters=DeadLetters(pool, partitions),
-            reads=EngineReads(pool),
+            reads=reads,
             now=clock,
             extended_day=extended_day,
         )
