@@ -29,6 +29,11 @@ from stockpulse.indicators.source import Loop
 
 _NICE: Final = 10
 
+_FUNCTIONS: Final[dict[tuple[Path, str], LoopFunction]] = {}
+"""What was loaded in this process, by folder and name."""
+
+_LOADING: Final = threading.Lock()
+
 
 class Compiler:
     """Gives the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
@@ -38,16 +43,15 @@ class Compiler:
             folder = Path(tempfile.mkdtemp(prefix="stockpulse-loops-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._folder = folder
-        self._functions: dict[str, LoopFunction] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, loop: Loop) -> LoopFunction:
         """The compiled function; half a second if it has never been compiled on this machine."""
-        found = self._functions.get(loop.name)
+        place = self._folder, loop.name
+        found = _FUNCTIONS.get(place)
         if found is None:
-            with self._lock:
-                found = self._functions.get(loop.name) or _compiled(loop, self._folder)
-                self._functions[loop.name] = found
+            with _LOADING:
+                found = _FUNCTIONS.get(place) or _compiled(loop, self._folder)
+                _FUNCTIONS[place] = found
         return found
 
     def load(self, instances: Iterable[Instance]) -> None:

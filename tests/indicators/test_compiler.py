@@ -14,7 +14,7 @@ import pytest
 from indicator_data import calculated, instance, random_walk
 from numba.core.caching import FunctionCache
 
-from stockpulse.compiler import Compiler
+from stockpulse.compiler import _FUNCTIONS, Compiler
 from stockpulse.indicators.evaluation import Instance
 
 CHEAP = (instance("momentum"), instance("trange"))
@@ -139,6 +139,7 @@ compiler._main()
 
 def check_that_it_is_found(folder: Path) -> None:
     """A new compiler on the folder does not compile."""
+    _FUNCTIONS.clear()  # as in another process
     before, compiler = machine_code(folder), Compiler(folder)
     check_that_it_calculates(compiler)
     (function,) = compiler._functions.values()
