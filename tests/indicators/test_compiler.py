@@ -142,7 +142,7 @@ def check_that_it_is_found(folder: Path) -> None:
     _FUNCTIONS.clear()  # as in another process
     before, compiler = machine_code(folder), Compiler(folder)
     check_that_it_calculates(compiler)
-    (function,) = compiler._functions.values()
+    (function,) = _FUNCTIONS.values()
     assert sum(function.stats.cache_hits.values()) == 1
     assert machine_code(folder) == before
 

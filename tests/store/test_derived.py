@@ -114,7 +114,7 @@ class TestAnyOrder:
         for functions in (in_plain_python, None, in_plain_python):
             with contextlib.suppress(Killed):
                 async with plain(postgres_dsn, functions=functions) as parts:
-                    for _ in range(random.integers(10, 30)):
+                    for _ in range(random.integers(8, 20)):
                         now += int(random.integers(1, 600)) * 1_000_000
                         feed, symbols = ((TAPE, ("A", "B", "C")), (STOCKS, ("D", "E")))[random.integers(2)]
                         await parts.pipeline.submit(ticks.some(symbols, now, int(random.integers(1, 60))), feed)
@@ -148,6 +148,20 @@ class TestAnyOrder:
             await parts.pipeline.end(STOCKS)
             parts.engine.analytics.use(in_plain_python)
             await caught_up(parts)
+            await assert_right(parts)
+
+    async def test_flushes_while_it_works_its_way_up_to_what_changed(self, postgres_dsn, small_steps):
+        """Nothing is to be stored of the bars before that."""
+        ticks, start = Ticks(np.random.default_rng(1)), micros(BEGIN)
+        async with plain(postgres_dsn) as parts:
+            await parts.pipeline.submit(ticks.frame(["A"], start + np.arange(150) * 60_000_000), TAPE)
+            await caught_up(parts, TAPE)
+            for _ in range(5):
+                await parts.pipeline.submit(ticks.frame(["A"], np.array([start + 149 * 60_000_000])), TAPE)
+                await parts.pipeline.submit(ticks.frame(["A"], np.array([start + 148 * 60_000_000])), TAPE)
+                while parts.shard.offset < parts.journal.head or parts.engine.analytics.behind():
+                    await parts.flush()
+            await caught_up(parts, TAPE)
             await assert_right(parts)
 
     async def test_a_restart_in_the_middle_of_a_recording(self, postgres_dsn):
