@@ -150,7 +150,8 @@ async def _build(
     encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
     intake = Intake(encoder, timedelta(seconds=settings.future_seconds))
     intake.remember(await journal.recent_keys())
-    engine.restore(checkpoint.offset, checkpoint.parts)
+    if engine.restore(checkpoint.offset, checkpoint.parts):
+        sink.begin_anew()
     engine.begin(names.symbol_by_id)
     reads = EngineReads(pool)
     await reads.forget_others(engine.analytics.tracks.values())

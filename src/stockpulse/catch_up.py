@@ -9,7 +9,7 @@ import numpy as np
 from stockpulse import offload
 from stockpulse.engine.bars import Ints, Mask, Rows, newest_of_each
 from stockpulse.engine.engine import Engine
-from stockpulse.engine.track import Track
+from stockpulse.engine.track import ANCHOR_BARS, Track
 from stockpulse.intervals import Interval
 from stockpulse.store.engine_reads import EngineReads
 
@@ -29,12 +29,15 @@ class CatchUp:
         self._turn = turn
         self._reads = reads
 
-    async def some(self) -> None:
-        """Do a part of what is behind, if anything is."""
-        for track in self._engine.analytics.tracks.values():
-            if track.is_behind() and self._engine.analytics.unflushed() < _MOST_WAITING:
-                await self._rewind(track)
-                await self._go_on(track)
+    async def some(self) -> bool:
+        """Do a part of what is behind; whether there was anything to do."""
+        if self._engine.analytics.unflushed() >= _MOST_WAITING:
+            return False
+        behind = [track for track in self._engine.analytics.tracks.values() if track.is_behind()]
+        for track in behind:
+            await self._rewind(track)
+            await self._go_on(track)
+        return bool(behind)
 
     async def _rewind(self, track: Track) -> None:
         symbol_id, until = track.to_rewind(_SYMBOLS)
@@ -54,7 +57,7 @@ class CatchUp:
         """Closed bars of each symbol from its start on, and of which symbols these are all."""
         async with self._turn:
             memory = self._engine.closed(interval)  # first: what leaves it from here on is stored
-        most = max(_BARS // len(symbol_id), _LEAST_BARS)
+        most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
         stored = await self._reads.bars_from(interval, symbol_id, start, most)
         first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))
         complete = last - first < most

@@ -28,6 +28,7 @@ from stockpulse.indicators.evaluation import Instance, LoopFunction
 from stockpulse.indicators.source import Loop
 
 _NICE: Final = 10
+_WITH_INPUT: Final = "--with-input"
 
 _FUNCTIONS: Final[dict[tuple[Path, str], LoopFunction]] = {}
 """What was loaded in this process, by folder and name."""
@@ -71,12 +72,17 @@ class Compiler:
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
         """Do that in a process of its own, which ends with us; RuntimeError says why it failed."""
-        # In a session of its own: a Ctrl-C is for us, and we end it.
+        # In a session of its own, since a Ctrl-C is for us. It ends when its input does, however we end.
         process = await asyncio.create_subprocess_exec(
-            *self.command(instances), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            *self.command(instances),
+            _WITH_INPUT,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
-            _, said = await process.communicate()
+            said = await process.stderr.read() if process.stderr else b""
+            await process.wait()
         finally:
             if process.returncode is None:
                 process.kill()
@@ -158,8 +164,15 @@ def _compiled_steps() -> dict[str, Any]:
     return _STEPS
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
 def _main() -> None:
-    folder, wanted = sys.argv[1:]
+    folder, wanted, *options = sys.argv[1:]
+    if _WITH_INPUT in options:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(_NICE)
     Compiler(Path(folder)).prepare(Instance(CATALOGUE[name], values) for name, values in json.loads(wanted))
 

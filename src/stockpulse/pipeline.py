@@ -237,6 +237,7 @@ class Pipeline:
     async def recover(self) -> None:
         """Take up the checkpoint and work in what the log holds after it."""
         started = time.monotonic()
+        self._teach()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         async for appended in self._journal.replay(self._engine.shard.offset):
             await self._work_in(appended, {})
             await self._flush_once()  # so that a recovery that is cut short goes on where it was
@@ -250,10 +251,11 @@ class Pipeline:
         )
 
     async def step(self) -> None:
-        """Work in what was appended, and close what is due."""
+        """Work in what was appended, close what is due, and catch up in between."""
+        catching_up = False
         while True:
             try:
-                items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), _CLOCK_SECONDS)
+                items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), 0 if catching_up else _CLOCK_SECONDS)
             except TimeoutError:
                 await self._close()
                 items = []
@@ -262,7 +264,7 @@ class Pipeline:
                     await self._close_ended(item)
                 else:
                     await self._work_in(item, None)
-            await self._catch_up.some()
+            catching_up = await self._catch_up.some()
 
     async def _close(self) -> None:
         async with self._turn:

@@ -149,7 +149,8 @@ async def stack(
         encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
         intake = Intake(encoder, timedelta(seconds=5))
         intake.remember(await journal.recent_keys())
-        engine.restore(checkpoint.offset, checkpoint.parts)
+        if engine.restore(checkpoint.offset, checkpoint.parts):
+            sink.begin_anew()
         engine.begin(names.symbol_by_id)
         reads = EngineReads(pool)
         await reads.forget_others(analytics.tracks.values())

@@ -150,8 +150,9 @@ class TestAnyOrder:
             await caught_up(parts)
             await assert_right(parts)
 
-    async def test_flushes_while_it_works_its_way_up_to_what_changed(self, postgres_dsn, small_steps):
+    async def test_flushes_while_it_works_its_way_up_to_what_changed(self, postgres_dsn, small_steps, monkeypatch):
         """Nothing is to be stored of the bars before that."""
+        monkeypatch.setattr(track, "ANCHOR_BARS", 1_000_000)  # back to the first bar, that is
         ticks, start = Ticks(np.random.default_rng(1)), micros(BEGIN)
         async with plain(postgres_dsn) as parts:
             await parts.pipeline.submit(ticks.frame(["A"], start + np.arange(150) * 60_000_000), TAPE)
@@ -161,6 +162,7 @@ class TestAnyOrder:
                 await parts.pipeline.submit(ticks.frame(["A"], np.array([start + 148 * 60_000_000])), TAPE)
                 while parts.shard.offset < parts.journal.head or parts.engine.analytics.behind():
                     await parts.flush()
+                    await asyncio.sleep(0.001)
             await caught_up(parts, TAPE)
             await assert_right(parts)
 

@@ -51,7 +51,8 @@ class Analytics:
             DAILY: Track(DAILY, D1, bundle, sessions),
         }
         if rules.rules:
-            self.tracks[SIGNALS] = Track(f"{SIGNALS}-{interval.name}", interval, rules.terms.bundle, sessions)
+            name = f"{SIGNALS}-{interval.name}"
+            self.tracks[SIGNALS] = Track(name, interval, rules.terms.bundle, sessions, rules.definition)
 
     @property
     def instances(self) -> list[Instance]:
@@ -119,9 +120,16 @@ class Analytics:
             state |= track.snapshot()
         return state
 
-    def restore(self, parts: Iterable[State]) -> None:
-        """Take up the parts of a checkpoint, in order."""
+    def restore(self, parts: Iterable[State]) -> bool:
+        """Take up the parts of a checkpoint, in order; whether there was a state of another definition in them.
+
+        That must not stay there: if its definition came back, it would have missed what came meanwhile.
+        """
+        ours = {track.kind for track in self.tracks.values()}
+        foreign = False
         for part in parts:
             self.prices.restore(part)
             for track in self.tracks.values():
                 track.restore(part)
+            foreign |= any("/" in name and name.rpartition("/")[0] not in ours for name in part)
+        return foreign

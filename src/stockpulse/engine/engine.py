@@ -99,11 +99,11 @@ class Engine:
         """The whole state."""
         return self.shard.snapshot() | self.analytics.snapshot()
 
-    def restore(self, offset: int, parts: Iterable[State]) -> None:
-        """Take up the state of a checkpoint."""
+    def restore(self, offset: int, parts: Iterable[State]) -> bool:
+        """Take up the state of a checkpoint; whether something in it is of no use any more."""
         parts = list(parts)
         self.shard.restore(offset, parts)
-        self.analytics.restore(parts)
+        return self.analytics.restore(parts)
 
     def begin(self, symbol_ids: Iterable[int]) -> None:
         """Have the stored bars of symbols calculated of which no indicator is known."""

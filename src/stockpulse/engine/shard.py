@@ -318,6 +318,8 @@ class Shard:
 
     def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
         """The trading date, as its midnight, that each time of a symbol counts to."""
+        if not self._calendars:
+            raise RuntimeError("no symbol has been learned")
         found = np.empty(len(ts), np.int64)
         calendar_of = self._calendar_of[symbol_id]
         for index, calendar in enumerate(self._calendars):

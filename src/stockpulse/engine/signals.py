@@ -1,5 +1,6 @@
 """Signals: what rules say about each bar as it closes."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +76,12 @@ class Rules:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self.terms = Terms(expression for rule in rules for expression in (rule.buy, rule.sell))
+
+    @property
+    def definition(self) -> str:
+        """Changes whenever a rule does, or what it speaks of."""
+        texts = "".join(f"{rule.name}\n{rule.buy.text}\n{rule.sell.text}\n" for rule in self.rules)
+        return hashlib.sha256((texts + self.terms.bundle.definition).encode()).hexdigest()[:12]
 
     def signals(self, bars: Derived) -> Signals:
         """What each rule says about these bars."""

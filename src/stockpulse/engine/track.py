@@ -91,10 +91,22 @@ class TrackChanges:
 class Track:
     """Indicators over the bars of one interval, for all symbols of a shard."""
 
-    def __init__(self, name: str, interval: Interval, bundle: Bundle, sessions: Callable[[Ints, Ints], Ints]) -> None:
+    def __init__(
+        self,
+        name: str,
+        interval: Interval,
+        bundle: Bundle,
+        sessions: Callable[[Ints, Ints], Ints],
+        definition: str | None = None,
+    ) -> None:
+        """`sessions` gives the trading date of each time of a symbol.
+
+        A state is good for one `definition` only, the bundle's unless there is more to it.
+        """
         self.name = name
         self.interval = interval
         self.bundle = bundle
+        self.definition = definition or bundle.definition
         self.functions: Functions | None = None  # none before they are compiled
         self._sessions = sessions
         self._symbols = np.zeros(0, TRACK_STATE)
@@ -301,15 +313,16 @@ class Track:
     # State --------------------------------------------------------------------------------------
 
     @property
-    def _kind(self) -> str:
-        return f"{self.name}/{self.bundle.definition}"
+    def kind(self) -> str:
+        """What its parts of a checkpoint are called."""
+        return f"{self.name}/{self.definition}"
 
     def _part(self, symbol_id: Ints) -> State:
         if len(symbol_id) == 0:
             return {}
         none = np.empty((len(symbol_id), 0))  # rules need not speak of any indicator
         states = np.concatenate([none, *(state[symbol_id] for state in self._states)], axis=1)
-        return {f"{self._kind}/symbols": self._symbols[symbol_id], f"{self._kind}/states": states}
+        return {f"{self.kind}/symbols": self._symbols[symbol_id], f"{self.kind}/states": states}
 
     def take_changes(self) -> tuple[TrackChanges | None, State]:
         """What a flush has to write, and the state that changed; call `flushed` once it is committed."""
@@ -338,9 +351,9 @@ class Track:
 
     def restore(self, part: State) -> None:
         """Take up a part of a checkpoint. What was calculated by another definition is left out."""
-        if f"{self._kind}/symbols" not in part:
+        if f"{self.kind}/symbols" not in part:
             return
-        symbols, states = part[f"{self._kind}/symbols"], part[f"{self._kind}/states"]
+        symbols, states = part[f"{self.kind}/symbols"], part[f"{self.kind}/states"]
         self._reserve(int(symbols["symbol_id"].max()))
         self._symbols[symbols["symbol_id"]] = symbols
         self._symbols["dirty"] = False

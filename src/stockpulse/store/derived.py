@@ -130,8 +130,5 @@ async def _write_anchors(connection: Connection, track: Track, changes: TrackCha
             "INSERT INTO indicator_states VALUES ($1, $2, $3, $4, $5)"
             " ON CONFLICT (track, symbol_id, ts)"
             " DO UPDATE SET definition = excluded.definition, state = excluded.state",
-            [
-                (track.name, one.symbol_id, from_micros(one.ts), track.bundle.definition, one.blob)
-                for one in changes.anchors
-            ],
+            [(track.name, one.symbol_id, from_micros(one.ts), track.definition, one.blob) for one in changes.anchors],
         )

@@ -52,7 +52,7 @@ class EngineReads:
                 track.name,
                 symbol_id.tolist(),
                 [from_micros(int(ts)) for ts in until],
-                track.bundle.definition,
+                track.definition,
             )
             return [Anchor(row["symbol_id"], micros(row["ts"]), row["state"]) for row in rows]
 
@@ -62,7 +62,7 @@ class EngineReads:
         """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
         await self._pool.execute(
             "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
-            [f"{track.name} {track.bundle.definition}" for track in tracks],
+            [f"{track.name} {track.definition}" for track in tracks],
         )
 
     async def _copied(self, query: str, *arguments: object) -> Rows:

@@ -103,6 +103,10 @@ class Sink:
         self._changed_bytes = sum(len(row["state"]) for row in rows)
         return Checkpoint(self.offset, [decode(row["state"]) for row in rows])
 
+    def begin_anew(self) -> None:
+        """Have the next flush write the whole state, in the place of all parts that are there."""
+        self._part = 0
+
     def wants_whole(self) -> bool:
         """Whether the next flush should write the whole state, because the changes have outgrown it."""
         outgrown = self._changed_bytes > max(2 * self._whole_bytes, _LEAST_WHOLE_BYTES)
