@@ -1,5 +1,6 @@
 """Settings: one class, read from the environment and from `.env`."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stockpulse.engine.signals import RULE_NAME
 from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.expressions import parse
 from stockpulse.intervals import BASE_INTERVALS, parse_interval
@@ -79,7 +81,7 @@ class Settings(BaseSettings):
     simulated_seed: int = Field(0, description="Another seed gives another simulated market.")
 
     signal_interval: str = Field("1m", description="Which closed bars the rules judge: `1m`, `5m` or `1d`.")
-    signal_rules: dict[str, SignalRule] = Field(
+    signal_rules: Annotated[dict[str, SignalRule], NoDecode] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
         max_length=20,
         description="Rules as JSON: for each name, when it says buy and when sell; `{}` for none.",
@@ -137,11 +139,19 @@ class Settings(BaseSettings):
             raise ValueError("takes 1m, 5m or 1d")
         return name
 
+    @field_validator("signal_rules", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError as wrong:
+            raise ValueError(f"takes rules as JSON: {wrong}") from None
+
     @field_validator("signal_rules")
     @classmethod
     def _readable_rules(cls, value: dict[str, SignalRule]) -> dict[str, SignalRule]:
         for name, rule in value.items():
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_\-]{0,39}", name):
+            if not re.fullmatch(RULE_NAME, name):
                 raise ValueError(f"takes names of lower-case letters, digits, - and _; {name[:40]!r} is none")
             for side in ("buy", "sell"):
                 try:

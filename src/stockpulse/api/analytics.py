@@ -51,9 +51,9 @@ class ParameterInfo(BaseModel):
     """A parameter of an indicator."""
 
     name: str = Field(examples=["period"])
-    default: float = Field(examples=[14])
-    minimum: float = Field(examples=[2])
-    maximum: float = Field(examples=[LONGEST])
+    default: int | float = Field(examples=[14])
+    minimum: int | float = Field(examples=[2])
+    maximum: int | float = Field(examples=[LONGEST])
     whole: bool = Field(examples=[True], description="whether it takes whole numbers only")
 
 
@@ -174,6 +174,7 @@ async def analytics(context: Ctx, symbol: PathSymbol, zone: Zone) -> Response:
     return Response(orjson.dumps({"symbol": symbol.name} | shown), media_type="application/json")
 
 
+@router.get("/indicators/", include_in_schema=False)  # which would be an indicator of no symbol
 @router.get("/indicators", summary="All indicators there are")
 async def catalogue() -> Catalogue:
     """With their parameters, units and the sources of their formulas."""

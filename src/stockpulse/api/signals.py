@@ -61,6 +61,7 @@ RuleName = Annotated[str | None, Query(description="Only those of this rule.", m
 Limit = Annotated[int, Query(ge=1, le=10_000, description="How many.")]
 
 
+@router.get("/signals/", include_in_schema=False)  # which would be those of no symbol
 @router.get(
     "/signals",
     summary="The newest signals",

@@ -46,6 +46,7 @@ class Analytics:
         bundle = Bundle(defaults)
         self.rules = rules
         self.prices = LastPrices()
+        self._overdue: Ints = np.zeros(0, np.int64)  # symbols that could not be looked at when their prices came
         self.tracks = {
             INTRADAY: Track(INTRADAY, M5, bundle, sessions),
             DAILY: Track(DAILY, D1, bundle, sessions),
@@ -85,9 +86,18 @@ class Analytics:
                 track.work_in(together[np.lexsort((together["ts"], together["symbol_id"]))])
 
     def glance(self, forming: Rows) -> Glance:
-        """The prices that are new since the last time, and the indicators of these 5-minute bars as they form."""
-        prices = self.prices.changed()
-        return Glance(prices, self.tracks[INTRADAY].look(forming[np.isin(forming["symbol_id"], prices.symbol_id)]))
+        """The prices that are new since the last time, and the indicators of these 5-minute bars as they form.
+
+        Symbols that were behind at the last time come as well, once they have caught up.
+        """
+        track = self.tracks[INTRADAY]
+        ready = track.caught_up(self._overdue)
+        prices = self.prices.changed(also=ready)
+        rows = forming[np.isin(forming["symbol_id"], prices.symbol_id)]
+        glance = Glance(prices, track.look(rows))
+        shown = np.union1d(np.setdiff1d(self._overdue, ready), rows["symbol_id"])
+        self._overdue = np.setdiff1d(shown, track.caught_up(shown))
+        return glance
 
     def unflushed(self) -> int:
         """How many rows wait to be stored."""

@@ -71,9 +71,12 @@ class LastPrices:
         symbols["ts"], symbols["seq"], symbols["dirty"] = ts[order[last]], seq[order[last]], True
         self._symbols[ordered[last]] = symbols
 
-    def changed(self) -> PriceAverages:
-        """The symbols with a new price since this was asked last."""
-        symbol_id = np.flatnonzero((self._symbols["known"] > 0) & (self._symbols["seq"] != self._seen))
+    def changed(self, also: Ints | None = None) -> PriceAverages:
+        """The symbols with a new price since this was asked last, and these others that have any."""
+        wanted = self._symbols["seq"] != self._seen
+        if also is not None:
+            wanted[also[also < len(wanted)]] = True
+        symbol_id = np.flatnonzero((self._symbols["known"] > 0) & wanted)
         symbols = self._symbols[symbol_id]
         self._seen[symbol_id] = symbols["seq"]
         average = np.where(symbols["known"] == POINTS, symbols["prices"].sum(axis=1) / POINTS, np.nan)

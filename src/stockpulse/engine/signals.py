@@ -17,6 +17,9 @@ from stockpulse.indicators.evaluation import Bundle, Instance
 SIGNALS: Final = ("HOLD", "BUY", "SELL")
 """A signal is stored as its place in this list."""
 
+RULE_NAME: Final = r"[a-z0-9][a-z0-9_\-]{0,39}"
+"""What a rule may be called."""
+
 
 @dataclass(frozen=True)
 class Rule:

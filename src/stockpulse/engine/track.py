@@ -229,6 +229,14 @@ class Track:
         """Whether there is anything to catch up with."""
         return self.functions is not None and bool((self._symbols["behind"] != NEVER).any())
 
+    def caught_up(self, symbol_id: Ints) -> Ints:
+        """Those of these symbols that are not behind."""
+        if self.functions is None or len(symbol_id) == 0:
+            return symbol_id[:0]
+        self._reserve(int(symbol_id.max()))
+        known: Ints = symbol_id[self._symbols["behind"][symbol_id] == NEVER]
+        return known
+
     def lag(self) -> int:
         """How many symbols are behind."""
         return int((self._symbols["behind"] != NEVER).sum())

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stockpulse.indicators.definition import Indicator, Value
+from stockpulse.indicators.definition import Indicator, Value, written
 
 FIELDS: Final = ("open", "high", "low", "close", "volume")
 """What a bar itself gives. An indicator or an output of one must not have such a name."""
@@ -34,7 +34,7 @@ class Term:
         """The one spelling of it, which parses to it again."""
         name = self.indicator.outputs[self.output]
         # In full: two factors that differ in the last digit are two terms.
-        values = ", ".join(repr(value).removesuffix(".0") for _, value in self.values)
+        values = ", ".join(written(value) for _, value in self.values)
         return f"{name}({values})" if values else name
 
     @property

@@ -15,6 +15,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Value = int | float
 
 
+def written(value: Value) -> str:
+    """A value of a parameter as people write it, with all its digits: 14, 2.5, 2 for 2.0."""
+    return repr(value).removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A parameter: a whole number of bars, or a factor. Both are positive."""

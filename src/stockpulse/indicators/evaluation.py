@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.indicators.algebra import INPUTS
-from stockpulse.indicators.definition import Indicator
+from stockpulse.indicators.definition import Indicator, written
 from stockpulse.indicators.source import Loop, loop_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Instance:
     @property
     def label(self) -> str:
         """As people write it: `rsi(14)`, `vwap`."""
-        values = ", ".join(f"{value:g}" for value in self.values.values())
+        values = ", ".join(written(value) for value in self.values.values())
         return f"{self.indicator.name}({values})" if values else self.indicator.name
 
 

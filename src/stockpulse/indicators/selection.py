@@ -6,7 +6,7 @@ from typing import Final
 
 from stockpulse.errors import InvalidInput
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.definition import Indicator
+from stockpulse.indicators.definition import Indicator, written
 from stockpulse.indicators.evaluation import Instance
 
 MOST: Final = 50
@@ -29,10 +29,11 @@ def select(text: str, parameters: Mapping[str, str], field: str = "type") -> lis
         if not any(name in _names(indicator) for indicator, _ in chosen):
             known = ", ".join(f"{indicator.name}: {', '.join(_names(indicator)) or 'none'}" for indicator, _ in chosen)
             raise InvalidInput(name[:40], f"is no parameter of what is asked for ({known})")
-    return [
+    instances = [
         Instance(indicator, {name: value for name, value in parameters.items() if name in _names(indicator)} | own)
         for indicator, own in chosen
     ]
+    return list({one.label: one for one in instances}.values())  # what is said twice is calculated once
 
 
 def _names(indicator: Indicator) -> list[str]:
@@ -65,7 +66,7 @@ def columns_of(instances: list[Instance]) -> list[str]:
     """A name for each output: its own, or with the parameters where it comes more than once."""
     outputs = [output for one in instances for output in one.indicator.outputs]
     return [
-        output if outputs.count(output) == 1 else "_".join([output, *(f"{value:g}" for value in one.values.values())])
+        output if outputs.count(output) == 1 else "_".join([output, *(written(value) for value in one.values.values())])
         for one in instances
         for output in one.indicator.outputs
     ]

@@ -48,7 +48,7 @@ class Screener:
             rows = await self._bars.newest(interval, [symbol.id for symbol in some], most)
             if len(rows):
                 found.append(await asyncio.to_thread(self._matching, expression, terms, rows, some))
-        return pl.concat(found) if found else _frame(expression, {}).head(0)
+        return pl.concat(found).sort("symbol") if found else _frame(expression, {}).head(0)
 
     def _matching(self, expression: Expression, terms: Terms, rows: Rows, symbols: Sequence[Symbol]) -> pl.DataFrame:
         first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))

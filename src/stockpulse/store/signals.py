@@ -1,12 +1,13 @@
 """Reading signals, and the numbers that stand for their rules."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
 import polars as pl
 
 from stockpulse.database.connect import Pool
-from stockpulse.engine.signals import SIGNALS, Rule
+from stockpulse.engine.signals import RULE_NAME, SIGNALS, Rule
 from stockpulse.frames import UTC_MICROS
 from stockpulse.names import Symbol
 
@@ -22,6 +23,9 @@ SERVED_SIGNALS: Final = pl.Schema(
     }
 )
 """Signals as the API shows them: `timestamp` is the start of the bar, `price` its close."""
+
+
+_NO_RULE: Final = -1
 
 
 class SignalStore:
@@ -49,9 +53,9 @@ class SignalStore:
         """How many signals match, and the newest of them as `SERVED_SIGNALS`, newest first."""
         conditions, arguments = [], []
         for column, value in (
-            ("g.symbol_id", symbol and symbol.id),
+            ("g.symbol_id", None if symbol is None else symbol.id),
             ("g.signal", None if signal is None else SIGNALS.index(signal)),
-            ("g.rule_id", rule and await self._number(rule)),
+            ("g.rule_id", None if rule is None else await self._number(rule)),
         ):
             if value is not None:
                 arguments.append(value)
@@ -73,7 +77,9 @@ class SignalStore:
 
     async def _number(self, rule: str) -> int:
         """The number of a rule; one that no rule has for a name that is unknown."""
-        return await self._pool.fetchval("SELECT id FROM signal_rules WHERE name = $1", rule) or -1
+        if not re.fullmatch(RULE_NAME, rule):
+            return _NO_RULE
+        return await self._pool.fetchval("SELECT id FROM signal_rules WHERE name = $1", rule) or _NO_RULE
 
 
 def _served(rows: list[tuple[object, ...]]) -> pl.DataFrame:
