@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ Functions: TypeAlias = Callable[[Loop], LoopFunction]
 """Gives the function that runs a loop: see `compiler`."""
 Columns: TypeAlias = Mapping[str, Floats]
 """The bars that are calculated on: an array for each of `INPUTS`."""
+
+Part: TypeAlias = tuple[Ints, Ints, Ints]
+"""Sequences: the row of the state of each, where its bars begin, and where they end."""
 
 _THREADED_BARS: Final = 8_000
 """From so many bars on a calculation is spread over the processors."""
@@ -84,22 +87,21 @@ class Bundle:
         count = len(bars["close"])
         out = np.empty((self.outputs, count))
         columns = [bars[name] for name in INPUTS]
-        tasks: list[tuple[LoopFunction, tuple[Any, ...]]] = []
-        at = 0
-        for loop, state in zip(self.loops, states, strict=True):
-            function = functions(loop)
-            numbers = (loop.whole, loop.real, loop.places)
-            where = out[at : at + loop.outputs]
-            tasks += [
-                (function, (state, *part, hold, *columns, where, *numbers)) for part in _parts(rows, first, last, count)
-            ]
-            at += loop.outputs
-        _run(tasks, threaded=count >= _THREADED_BARS)
+        loops = [(functions(loop), loop) for loop in self.loops]
+
+        def calculate(part: Part) -> None:
+            at = 0
+            for (function, loop), state in zip(loops, states, strict=True):
+                where = out[at : at + loop.outputs]
+                function(state, *part, hold, *columns, where, loop.whole, loop.real, loop.places)
+                at += loop.outputs
+
+        _run(calculate, _parts(rows, first, last, count))
         return out
 
 
-def _parts(rows: Ints, first: Ints, last: Ints, count: int) -> list[tuple[Ints, Ints, Ints]]:
-    """The sequences in as many groups as may be calculated at the same time."""
+def _parts(rows: Ints, first: Ints, last: Ints, count: int) -> list[Part]:
+    """The sequences in as many groups as are to be calculated at the same time."""
     groups = min(_PROCESSORS, len(rows)) if count >= _THREADED_BARS else 1
     cuts = [len(rows) * i // groups for i in range(groups + 1)] if groups > 1 else [0, len(rows)]
     return [(rows[a:b], first[a:b], last[a:b]) for a, b in itertools.pairwise(cuts)]
@@ -109,10 +111,9 @@ _PROCESSORS: Final = os.cpu_count() or 1
 _POOL: Final = ThreadPoolExecutor(_PROCESSORS, thread_name_prefix="indicators")
 
 
-def _run(tasks: list[tuple[LoopFunction, tuple[Any, ...]]], *, threaded: bool) -> None:
-    if threaded:
-        for _ in _POOL.map(lambda task: task[0](*task[1]), tasks):
-            pass
-    else:
-        for function, arguments in tasks:
-            function(*arguments)
+def _run(work: Callable[[Part], None], parts: list[Part]) -> None:
+    """Work on all parts; the last one here, the others in threads."""
+    others = [_POOL.submit(work, part) for part in parts[:-1]]
+    work(parts[-1])
+    for other in others:
+        other.result()

@@ -333,7 +333,7 @@ def settle_variance(
         x = memory[i]
         count += 1.0
         off = x - running
-        running += off / count
+        running += off * (1.0 / count)
         running_squares += off * (x - running)
         memory[i] = running
         memory[i + 1] = running_squares
@@ -355,7 +355,7 @@ def variance(
     memory[at + 2 * slot] = x
     slot += 1
     off = x - mean
-    mean += off / slot
+    mean += off * (1.0 / slot)  # the division waits for nothing, so it costs less than off / slot
     squares += off * (x - mean)
     if slot == n:
         return slot, full, mean, squares, squares / n
