@@ -3,6 +3,8 @@
 Compared in the same run with the physical limit, one plain binary COPY of the same rows into an identical open
 segment, and with what one would write first: an INSERT and a commit per tick, then aggregation in SQL.
 
+The same is done without indicators, to see what they take.
+
     python tests/bench/ingest.py [--ticks 6000000] [--symbols 500]
 """
 
@@ -10,7 +12,10 @@ import argparse
 import asyncio
 import math
 import time
+from datetime import UTC, datetime
 
+import numpy as np
+import polars as pl
 import uvloop
 from prometheus_client import CollectorRegistry
 
@@ -19,24 +24,39 @@ from stockpulse.app import running
 from stockpulse.database.connect import connect
 from stockpulse.database.copy import in_slices
 from stockpulse.feeds import feed_of
+from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal.postgres import _packed
 from stockpulse.journal.records import Ticks
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
+from stockpulse.supervisor import State
+from stockpulse.times import micros
 
 NAIVE_TICKS = 3000
+PER_EVENT_SECOND = 20_000
+"""In event time the ticks are so dense: bars close, and indicators follow, many times while they are taken in."""
 
 
-async def pipeline(dsn: str, ticks: int, symbols: list[str]) -> tuple[float, dict[str, float]]:
-    """Ticks per second until everything is committed and the bars are flushed."""
+async def pipeline(
+    dsn: str, ticks: int, symbols: list[str], *, indicators: bool = True
+) -> tuple[float, dict[str, float]]:
+    """Ticks per second until everything is committed, the bars and what follows from them too."""
     settings = Settings(database_url=dsn, provider="none", log_format="json")
     provider = SimulatedProvider(symbols, math.inf)
     async with running(settings, CollectorRegistry()) as context:
+        while context.supervisor.health["compiler"].state is not State.DONE:
+            await asyncio.sleep(0.05)
+        if not indicators:
+            analytics = context.pipeline._engine.analytics
+            analytics.work_in_ticks = analytics.work_in_bars = lambda _: None
         sent = 0
         pending: set[asyncio.Task[object]] = set()
         started = time.perf_counter()
+        begin = micros(datetime.now(UTC)) - ticks * 1_000_000 // PER_EVENT_SECOND - 60_000_000
         async for frame in provider.stream():
-            pending.add(asyncio.create_task(context.pipeline.submit(frame, feed_of(provider))))
+            ts = begin + np.arange(sent, sent + len(frame)) * 1_000_000 // PER_EVENT_SECOND
+            dense = frame.with_columns(ts=pl.Series(ts).cast(UTC_MICROS))
+            pending.add(asyncio.create_task(context.pipeline.submit(dense, feed_of(provider))))
             sent += len(frame)
             if len(pending) >= 8:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -45,17 +65,19 @@ async def pipeline(dsn: str, ticks: int, symbols: list[str]) -> tuple[float, dic
             if sent >= ticks:
                 break
         await asyncio.gather(*pending)
-        while context.pipeline.lag().unflushed or context.pipeline.lag().unprocessed:
+        while context.pipeline.lag().unflushed or context.pipeline.lag().unprocessed or context.pipeline.lag().behind:
             await asyncio.sleep(0.005)
         seconds = time.perf_counter() - started
         sealed = await context.pool.fetchval("SELECT count(*) FROM log_segments WHERE indexed")
         bars = await context.pool.fetchval("SELECT count(*) FROM bars")
+        rows = await context.pool.fetchval("SELECT (SELECT count(*) FROM intraday_analytics) + count(*) FROM signals")
         counters = context.pipeline.counters
         assert await context.pool.fetchval("SELECT count(*) FROM realtime_prices") == sent == counters.ticks
     return sent / seconds, {
         "ticks": sent,
         "segments_sealed_meanwhile": sealed,
         "final_bars": bars,
+        "rows_of_indicators_and_signals": rows,
         "flushes": counters.flushes,
         "flush_ms_mean": round(1000 * counters.flush_seconds / max(counters.flushes, 1), 1),
     }
@@ -65,10 +87,6 @@ async def plain_copy(dsn: str, rows: int) -> float:
     """Rows per second of one COPY of rows that the pipeline stored, into a table like an open segment."""
     connection = await connect(dsn)
     found = await connection.fetch("SELECT * FROM realtime_prices LIMIT 20000")
-    import polars as pl
-
-    from stockpulse.frames import LOGGED_TICKS
-
     frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
     pieces, _, columns = _packed(Ticks(frame), 0)
     await connection.execute("DROP TABLE IF EXISTS copy_limit; CREATE TABLE copy_limit (LIKE realtime_prices)")
@@ -111,12 +129,16 @@ async def main(ticks: int, symbols: int, rounds: int) -> None:
     for _ in range(rounds):
         async with fresh_database() as dsn:
             rate, details = await pipeline(dsn, ticks, [f"S{number}" for number in range(symbols)])
+            async with fresh_database() as other:
+                bare, _ = await pipeline(other, ticks, [f"S{number}" for number in range(symbols)], indicators=False)
             limit = await plain_copy(dsn, min(ticks, 4_000_000))
             naive = await insert_per_tick(dsn)
         report(
             "ingest",
             symbols=symbols,
             ticks_per_second=round(rate),
+            without_indicators=round(bare),
+            share_of_without=round(rate / bare, 3),
             plain_copy_per_second=round(limit),
             share_of_plain_copy=round(rate / limit, 3),
             insert_per_tick_per_second=round(naive),

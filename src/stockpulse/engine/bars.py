@@ -107,9 +107,15 @@ def _by_bucket_then_time(key: Ints, symbol_id: Ints, ts: Ints) -> Ints:
     """The order of ticks by bucket, then by event time. It is stable: the log's order decides between equal times."""
     if (ts[1:] < ts[:-1]).any():
         return np.lexsort((ts, key))
-    if ts[0] // MINUTE_MICROS == ts[-1] // MINUTE_MICROS and symbol_id.max() <= _LARGEST_SHORT:
-        return np.argsort(symbol_id.astype(np.uint16), kind="stable")  # a radix sort, many times as fast
+    if ts[0] // MINUTE_MICROS == ts[-1] // MINUTE_MICROS:
+        return by_symbol(symbol_id)
     return np.argsort(key, kind="stable")
+
+
+def by_symbol(symbol_id: Ints) -> Ints:
+    """The order of rows by symbol, and within each as they are."""
+    short = symbol_id.max() <= _LARGEST_SHORT  # a radix sort, many times as fast
+    return np.argsort(symbol_id.astype(np.uint16) if short else symbol_id, kind="stable")
 
 
 def _set_prices(bars: Rows, first: Ints, ts: Ints, seq: Ints, price: Floats, counts: Mask) -> None:

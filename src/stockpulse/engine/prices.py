@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bars import Floats, Ints
+from stockpulse.engine.bars import Floats, Ints, by_symbol
 from stockpulse.engine.state import State
 from stockpulse.frames import COUNTS_FOR_PRICE, PRIMARY
 
@@ -53,11 +53,12 @@ class LastPrices:
     def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
         """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
-        at = np.flatnonzero(counting)
-        if len(at) == 0:
+        if not counting.all():
+            symbol_id, ts, seq, price = symbol_id[counting], ts[counting], seq[counting], price[counting]
+        if len(symbol_id) == 0:
             return
         self._reserve(int(symbol_id.max()))
-        order = at[np.argsort(symbol_id[at], kind="stable")]
+        order = by_symbol(symbol_id)
         ordered = symbol_id[order]
         last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
         counts = np.diff(last, prepend=-1)
