@@ -47,7 +47,7 @@ _APPEND_ROWS: Final = 100_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
 _GLANCE_SECONDS: Final = 1.0
-_GLANCE_ROWS_PER_SECOND: Final = 1000
+_GLANCE_ROWS_PER_SECOND: Final = 250
 
 log = structlog.get_logger(__name__)
 
