@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from stockpulse import app as composition
+from stockpulse.api.context import Context
 from stockpulse.compiler import Compiler
 from stockpulse.database import migrate
 from stockpulse.database.embedded import DATABASE, EmbeddedPostgres
@@ -143,6 +144,22 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 async def client(serve: Serve, postgres_dsn: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with serve(postgres_dsn) as client:
         yield client
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """The parts of each app that a test starts, for what HTTP has no way in for; ask for it before `client`."""
+    seen: list[Context] = []
+    running = composition.running
+
+    @asynccontextmanager
+    async def noted(*arguments: Any) -> AsyncIterator[Context]:
+        async with running(*arguments) as context:
+            seen.append(context)
+            yield context
+
+    monkeypatch.setattr(composition, "running", noted)
+    return seen
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -53,22 +52,6 @@ async def market(compiled, client):
     await send(client, walk())
     await settled(client, "BTC/USD")
     return client
-
-
-@pytest.fixture
-def contexts(monkeypatch):
-    """The parts of each app that a test starts, for what HTTP has no way in for; ask for it before `client`."""
-    seen = []
-    running = composition.running
-
-    @asynccontextmanager
-    async def noted(*arguments):
-        async with running(*arguments) as context:
-            seen.append(context)
-            yield context
-
-    monkeypatch.setattr(composition, "running", noted)
-    return seen
 
 
 async def submit_minutes(context, client, closes, *, symbol="BTC/USD", provider="vendor"):

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import polars as pl
 import pytest
 
-from stockpulse import app as composition
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
 from stockpulse.frames import BARS
@@ -80,22 +78,6 @@ async def bars_of(client, symbol="AAPL", **params):
 def plain(bar):
     """Time, prices, volume and count of a bar."""
     return tuple(bar[name] for name in ("ts", "open", "high", "low", "close", "volume", "trade_count"))
-
-
-@pytest.fixture
-def contexts(monkeypatch):
-    """The parts of each app that a test starts, for what HTTP has no way in for; ask for it before `client`."""
-    seen = []
-    running = composition.running
-
-    @asynccontextmanager
-    async def noted(*arguments):
-        async with running(*arguments) as context:
-            seen.append(context)
-            yield context
-
-    monkeypatch.setattr(composition, "running", noted)
-    return seen
 
 
 # --- /data and /ohlc ---------------------------------------------------------------------------

@@ -470,26 +470,31 @@ class Drive:
 END = dict.fromkeys(range(1, 6), END_OF_TIME)
 
 
+def follow(drive, what, how):
+    """One step of a schedule."""
+    if what == "take":
+        drive.take(*how)
+    elif what == "close":
+        drive.close(how)
+    elif what == "flush":
+        drive.flush(whole=how)
+    elif what == "begin":
+        drive.begin_flush(whole=how)
+    elif what == "commit":
+        drive.commit()
+    elif what == "end":
+        drive.end_flush()
+    elif what == "crash":
+        drive.crash()
+    elif what == "look":
+        drive.assert_right_so_far()
+
+
 def run(log, schedule, *, extended=False):
     """Drive a shard over the log by a schedule of (what, how)."""
     drive = Drive(log, extended=extended)
     for what, how in schedule:
-        if what == "take":
-            drive.take(*how)
-        elif what == "close":
-            drive.close(how)
-        elif what == "flush":
-            drive.flush(whole=how)
-        elif what == "begin":
-            drive.begin_flush(whole=how)
-        elif what == "commit":
-            drive.commit()
-        elif what == "end":
-            drive.end_flush()
-        elif what == "crash":
-            drive.crash()
-        elif what == "look":
-            drive.assert_right_so_far()
+        follow(drive, what, how)
     drive.finish()
     return drive
 

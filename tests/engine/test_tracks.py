@@ -4,7 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from engine_reference import CALENDAR, END, MINUTE, Drive, Tick, bits, logs, micros, schedules
+from engine_reference import CALENDAR, END, MINUTE, Drive, Tick, bits, follow, logs, micros, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -209,20 +209,7 @@ def test_are_those_of_one_calculation(log, schedule, parts, late):
     drive.start()
     at = dict(parts)
     for step, (what, how) in enumerate(schedule):
-        if what == "take":
-            drive.take(*how)
-        elif what == "close":
-            drive.close(how)
-        elif what == "flush":
-            drive.flush(whole=how)
-        elif what == "begin":
-            drive.begin_flush(whole=how)
-        elif what == "commit":
-            drive.commit()
-        elif what == "end":
-            drive.end_flush()
-        elif what == "crash":
-            drive.crash()
+        follow(drive, what, how)
         if step in at:
             drive.functions = plain
             drive.shard.analytics.use(plain)
