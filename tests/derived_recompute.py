@@ -10,7 +10,8 @@ import numpy as np
 from stockpulse.calendar import trading_calendar
 from stockpulse.engine.analytics import SIGNALS, Analytics
 from stockpulse.engine.bars import total
-from stockpulse.engine.track import Derived, Track
+from stockpulse.engine.sequences import Derived
+from stockpulse.engine.track import Track
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS

@@ -14,9 +14,10 @@ from stockpulse.engine.analytics import DAILY, INTRADAY, SIGNALS, Analytics
 from stockpulse.engine.bars import BAR, newest_of_each, total
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.prices import POINTS, LastPrices
+from stockpulse.engine.sequences import Derived
 from stockpulse.engine.shard import Shard
 from stockpulse.engine.signals import Rule, Rules
-from stockpulse.engine.track import Derived, Track
+from stockpulse.engine.track import Track
 from stockpulse.expressions import parse
 from stockpulse.frames import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 from stockpulse.indicators.algebra import INPUTS

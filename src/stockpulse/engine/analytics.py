@@ -8,10 +8,11 @@ import numpy as np
 
 from stockpulse.engine.bars import Ints, Rows
 from stockpulse.engine.prices import LastPrices, PriceAverages
+from stockpulse.engine.sequences import Derived
 from stockpulse.engine.shard import BarEvents, TickBatch
 from stockpulse.engine.signals import Rules, Signals
 from stockpulse.engine.state import State
-from stockpulse.engine.track import Derived, Track, TrackChanges
+from stockpulse.engine.track import Track, TrackChanges
 from stockpulse.indicators.evaluation import Bundle, Functions, Instance
 from stockpulse.intervals import D1, M5, Interval
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bars import Floats, Ints
-from stockpulse.engine.track import Derived
+from stockpulse.engine.sequences import Derived
 from stockpulse.expressions import Expression
 from stockpulse.indicators.evaluation import Bundle, Instance
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bars import Floats, Ints, Mask, Rows, keys, total
+from stockpulse.engine.bars import Ints, Mask, Rows, total
+from stockpulse.engine.sequences import Bars, Derived, Sequences, derive, joined, priced, running_max
 from stockpulse.engine.state import State
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Bundle, Functions
@@ -44,28 +45,6 @@ TRACK_STATE: Final = np.dtype(
         ("dirty", "?"),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Derived:
-    """Values of indicators, a row for each bar; null is NaN."""
-
-    symbol_id: Ints
-    ts: Ints
-    revision: Ints
-    """Of the newest record that a row follows from."""
-    bars: dict[str, Floats]
-    """The bars themselves, by the names of `INPUTS`."""
-    values: Floats
-    """A row for each bar, a column for each output."""
-
-    def __len__(self) -> int:
-        return len(self.ts)
-
-    def where(self, mask: Mask | Ints) -> "Derived":
-        """Some of the rows."""
-        bars = {name: column[mask] for name, column in self.bars.items()}
-        return Derived(self.symbol_id[mask], self.ts[mask], self.revision[mask], bars, self.values[mask])
 
 
 @dataclass(frozen=True)
@@ -132,7 +111,7 @@ class Track:
 
     def work_in(self, rows: Rows) -> None:
         """Calculate closed bars, new or revised, one row for each (symbol, ts), sorted."""
-        rows = _priced(rows)
+        rows = priced(rows)
         if len(rows) == 0:
             return
         self._reserve(int(rows["symbol_id"].max()))
@@ -151,12 +130,12 @@ class Track:
             np.minimum.at(self._symbols[name], symbol_id, ts)
         self._symbols["dirty"][symbol_id] = True
 
-    def _fresh(self, rows: Rows) -> "_Bars":
+    def _fresh(self, rows: Rows) -> Bars:
         """The engine's bars as what is calculated on."""
         columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
         columns["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
         columns["session"] = self._sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
-        return _Bars(
+        return Bars(
             np.ascontiguousarray(rows["symbol_id"]),
             np.ascontiguousarray(rows["ts"]),
             np.ascontiguousarray(rows["revision"]),
@@ -164,7 +143,7 @@ class Track:
             np.ones(len(rows), bool),
         )
 
-    def _with_held(self, fresh: "_Bars") -> "_Sequences":
+    def _with_held(self, fresh: Bars) -> Sequences:
         """These bars, each symbol's behind the one that is held, unless its first one takes the place of that."""
         first = np.flatnonzero(np.diff(fresh.symbol_id, prepend=-1))
         symbol_id = fresh.symbol_id[first]
@@ -180,7 +159,7 @@ class Track:
             both[to_fresh], both[to_held] = new, old
             return both
 
-        bars = _Bars(
+        bars = Bars(
             together(fresh.symbol_id, of),
             together(fresh.ts, held_ts[held]),
             together(fresh.revision, self._symbols["held_revision"][of]),
@@ -188,19 +167,19 @@ class Track:
             together(fresh.fresh, False),
         )
         begin = first + pushed - held
-        return _Sequences(bars, symbol_id, begin, np.append(begin[1:], count))
+        return Sequences(bars, symbol_id, begin, np.append(begin[1:], count))
 
-    def _advance(self, fresh: "_Bars") -> None:
+    def _advance(self, fresh: Bars) -> None:
         """Move the symbols on over these bars, none of which is before the one that its symbol holds."""
         several = self._with_held(fresh)
         bars, first, last = several.bars, several.first, several.last
         out = self.bundle.calculate(self._loops(), self._states, several.symbol_id, first, last, bars.columns, hold=1)
         before = self._symbols["revision"][bars.symbol_id]
-        revision = _running_max(np.maximum(bars.revision, before), first, last)
+        revision = running_max(np.maximum(bars.revision, before), first, last)
         wanted = self._symbols["wanted"][bars.symbol_id]
         shown = np.flatnonzero(bars.fresh & ((bars.ts >= wanted) | (wanted == NEVER)))
         if len(shown):
-            self._derived.append(_derived(bars, revision, out, shown))
+            self._derived.append(derive(bars, revision, out, shown))
         self._hold(several, revision)
 
     def _loops(self) -> Functions:
@@ -208,7 +187,7 @@ class Track:
             raise RuntimeError("the loops are not compiled yet")
         return self.functions
 
-    def _hold(self, several: "_Sequences", revision: Ints) -> None:
+    def _hold(self, several: Sequences, revision: Ints) -> None:
         """Keep the newest bar of each symbol, and count those before it as worked in."""
         symbols, symbol_id, newest = self._symbols, several.symbol_id, several.last - 1
         known = symbols["bars"][symbol_id] + symbol_id * _SPREAD
@@ -287,7 +266,7 @@ class Track:
 
         `complete` says of which symbols these are all there are; the others go on from where these end.
         """
-        rows = _priced(rows)
+        rows = priced(rows)
         if len(rows):
             self._advance(self._fresh(rows))
         done, rest = symbol_id[complete], symbol_id[~complete]
@@ -302,7 +281,7 @@ class Track:
 
         Leaves no trace. Symbols that are behind are left out.
         """
-        rows = _priced(rows)
+        rows = priced(rows)
         if self.functions is None or len(rows) == 0:
             return None
         self._reserve(int(rows["symbol_id"].max()))
@@ -316,7 +295,7 @@ class Track:
         out = self.bundle.calculate(
             self._loops(), copies, rows_of_copies, several.first, several.last, several.bars.columns
         )
-        return _derived(several.bars, several.bars.revision, out, several.last - 1)
+        return derive(several.bars, several.bars.revision, out, several.last - 1)
 
     # State --------------------------------------------------------------------------------------
 
@@ -342,7 +321,7 @@ class Track:
         self._being_written = set(outdated)
         if not (derived or anchors or outdated):
             return None, part
-        return TrackChanges(_joined(derived, self.bundle.outputs), anchors, outdated), part
+        return TrackChanges(joined(derived, self.bundle.outputs), anchors, outdated), part
 
     def flushed(self) -> None:
         """The last changes are stored."""
@@ -383,63 +362,3 @@ class Track:
         for state in self._states:
             state[number] = row[at : at + state.shape[1]]
             at += state.shape[1]
-
-
-@dataclass(frozen=True)
-class _Bars:
-    """Bars by symbol and time, as arrays of one length."""
-
-    symbol_id: Ints
-    ts: Ints
-    revision: Ints
-    columns: dict[str, Floats]
-    """By the names of `INPUTS`."""
-    fresh: Mask
-    """Not the one that was held already."""
-
-
-@dataclass(frozen=True)
-class _Sequences:
-    """Bars of several symbols: those of `symbol_id[i]` are [first[i], last[i])."""
-
-    bars: _Bars
-    symbol_id: Ints
-    first: Ints
-    last: Ints
-
-
-def _priced(rows: Rows) -> Rows:
-    """Bars without a price are for nothing but their volume."""
-    priced = ~np.isnan(rows["open"])
-    return rows if priced.all() else rows[priced]
-
-
-def _derived(bars: _Bars, revision: Ints, out: Floats, rows: Ints) -> Derived:
-    columns = {name: column[rows] for name, column in bars.columns.items()}
-    values = np.ascontiguousarray(out.T if len(rows) == len(bars.ts) else out[:, rows].T)
-    return Derived(bars.symbol_id[rows], bars.ts[rows], revision[rows], columns, values)
-
-
-def _running_max(revision: Ints, first: Ints, last: Ints) -> Ints:
-    """The highest so far, within each sequence."""
-    lift = np.repeat(np.arange(len(first)), last - first) * (int(revision.max()) + 1)
-    highest: Ints = np.maximum.accumulate(revision + lift) - lift
-    return highest
-
-
-def _joined(parts: list[Derived], outputs: int) -> Derived:
-    """All rows, and of several for one bar the newest."""
-    if not parts:
-        none: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        return Derived(none, none, none, {name: np.empty(0) for name in INPUTS}, np.empty((0, outputs)))
-    whole = Derived(
-        np.concatenate([part.symbol_id for part in parts]),
-        np.concatenate([part.ts for part in parts]),
-        np.concatenate([part.revision for part in parts]),
-        {name: np.concatenate([part.bars[name] for part in parts]) for name in INPUTS},
-        np.concatenate([part.values for part in parts]),
-    )
-    key = keys(whole.symbol_id, whole.ts)
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    return whole.where(order[np.r_[key[1:] != key[:-1], True]])

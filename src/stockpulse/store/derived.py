@@ -8,8 +8,9 @@ import numpy as np
 from stockpulse.database.connect import Connection
 from stockpulse.database.copy import Layout
 from stockpulse.engine.analytics import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, Glance
+from stockpulse.engine.sequences import Derived
 from stockpulse.engine.signals import Signals
-from stockpulse.engine.track import Derived, Track, TrackChanges
+from stockpulse.engine.track import Track, TrackChanges
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.intervals import D1, Interval
