@@ -46,6 +46,7 @@ _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
+_GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
 _GLANCE_SECONDS: Final = 1.0
 _GLANCE_ROWS_PER_SECOND: Final = 250
 
@@ -254,8 +255,9 @@ class Pipeline:
         """Work in what was appended, close what is due, and catch up in between."""
         catching_up = False
         while True:
+            wait = _GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS
             try:
-                items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), 0 if catching_up else _CLOCK_SECONDS)
+                items = await asyncio.wait_for(self._appended.take(_STEP_ROWS), wait)
             except TimeoutError:
                 await self._close()
                 items = []
