@@ -144,6 +144,7 @@ class Pipeline:
         self._unanswered = 0
         self._turn = asyncio.Lock()  # held by whoever works on the engine
         self._catch_up = CatchUp(engine, self._turn, reads)
+        self._live = False  # not before the log is worked in
         self._next_glance = 0.0
         self._received_at = 0
         self._stopping = asyncio.Event()
@@ -253,7 +254,7 @@ class Pipeline:
 
     async def step(self) -> None:
         """Work in what was appended, close what is due, and catch up in between."""
-        catching_up = False
+        catching_up, self._live = False, True
         while True:
             wait = _GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS
             try:
@@ -338,7 +339,7 @@ class Pipeline:
 
     async def _glance(self) -> Glance | None:
         """A look at the market, now and then: the more symbols there are in one, the longer until the next."""
-        if time.monotonic() < self._next_glance:
+        if not self._live or time.monotonic() < self._next_glance:
             return None
         glance = await offload.run(self._engine.shard.forming(), self._engine.glance)
         count = len(glance.prices.symbol_id)

@@ -26,6 +26,8 @@ def batch(symbols: int) -> bytes:
 def main(symbols: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
         app = AppProcess(Path(folder)).start()
+        while not httpx2.get(f"{app.url}/health").json()["analytics"]["compiled"]:
+            time.sleep(0.1)
         seconds = []
         for _ in range(rounds):
             for _ in range(20):

@@ -42,6 +42,7 @@ TRACK_STATE: Final = np.dtype(
         ("bars", "i8"),  # how many these are
         ("behind", "i8"),  # bars from here on are to be calculated, or calculated anew
         ("wanted", "i8"),  # and values from here on are to be stored
+        ("known", "?"),  # it has been here before, in this process or another
         ("dirty", "?"),
     ]
 )
@@ -224,7 +225,7 @@ class Track:
         """Have those of these symbols that nothing is known of calculated from their first stored bar on."""
         if len(symbol_id):
             self._reserve(int(symbol_id.max()))
-            unknown = symbol_id[(self._symbols["held_ts"][symbol_id] == 0) & (self._symbols["bars"][symbol_id] == 0)]
+            unknown = symbol_id[~self._symbols["known"][symbol_id]]
             self._fall_behind(unknown, np.zeros(len(unknown), np.int64))
 
     def to_rewind(self, most: int) -> tuple[Ints, Ints]:
@@ -305,11 +306,15 @@ class Track:
         return f"{self.name}/{self.definition}"
 
     def _part(self, symbol_id: Ints) -> State:
+        """The records of symbols, and the states of those that have any: before the second bar there is none."""
         if len(symbol_id) == 0:
             return {}
-        none = np.empty((len(symbol_id), 0))  # rules need not speak of any indicator
-        states = np.concatenate([none, *(state[symbol_id] for state in self._states)], axis=1)
-        return {f"{self.kind}/symbols": self._symbols[symbol_id], f"{self.kind}/states": states}
+        self._symbols["known"][symbol_id] = True
+        symbols = self._symbols[symbol_id]
+        begun = symbol_id[symbols["bars"] > 0]
+        none = np.empty((len(begun), 0))  # rules need not speak of any indicator
+        states = np.concatenate([none, *(state[begun] for state in self._states)], axis=1)
+        return {f"{self.kind}/symbols": symbols, f"{self.kind}/states": states}
 
     def take_changes(self) -> tuple[TrackChanges | None, State]:
         """What a flush has to write, and the state that changed; call `flushed` once it is committed."""
@@ -333,8 +338,7 @@ class Track:
 
     def snapshot(self) -> State:
         """The whole state."""
-        known = (self._symbols["held_ts"] > 0) | (self._symbols["bars"] > 0) | (self._symbols["behind"] != NEVER)
-        return self._part(np.flatnonzero(known))
+        return self._part(np.flatnonzero(self._symbols["known"]))
 
     def restore(self, part: State) -> None:
         """Take up a part of a checkpoint. What was calculated by another definition is left out."""
@@ -344,9 +348,11 @@ class Track:
         self._reserve(int(symbols["symbol_id"].max()))
         self._symbols[symbols["symbol_id"]] = symbols
         self._symbols["dirty"] = False
+        begun = symbols["bars"] > 0
         at = 0
         for state in self._states:
-            state[symbols["symbol_id"]] = states[:, at : at + state.shape[1]]
+            state[symbols["symbol_id"][begun]] = states[:, at : at + state.shape[1]]
+            state[symbols["symbol_id"][~begun]] = 0.0
             at += state.shape[1]
 
     def _anchor(self, number: int) -> Anchor:
