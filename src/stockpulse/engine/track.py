@@ -105,8 +105,10 @@ class Track:
         grown["symbol_id"] = np.arange(have, have + more)
         grown["behind"] = grown["wanted"] = NEVER
         self._symbols = np.concatenate([self._symbols, grown])
-        fresh = self.bundle.fresh(more)
-        self._states = [np.concatenate(pair) for pair in zip(self._states, fresh, strict=True)]
+        fresh = self.bundle.fresh(have + more)  # zeros, which take no memory before they are written
+        for new, state in zip(fresh, self._states, strict=True):
+            new[:have] = state
+        self._states = fresh
 
     # Bars as they close -------------------------------------------------------------------------
 
