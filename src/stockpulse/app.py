@@ -53,7 +53,7 @@ from stockpulse.settings import Settings, load_settings
 from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
-from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.derived import DerivedWriter, drop_old_states, drop_other_states
 from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.run_log import RunLog
@@ -154,7 +154,7 @@ async def _build(
         sink.begin_anew()
     engine.begin(names.symbol_by_id)
     reads = EngineReads(pool)
-    await reads.forget_others(engine.analytics.tracks.values())
+    await drop_other_states(pool, engine.analytics.tracks.values())
     pipeline = Pipeline(
         intake=intake,
         encoder=encoder,
@@ -170,10 +170,14 @@ async def _build(
     registry.register(PipelineCollector(pipeline, segments, supervisor))
     await pipeline.recover()
     runs = RunLog(pool)
+
+    async def drop_states(now: datetime) -> int:
+        return sum([await drop_old_states(pool, track, now) for track in engine.analytics.tracks.values()])
+
     compiler = Compiler(settings.cache_dir / "loops")
     supervisor.start("compiler", lambda: compile_indicators(compiler, engine.analytics))
     supervisor.start("segments", lambda: tend_segments(segments))
-    supervisor.start("retention", lambda: retain(segments, partitions, runs, lambda: sink.offset, _now))
+    supervisor.start("retention", lambda: retain(segments, partitions, drop_states, runs, lambda: sink.offset, _now))
     supervisor.start("audit", lambda: audit(pipeline, runs, _now))
     bar_reader = BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day)
     return Context(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -48,6 +48,7 @@ async def tend_segments(segments: Segments) -> None:
 async def retain(
     segments: Segments,
     partitions: Partitions,
+    drop_states: Callable[[datetime], Awaitable[int]],
     runs: RunLog,
     checkpoint: Callable[[], int],
     now: Callable[[], datetime],
@@ -58,6 +59,8 @@ async def retain(
         dropped = [f"segment {number}" for number in await segments.drop_older(started - TICKS_KEPT, checkpoint())]
         for table in PARTITIONED:
             dropped += await partitions.drop_old(table, started)
+        states = await drop_states(started)
+        dropped += [f"{states} states of indicators"] if states else []
         await runs.forget(started - KEPT)
         if dropped:
             log.info("dropped what is kept no longer", dropped=dropped)

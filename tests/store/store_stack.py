@@ -29,7 +29,7 @@ from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
-from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.derived import DerivedWriter, drop_other_states
 from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.signals import SignalStore
@@ -153,7 +153,7 @@ async def stack(
             sink.begin_anew()
         engine.begin(names.symbol_by_id)
         reads = EngineReads(pool)
-        await reads.forget_others(analytics.tracks.values())
+        await drop_other_states(pool, analytics.tracks.values())
         pipeline = Pipeline(
             intake=intake,
             encoder=encoder,

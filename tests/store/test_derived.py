@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import os
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from store_stack import DAY, HOUR, MINUTE, NOW, bar, frame_of_ticks, stack, tick
 
+from bare_sink import analytics_of
 from derived_recompute import differences, in_plain_python, recomputed, stored
 from stockpulse import catch_up, pipeline
 from stockpulse.clock import Clock
+from stockpulse.database.connect import create_pool
 from stockpulse.engine import track
 from stockpulse.engine.signals import Rule
 from stockpulse.expressions import parse
@@ -19,6 +22,7 @@ from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.conditions import alpaca
 from stockpulse.ingest.feed import Feed
 from stockpulse.store import sink
+from stockpulse.store.derived import drop_old_states, drop_other_states
 from stockpulse.times import micros
 
 TAPE = Feed("tape", "24/7", Clock.EVENT)
@@ -336,3 +340,27 @@ class TestLateLoops:
         async with plain(postgres_dsn) as parts:
             await caught_up(parts)
             await assert_right(parts)
+
+
+async def test_states_of_dropped_bars_go_but_for_the_newest(postgres_dsn):
+    """From there indicators without end, such as OBV, go on as if all bars were still there."""
+    now = datetime(2026, 3, 2, tzinfo=UTC)
+    days = (1000, 900, 800, 700, 600)
+    analytics = analytics_of([Instance(CATALOGUE["obv"])])
+    intraday, daily = (analytics.tracks[name] for name in ("intraday", "daily"))
+    pool = await create_pool(postgres_dsn, 2)
+    try:
+        for one in (intraday, daily):
+            for symbol in (1, 2):
+                for age in days[:1] if symbol == 2 else days:
+                    at = now - timedelta(days=age)
+                    arguments = (one.name, symbol, at, one.definition, b"")
+                    await pool.execute("INSERT INTO indicator_states VALUES ($1, $2, $3, $4, $5)", *arguments)
+        assert [await drop_old_states(pool, one, now) for one in (intraday, daily)] == [2, 0]
+        kept = await pool.fetch("SELECT symbol_id, ts FROM indicator_states WHERE track = 'intraday' ORDER BY 1, 2")
+        assert [(row["symbol_id"], (now - row["ts"]).days) for row in kept] == [(1, 800), (1, 700), (1, 600), (2, 1000)]
+        await drop_other_states(pool, [daily])
+        assert await pool.fetchval("SELECT count(*) FROM indicator_states WHERE track = 'intraday'") == 0
+        assert await pool.fetchval("SELECT count(*) FROM indicator_states") == 6
+    finally:
+        await pool.close()

@@ -1,11 +1,12 @@
 """Writing what was derived from bars: indicators, signals, and the states that indicators go back to."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 
-from stockpulse.database.connect import Connection
+from stockpulse.database.connect import Connection, Pool
 from stockpulse.database.copy import Layout
 from stockpulse.engine.analytics import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, Glance
 from stockpulse.engine.sequences import Derived
@@ -13,13 +14,15 @@ from stockpulse.engine.signals import Signals
 from stockpulse.engine.track import Track, TrackChanges
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.intervals import D1, Interval
+from stockpulse.intervals import D1, M1, M5, Interval
+from stockpulse.store.partitions import BARS_1M, BARS_5M
 from stockpulse.store.staging import Staging
 from stockpulse.times import from_micros, micros
 
 TABLES: Final = {INTRADAY: "intraday_analytics", DAILY: "daily_analytics"}
 """Where the values of a track are stored; signals have a table of their own."""
 
+_KEPT: Final = {M1: BARS_1M, M5: BARS_5M}
 _NO_TIME: Final = "timestamptz 'epoch'"
 
 
@@ -115,6 +118,28 @@ def _stored(bundle: Bundle) -> dict[str, int]:
     """The outputs that have a column in the tables, and their places among all of the bundle's."""
     outputs = [output for one in bundle.instances for output in one.indicator.outputs]
     return {output: place for place, output in enumerate(outputs) if output in STORED_INDICATORS}
+
+
+async def drop_other_states(pool: Pool, tracks: Iterable[Track]) -> None:
+    """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
+    await pool.execute(
+        "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
+        [f"{track.name} {track.definition}" for track in tracks],
+    )
+
+
+async def drop_old_states(pool: Pool, track: Track, now: datetime) -> int:
+    """Delete the states of a time whose bars are kept no longer, but for the newest of each symbol; how many."""
+    table = _KEPT.get(track.interval)
+    if table is None:
+        return 0
+    done = await pool.execute(
+        "DELETE FROM indicator_states s WHERE s.track = $1 AND EXISTS (SELECT FROM indicator_states n"
+        " WHERE n.track = s.track AND n.symbol_id = s.symbol_id AND n.ts > s.ts AND n.ts < $2)",
+        track.name,
+        now - table.kept,
+    )
+    return int(done.rpartition(" ")[2])
 
 
 async def _write_anchors(connection: Connection, track: Track, changes: TrackChanges) -> None:

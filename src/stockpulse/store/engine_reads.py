@@ -1,7 +1,5 @@
 """What the engine asks the store for: bars that it no longer holds, and states of indicators to go back to."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from stockpulse.database.connect import Pool, until_done
@@ -57,13 +55,6 @@ class EngineReads:
             return [Anchor(row["symbol_id"], micros(row["ts"]), row["state"]) for row in rows]
 
         return await until_done(fetch, "loading of indicator states", lambda: None)
-
-    async def forget_others(self, tracks: Iterable[Track]) -> None:
-        """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
-        await self._pool.execute(
-            "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
-            [f"{track.name} {track.definition}" for track in tracks],
-        )
 
     async def _copied(self, query: str, *arguments: object) -> Rows:
         async def copied() -> Rows:
