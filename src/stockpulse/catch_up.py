@@ -19,6 +19,9 @@ _LEAST_BARS: Final = 200
 _MOST_WAITING: Final = 30_000
 """With so many values waiting to be stored, catching up waits too."""
 
+_MOST_UNSTORED: Final = 100_000
+"""And with so many bars."""
+
 
 class CatchUp:
     """Catches up between two batches, while no bar changes."""
@@ -31,7 +34,8 @@ class CatchUp:
 
     async def some(self) -> bool:
         """Do a part of what is behind; whether there was anything to do."""
-        if self._engine.analytics.unflushed() >= _MOST_WAITING:
+        # History on its way in goes first, and is not held in memory twice.
+        if self._engine.analytics.unflushed() >= _MOST_WAITING or self._engine.shard.unstored() >= _MOST_UNSTORED:
             return False
         behind = [track for track in self._engine.analytics.tracks.values() if track.is_behind()]
         for track in behind:

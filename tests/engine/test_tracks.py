@@ -195,7 +195,7 @@ class TracksDrive(Drive):
 @pytest.fixture(autouse=True)
 def _small():
     """Anchors every few bars, and pages of a few."""
-    with mock.patch.object(track_module, "ANCHOR_BARS", 4), mock.patch.object(track_module, "MOST_AT_ONCE", 12):
+    with mock.patch.object(track_module, "ANCHOR_BARS", 4), mock.patch.object(track_module, "MOST_AT_ONCE", 3):
         yield
 
 

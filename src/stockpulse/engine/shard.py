@@ -316,6 +316,10 @@ class Shard:
         """How many bars have not been announced as final."""
         return sum(int((~table.rows["final"]).sum()) for table in self._tables.values())
 
+    def unstored(self) -> int:
+        """How many bars changed since they were stored."""
+        return sum(int(np.count_nonzero(table.rows["dirty"])) for table in self._tables.values())
+
     def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
         """The trading date, as its midnight, that each time of a symbol counts to."""
         if not self._calendars:

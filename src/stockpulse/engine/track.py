@@ -24,8 +24,8 @@ from stockpulse.intervals import Interval
 NEVER: Final = np.iinfo(np.int64).max
 """Nothing is behind."""
 
-MOST_AT_ONCE: Final = 20_000
-"""More bars than that are caught up with from the store, a part at a time."""
+MOST_AT_ONCE: Final = 20
+"""A symbol of which more bars come at once, as history does, catches up with them from the store, part by part."""
 
 ANCHOR_BARS: Final = 4096
 """About how many bars lie between two anchors of a symbol."""
@@ -120,7 +120,8 @@ class Track:
         self._reserve(int(rows["symbol_id"].max()))
         symbol_id = rows["symbol_id"]
         late = (self._symbols["behind"][symbol_id] != NEVER) | (rows["ts"] < self._symbols["held_ts"][symbol_id])
-        if self.functions is None or len(rows) > MOST_AT_ONCE:
+        late |= np.bincount(symbol_id)[symbol_id] > MOST_AT_ONCE
+        if self.functions is None:
             late[:] = True
         if late.any():
             late = np.isin(symbol_id, symbol_id[late])

@@ -11,6 +11,9 @@ from typing import Final
 
 from stockpulse.database.connect import Pool
 
+_IS_THERE: Final = (
+    "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace)"
+)
 _EPOCH: Final = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday
 
 
@@ -60,7 +63,8 @@ class Partitions:
                 end,
                 hour,
             )
-            if await connection.fetchval("SELECT to_regclass($1)", name) is None:
+            # Not to_regclass, which may remember a table that was dropped while we waited.
+            if not await connection.fetchval(_IS_THERE, name):
                 await connection.execute(
                     f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL EXCLUDING IDENTITY);"
                     f"ALTER TABLE {table.name} ATTACH PARTITION {name}"
