@@ -72,14 +72,11 @@ class Engine:
 
     def glance(self) -> Glance:
         """New prices, and the indicators of the 5-minute bars as they form."""
-        bars = self.shard.resident(M5)
-        return self.analytics.glance(bars[~bars["final"]])
+        return self.analytics.glance(self.shard.selected(M5, final=False))
 
     def closed(self, interval: Interval) -> Rows:
         """The bars in memory that have been announced as final."""
-        bars = self.shard.resident(interval)
-        final: Rows = bars[bars["final"]]
-        return final
+        return self.shard.selected(interval, final=True)
 
     def resident(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars in memory, forming ones included: a copy, of one symbol or of all."""

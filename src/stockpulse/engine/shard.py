@@ -338,6 +338,12 @@ class Shard:
             return table.rows.copy()
         return table.of_symbol(symbol_id).copy()
 
+    def selected(self, interval: Interval, *, final: bool) -> Rows:
+        """Those bars in memory that have, or have not, been announced as final: a copy of these alone."""
+        rows = self._tables[interval].rows
+        chosen: Rows = rows[rows["final"] == final]
+        return chosen
+
     # State --------------------------------------------------------------------------------------
 
     def take_changes(self) -> Changes:

@@ -109,7 +109,7 @@ class Sink:
 
     def wants_whole(self) -> bool:
         """Whether the next flush should write the whole state, because the changes have outgrown it."""
-        outgrown = self._changed_bytes > max(self._whole_bytes, _LEAST_WHOLE_BYTES)
+        outgrown = self._changed_bytes > max(2 * self._whole_bytes, _LEAST_WHOLE_BYTES)
         return self._part == 0 or outgrown or self._part > _MOST_PARTS
 
     async def flush(self, flush: Flush, now: datetime) -> None:
