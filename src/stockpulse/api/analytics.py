@@ -12,8 +12,7 @@ from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows, json_rows
 from stockpulse.api.errors import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
-from stockpulse.api.times import End, Start, Zone
-from stockpulse.errors import InvalidInput
+from stockpulse.api.times import End, Start, Zone, check_order
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import LONGEST, Indicator
 from stockpulse.indicators.evaluation import Bundle, Instance
@@ -139,7 +138,7 @@ async def _stored(
     wanted: Any,
     zone: Any,
 ) -> Response:
-    _check_order(start, end)
+    check_order(start, end)
     before = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_analytics_{interval.name}"
     if start is None or limit is not None:
@@ -148,11 +147,6 @@ async def _stored(
     pages = context.analytics.between(symbol, interval, start, end)
     rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", before=before, filename=filename)
     return await answer(rows, wanted, zone)
-
-
-def _check_order(start: datetime | None, end: datetime | None) -> None:
-    if start and end and start > end:
-        raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
 
 
 @router.get(
@@ -245,7 +239,7 @@ async def indicators(
 
     So the first row is as exact as the last. The last bar may still be forming, and says so.
     """
-    _check_order(start, end)
+    check_order(start, end)
     given = {name: value for name, value in request.query_params.items() if name not in _OURS}
     instances = select(type, given)
     columns = columns_of(instances)

@@ -12,9 +12,8 @@ from stockpulse.api.context import Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows
 from stockpulse.api.errors import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame, only
-from stockpulse.api.times import End, Start, Zone
+from stockpulse.api.times import End, Start, Zone, check_order
 from stockpulse.calendar import trading_calendar
-from stockpulse.errors import InvalidInput
 from stockpulse.intervals import Interval
 from stockpulse.names import Symbol
 from stockpulse.store.bars import SERVED_BARS
@@ -90,8 +89,7 @@ async def data(
 
     The last one may still be forming, and says so. Intervals other than 1m, 5m and 1d are made of these.
     """
-    if start and end and start > end:
-        raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
+    check_order(start, end)
     pages = context.bars.between(symbol, interval, start, end, context.presents.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),

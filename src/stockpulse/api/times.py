@@ -15,7 +15,7 @@ from stockpulse.api.errors import shown
 from stockpulse.errors import InvalidInput
 from stockpulse.times import EPOCH, from_micros, micros
 
-__all__ = ["End", "Start", "Zone", "from_micros", "micros", "parse_time", "parse_zone", "read_time"]
+__all__ = ["End", "Start", "Zone", "check_order", "from_micros", "micros", "parse_time", "parse_zone", "read_time"]
 
 EARLIEST: Final = 0  # microseconds since 1970
 LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 - 1
@@ -33,6 +33,12 @@ _RFC_3339: Final = re.compile(
     r" ?(?P<zone>[Zz]|(?P<sign>[-+ ])(?P<hours>[01]\d|2[0-3]):?(?P<minutes>[0-5]\d))?)?",
     re.ASCII,
 )
+
+
+def check_order(start: datetime | None, end: datetime | None) -> None:
+    """Refuse a range that ends before it starts."""
+    if start and end and start > end:
+        raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
 
 
 def read_time(text: str) -> datetime | None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bars import Floats, Ints, by_symbol
-from stockpulse.engine.state import State
+from stockpulse.engine.state import State, with_room
 from stockpulse.frames import COUNTS_FOR_PRICE, PRIMARY
 
 POINTS: Final = 5
@@ -42,13 +42,10 @@ class LastPrices:
         self._seen = np.zeros(0, np.int64)  # offset of the newest price that `changed` has told
 
     def _reserve(self, symbol_id: int) -> None:
-        have = len(self._symbols)
-        if symbol_id >= have:
-            more = max(symbol_id + 1, 2 * have) - have
-            grown = np.zeros(more, PRICE_STATE)
-            grown["symbol_id"] = np.arange(have, have + more)
-            self._symbols = np.concatenate([self._symbols, grown])
-            self._seen = np.concatenate([self._seen, np.full(more, -1)])
+        if symbol_id < len(self._symbols):
+            return
+        self._symbols = with_room(self._symbols, symbol_id)
+        self._seen = np.concatenate([self._seen, np.full(len(self._symbols) - len(self._seen), -1)])
 
     def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
         """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""

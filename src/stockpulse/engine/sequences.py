@@ -1,11 +1,12 @@
 """Bars of many symbols on their way through a calculation, and what comes out of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bars import Floats, Ints, Mask, Rows, keys
+from stockpulse.engine.bars import Floats, Ints, Mask, Rows, keys, total
 from stockpulse.indicators.algebra import INPUTS
 
 
@@ -52,6 +53,14 @@ class Sequences:
     symbol_id: Ints
     first: Ints
     last: Ints
+
+
+def inputs_of(rows: Rows, sessions: Callable[[Ints, Ints], Ints]) -> dict[str, Floats]:
+    """The engine's bars as what indicators are calculated on; `sessions` gives the trading date of each."""
+    columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
+    columns["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
+    columns["session"] = sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
+    return columns
 
 
 def priced(rows: Rows) -> Rows:

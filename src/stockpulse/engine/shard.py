@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from stockpulse.calendar import NO_DAY, Calendar
 from stockpulse.engine.bars import BAR, Floats, Ints, Mask, Rows, from_ticks, pairs_in, roll_up
-from stockpulse.engine.state import SYMBOL_STATE, Changes, State
+from stockpulse.engine.state import SYMBOL_STATE, Changes, State, with_room
 from stockpulse.engine.table import BarTable
 from stockpulse.frames import PRIMARY
 from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5, Interval
@@ -99,13 +99,10 @@ class Shard:
         self._calendar_of[symbol_id] = self._calendars.index(calendar)
 
     def _reserve(self, symbol_id: int) -> None:
-        have = len(self._symbols)
-        if symbol_id < have:
+        if symbol_id < len(self._symbols):
             return
-        more = max(symbol_id + 1, 2 * have) - have
-        grown = np.zeros(more, SYMBOL_STATE)
-        grown["symbol_id"] = np.arange(have, have + more)
-        self._symbols = np.concatenate([self._symbols, grown])
+        self._symbols = with_room(self._symbols, symbol_id)
+        more = len(self._symbols) - len(self._calendar_of)
         self._calendar_of = np.concatenate([self._calendar_of, np.zeros(more, np.int64)])
 
     # Records ------------------------------------------------------------------------------------

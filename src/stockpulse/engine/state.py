@@ -39,6 +39,15 @@ class Changes:
         return self.moved or bool(self.state)
 
 
+def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.void]:
+    """Records that stand at the numbers of their symbols, with room for this one, which has none yet."""
+    have = len(records)
+    more = max(symbol_id + 1, 2 * have) - have
+    grown = np.zeros(more, records.dtype)
+    grown["symbol_id"] = np.arange(have, have + more)
+    return np.concatenate([records, grown])
+
+
 def encode(state: State) -> bytes:
     """The state as one blob that names and types its own fields (NumPy's npz)."""
     blob = io.BytesIO()

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bars import Ints, Mask, Rows, total
-from stockpulse.engine.sequences import Bars, Derived, Sequences, derive, joined, priced, running_max
-from stockpulse.engine.state import State
+from stockpulse.engine.bars import Ints, Mask, Rows
+from stockpulse.engine.sequences import Bars, Derived, Sequences, derive, inputs_of, joined, priced, running_max
+from stockpulse.engine.state import State, with_room
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Bundle, Functions
 from stockpulse.intervals import Interval
@@ -100,12 +100,10 @@ class Track:
         have = len(self._symbols)
         if symbol_id < have:
             return
-        more = max(symbol_id + 1, 2 * have) - have
-        grown = np.zeros(more, TRACK_STATE)
-        grown["symbol_id"] = np.arange(have, have + more)
-        grown["behind"] = grown["wanted"] = NEVER
-        self._symbols = np.concatenate([self._symbols, grown])
-        fresh = self.bundle.fresh(have + more)  # zeros, which take no memory before they are written
+        self._symbols = with_room(self._symbols, symbol_id)
+        for name in ("behind", "wanted"):
+            self._symbols[name][have:] = NEVER
+        fresh = self.bundle.fresh(len(self._symbols))  # zeros, which take no memory before they are written
         for new, state in zip(fresh, self._states, strict=True):
             new[:have] = state
         self._states = fresh
@@ -136,14 +134,11 @@ class Track:
 
     def _fresh(self, rows: Rows) -> Bars:
         """The engine's bars as what is calculated on."""
-        columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
-        columns["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
-        columns["session"] = self._sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
         return Bars(
             np.ascontiguousarray(rows["symbol_id"]),
             np.ascontiguousarray(rows["ts"]),
             np.ascontiguousarray(rows["revision"]),
-            columns,
+            inputs_of(rows, self._sessions),
             np.ones(len(rows), bool),
         )
 

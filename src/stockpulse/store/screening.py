@@ -1,14 +1,15 @@
 """The screener: which symbols satisfy a condition on their newest bar."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from stockpulse.calendar import trading_calendar
-from stockpulse.engine.bars import Floats, Ints, Rows, total
+from stockpulse.engine.bars import Ints, Rows
+from stockpulse.engine.sequences import inputs_of
 from stockpulse.engine.signals import Terms
 from stockpulse.expressions import FIELDS, Expression
 from stockpulse.frames import UTC_MICROS
@@ -54,9 +55,7 @@ class Screener:
         first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
         last = np.append(first[1:], len(rows))
         calendars = {symbol.id: symbol.calendar for symbol in symbols}
-        bars = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
-        bars["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
-        bars["session"] = _sessions(rows, first, last, lambda number: calendars[number])
+        bars = inputs_of(rows, lambda symbol_id, ts: _dates(symbol_id, ts, first, last, calendars))
         fresh = terms.bundle.fresh(len(first))
         out = terms.bundle.calculate(self._functions, fresh, np.arange(len(first)), first, last, bars)
         newest = last - 1
@@ -79,11 +78,11 @@ def _lookbacks(terms: Terms) -> list[int]:
     return [lookback for loop in terms.bundle.loops for lookback in loop.lookback]
 
 
-def _sessions(rows: Rows, first: Ints, last: Ints, calendar_of: Callable[[int], str]) -> Floats:
-    dates = np.empty(len(rows), np.float64)
+def _dates(symbol_id: Ints, ts: Ints, first: Ints, last: Ints, calendars: Mapping[int, str]) -> Ints:
+    """The trading dates of bars, those of each symbol in [first, last)."""
+    dates = np.empty(len(ts), np.int64)
     for a, b in zip(first, last, strict=True):
-        calendar = trading_calendar(calendar_of(int(rows["symbol_id"][a])))
-        dates[a:b] = calendar.trading_date(rows["ts"][a:b])
+        dates[a:b] = trading_calendar(calendars[int(symbol_id[a])]).trading_date(ts[a:b])
     return dates
 
 
