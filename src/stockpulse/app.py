@@ -23,6 +23,7 @@ from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.compiler import Compiler
+from stockpulse.counters import Counters
 from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
@@ -41,12 +42,16 @@ from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
+from stockpulse.ingestion import Ingestion
 from stockpulse.intervals import parse_interval
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
+from stockpulse.presents import Presents
+from stockpulse.processing import Processing
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
@@ -147,28 +152,35 @@ async def _build(
     sink = Sink(dsn, partitions, DerivedWriter(engine.analytics, rules), SHARD, journal.identity)
     stack.push_async_callback(sink.close)
     checkpoint = await sink.take(journal.epoch, journal.head)
-    encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
-    intake = Intake(encoder, timedelta(seconds=settings.future_seconds))
+    intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), timedelta(seconds=settings.future_seconds))
     intake.remember(await journal.recent_keys())
     if engine.restore(checkpoint.offset, checkpoint.parts):
         sink.begin_anew()
     engine.begin(names.symbol_by_id)
-    reads = EngineReads(pool)
     await drop_other_states(pool, engine.analytics.tracks.values())
-    pipeline = Pipeline(
-        intake=intake,
-        encoder=encoder,
-        names=names,
-        journal=journal,
+    routing, counters = Routing(names), Counters()
+    pipeline = Pipeline(routing, Presents(names, routing, _now), counters)
+    processing = Processing(
+        shard_log=journal,
         engine=engine,
         sink=sink,
-        dead_letters=DeadLetters(pool, partitions),
-        reads=reads,
+        reads=EngineReads(pool),
+        names=names,
+        counters=counters,
         now=_now,
         extended_day=settings.extended_day,
     )
+    pipeline.add(SHARD, processing)
+    pipeline.ingestion = Ingestion(
+        intake=intake,
+        journal=journal,
+        dead_letters=DeadLetters(pool, partitions),
+        hand_on=pipeline.hand_on,
+        counters=counters,
+        now=_now,
+    )
     registry.register(PipelineCollector(pipeline, segments, supervisor))
-    await pipeline.recover()
+    await processing.recover()
     runs = RunLog(pool)
 
     async def drop_states(now: datetime) -> int:
@@ -209,10 +221,12 @@ def _engine(settings: Settings) -> Engine:
 def _start(settings: Settings, context: Context) -> None:
     """Start the flow, from its end to its beginning."""
     pipeline, supervisor = context.pipeline, context.supervisor
-    supervisor.start("flush", pipeline.flush)
-    supervisor.start("step", pipeline.step)
-    supervisor.start("append", pipeline.append)
-    supervisor.start("number", pipeline.number)
+    for processing in pipeline.shards.values():
+        supervisor.start("flush", processing.flush)
+        supervisor.start("step", processing.step)
+    if pipeline.ingestion is not None:
+        supervisor.start("append", pipeline.ingestion.append)
+        supervisor.start("number", pipeline.ingestion.number)
     provider = _provider(settings)
     if provider is not None:
         supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))
@@ -245,7 +259,8 @@ async def _stop(context: Context) -> None:
 
 async def _close(pool: Pool) -> None:
     try:
-        await asyncio.wait_for(pool.close(), 3)
+        async with asyncio.timeout(3):
+            await pool.close()
     except TimeoutError:
         pool.terminate()
 

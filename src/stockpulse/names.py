@@ -56,6 +56,7 @@ class Names:
     def __init__(self) -> None:
         self.symbols: dict[str, Symbol] = {}
         self.symbol_by_id: dict[int, Symbol] = {}
+        self.in_order: list[Symbol] = []  # as they came to be known here
         self.providers: dict[str, ProviderName] = {}
         self.provider_by_id: dict[int, ProviderName] = {}
         self.kinds: dict[TickKind, int] = {}
@@ -66,8 +67,10 @@ class Names:
     def add_symbols(self, symbols: Iterable[Symbol]) -> None:
         """Take in symbols that the database has numbered."""
         for symbol in symbols:
-            self.symbols[symbol.name] = symbol
-            self.symbol_by_id[symbol.id] = symbol
+            if symbol.id not in self.symbol_by_id:
+                self.symbols[symbol.name] = symbol
+                self.symbol_by_id[symbol.id] = symbol
+                self.in_order.append(symbol)
 
     def add_provider(self, provider: ProviderName) -> None:
         """Take in a provider that the database has numbered."""

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 from stockpulse.clock import Clock
 from stockpulse.engine.shard import END_OF_TIME, Shard
+from stockpulse.journal.routing import Routing
 from stockpulse.names import Names, ProviderName
 from stockpulse.times import from_micros, micros
 
 
-class Presents:
-    """The clocks of the providers: the wall clock for live ones, the recording's own for the others."""
+class ShardPresents:
+    """The clocks of the providers in one shard: the wall clock for live ones, the recording's own for the others."""
 
     def __init__(self, names: Names, shard: Shard, now: Callable[[], datetime]) -> None:
         self._names = names
@@ -40,20 +41,38 @@ class Presents:
     def _closing(self, provider: ProviderName, wall: int) -> int:
         if provider.clock is Clock.WALL:
             return wall - provider.delay_micros
-        return END_OF_TIME if self._is_over(provider) else self._shard.newest(provider.id)
+        return END_OF_TIME if self.is_over(provider) else self._shard.newest(provider.id)
 
-    def _is_over(self, provider: ProviderName) -> bool:
+    def is_over(self, provider: ProviderName) -> bool:
         """Whether it is a recording at its end; one that a restart cut short counts too, until more of it comes."""
         return provider.clock is Clock.EVENT and provider.id not in self._recording
 
-    def _present(self, provider: ProviderName | None) -> datetime:
-        if provider is None or provider.clock is Clock.WALL:
-            return self._now()
-        return from_micros(self._shard.newest(provider.id))
+    def provider_of(self, symbol_id: int) -> int:
+        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
+        return self._shard.provider_of(symbol_id)
+
+    def newest(self, provider_id: int) -> int:
+        """The greatest event time of this provider's symbols, UTC microseconds; 0 if there is none."""
+        return self._shard.newest(provider_id)
+
+
+class Presents:
+    """The clocks of all shards that are worked on here."""
+
+    def __init__(self, names: Names, routing: Routing, now: Callable[[], datetime]) -> None:
+        self._names = names
+        self._routing = routing
+        self._now = now
+        self.shards: dict[int, ShardPresents] = {}
 
     def of_providers(self) -> dict[int, datetime]:
         """The present of each provider, by its number."""
         return {number: self._present(provider) for number, provider in self._names.provider_by_id.items()}
+
+    def _present(self, provider: ProviderName | None) -> datetime:
+        if provider is None or provider.clock is Clock.WALL:
+            return self._now()
+        return from_micros(max((shard.newest(provider.id) for shard in self.shards.values()), default=0))
 
     def of_symbol(self, symbol_id: int) -> datetime:
         """The present of a symbol: that of the provider whose clock it follows."""
@@ -62,16 +81,19 @@ class Presents:
     def closed_until(self, symbol_id: int) -> datetime:
         """Up to when the bars of a symbol may be final; a recording that is over closes all of them."""
         provider = self._followed(symbol_id)
-        over = provider is not None and self._is_over(provider)
+        over = provider is not None and self.shards[self._routing.of_symbol(symbol_id)].is_over(provider)
         return datetime.max.replace(tzinfo=UTC) if over else self._present(provider)
 
     def _followed(self, symbol_id: int) -> ProviderName | None:
         return self._names.provider_by_id.get(self.provider_of(symbol_id))
 
     def provider_of(self, symbol_id: int) -> int:
-        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
-        return self._shard.provider_of(symbol_id)
+        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it here."""
+        shard = self.shards.get(self._routing.of_symbol(symbol_id))
+        return 0 if shard is None else shard.provider_of(symbol_id)
 
     def watermark(self) -> datetime:
         """The greatest event time of all that was worked in."""
-        return from_micros(max((self._shard.newest(number) for number in self._names.provider_by_id), default=0))
+        providers = list(self._names.provider_by_id)
+        newest = (shard.newest(number) for shard in self.shards.values() for number in providers)
+        return from_micros(max(newest, default=0))

@@ -47,7 +47,7 @@ async def pipeline(
         while context.supervisor.health["compiler"].state is not State.DONE:
             await asyncio.sleep(0.05)
         if not indicators:
-            analytics = context.pipeline._engine.analytics
+            analytics = context.pipeline.shards[0].engine.analytics
             analytics.work_in_ticks = analytics.work_in_bars = lambda _: None
         sent = 0
         pending: set[asyncio.Task[object]] = set()

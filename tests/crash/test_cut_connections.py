@@ -141,7 +141,7 @@ async def test_append_cut_at_any_message_is_there_once(way: Way, cut: Cut) -> No
         for number in range(in_one):
             way.proxy.arm(number, cut)
             count = size if number % 3 == 0 else 50
-            appended = await journal.append(Ticks(some_ticks(done, count)))
+            [appended] = await journal.append(Ticks(some_ticks(done, count)))
             assert (appended.before, appended.after) == (base + done, base + done + count), number
             assert appended.batch.frame["seq"].to_list() == list(range(base + done, base + done + count))
             done += count
@@ -158,7 +158,7 @@ async def test_append_cut_again_and_again_is_there_once(way: Way) -> None:
         base, done = journal.head, 0
         for _ in range(20):
             way.proxy.decide = lambda _number, _message: CUTS[dice.integers(3)] if dice.random() < 0.04 else None
-            appended = await journal.append(Ticks(some_ticks(done, 20)))
+            [appended] = await journal.append(Ticks(some_ticks(done, 20)))
             assert (appended.before, appended.after) == (base + done, base + done + 20)
             done += 20
         way.proxy.disarm()
@@ -185,14 +185,14 @@ async def test_append_across_the_edge_of_a_segment_is_there_once(way: Way) -> No
         done, numbers = 0, []
         for number in range(24):
             way.proxy.arm(number % 12, CUTS[number % 3])
-            appended = await journal.append(Ticks(some_ticks(done, 20)))
+            [appended] = await journal.append(Ticks(some_ticks(done, 20)))
             numbers += appended.batch.frame["seq"].to_list()
             done += 20
         way.proxy.disarm()
         assert journal.segments.open == first + 11
         rows = await way.direct.fetch("SELECT seq, trade_id::bigint FROM realtime_prices ORDER BY seq")
         assert [tuple(row) for row in rows] == list(zip(numbers, range(done), strict=True))
-        again = [batch async for batch in journal.replay(first_offset(first))]
+        again = [batch async for batch in journal.replay(first_offset(first), journal.head)]
         assert sum(len(batch.batch.frame) for batch in again) == done
 
 

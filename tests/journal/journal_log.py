@@ -94,4 +94,4 @@ def offsets(batches):
 
 
 async def replayed(journal, offset):
-    return [appended async for appended in journal.replay(offset)]
+    return [appended async for appended in journal.replay(offset, journal.head)]

@@ -14,7 +14,7 @@ SEEDS = range(25)
 
 
 async def appended_all(journal, batches):
-    return [await journal.append(batch) for batch in batches]
+    return [(await journal.append(batch))[0] for batch in batches]
 
 
 class TestAppend:
@@ -38,16 +38,16 @@ class TestAppend:
 
     async def test_goes_on_where_it_was_after_a_restart(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
-            before = await journal.append(ticks(3))
+            before = (await journal.append(ticks(3)))[0]
         async with opened(postgres_dsn) as journal:
             assert journal.head == before.after
             assert journal.epoch == 2
-            after = await journal.append(ticks(2))
+            after = (await journal.append(ticks(2)))[0]
         assert (after.before, offsets([after])) == (before.after, [before.after, before.after + 1])
 
     async def test_a_large_batch(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
-            done = await journal.append(ticks(250_000))
+            done = (await journal.append(ticks(250_000)))[0]
             again = await replayed(journal, done.before)
             assert [len(appended.batch.frame) for appended in again] == [100_000, 100_000, 50_000]
             joined = pl.concat(appended.batch.frame for appended in again)
@@ -106,13 +106,13 @@ class TestOpenSegment:
 
     async def test_is_sealed_when_it_is_large(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
-            done = await journal.append(ticks(30))
+            done = (await journal.append(ticks(30)))[0]
         async with opened(postgres_dsn) as journal:
             await journal.load_open_segment(29)
             assert journal.segments.recent.chunks() == []
             assert list(journal.segments.sealed) == [1]
             assert journal.head == first_offset(2)
-            assert offsets([await journal.append(ticks(1))]) == [first_offset(2)]
+            assert offsets([(await journal.append(ticks(1)))[0]]) == [first_offset(2)]
             assert offsets(await replayed(journal, 0)) == [*offsets([done]), first_offset(2)]
         async with opened(postgres_dsn) as journal:
             await journal.load_open_segment(29)
@@ -120,14 +120,14 @@ class TestOpenSegment:
 
     async def test_with_as_many_as_may_be_is_not_sealed(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
-            await journal.append(ticks(30))
+            (await journal.append(ticks(30)))[0]
         async with opened(postgres_dsn) as journal:
             await journal.load_open_segment(30)
             assert journal.segments.sealed == {}
 
     async def test_with_bars_alone(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
-            await journal.append(bars(3))
+            (await journal.append(bars(3)))[0]
         async with opened(postgres_dsn) as journal:
             await journal.load_open_segment(100)
             assert journal.segments.recent.chunks() == []
@@ -193,6 +193,6 @@ def test_segments_and_their_offsets():
 
 
 def test_an_appended_batch_says_where_it_stands():
-    appended = Appended(ticks(1), 5, 6)
+    appended = Appended(0, ticks(1), 5, 6)
     assert (appended.before, appended.after) == (5, 6)
     assert (NOW.timestamp() * 1e6) == T

@@ -28,20 +28,20 @@ async def indexes(journal, segment):
 
 async def filled(journal, segments, rows=5, **options):
     """So many segments, each full, and then an open one."""
-    return [await journal.append(ticks(rows, seed=number, **options)) for number in range(segments + 1)]
+    return [(await journal.append(ticks(rows, seed=number, **options)))[0] for number in range(segments + 1)]
 
 
 class TestRolling:
     async def test_when_full(self, postgres_dsn):
         async with opened(postgres_dsn, rows=5) as journal:
-            bases = [offsets([await journal.append(ticks(count))])[0] for count in (3, 1, 1, 1, 9, 1)]
+            bases = [offsets([(await journal.append(ticks(count)))[0]])[0] for count in (3, 1, 1, 1, 9, 1)]
         first, second, third = map(first_offset, (1, 2, 3))
         assert bases == [first, first + 3, first + 4, second, second + 1, third]
 
     async def test_when_old(self, postgres_dsn):
         async with opened(postgres_dsn, age_seconds=0.0) as journal:
-            assert offsets([await journal.append(ticks(1))]) == [first_offset(1)]
-            assert offsets([await journal.append(ticks(1))]) == [first_offset(2)]
+            assert offsets([(await journal.append(ticks(1)))[0]]) == [first_offset(1)]
+            assert offsets([(await journal.append(ticks(1)))[0]]) == [first_offset(2)]
 
     async def test_an_empty_one_is_never_too_old(self, postgres_dsn):
         async with opened(postgres_dsn, age_seconds=0.0) as journal:
@@ -50,8 +50,8 @@ class TestRolling:
 
     async def test_bars_fill_a_segment_too(self, postgres_dsn):
         async with opened(postgres_dsn, rows=5) as journal:
-            await journal.append(bars(5))
-            assert offsets([await journal.append(ticks(1))]) == [first_offset(2)]
+            (await journal.append(bars(5)))[0]
+            assert offsets([(await journal.append(ticks(1)))[0]]) == [first_offset(2)]
 
     async def test_the_next_one_may_be_made_before(self, postgres_dsn):
         async with opened(postgres_dsn, rows=5) as journal:
@@ -97,8 +97,8 @@ class TestSealed:
 
     async def test_with_bars_alone_has_no_event_times(self, postgres_dsn):
         async with opened(postgres_dsn, rows=5) as journal:
-            await journal.append(bars(5))
-            await journal.append(ticks(1))
+            (await journal.append(bars(5)))[0]
+            (await journal.append(ticks(1)))[0]
             await journal.segments.index_sealed()
             known = journal.segments.sealed[1]
             assert (known.min_ts, known.max_ts, known.newest_append) == (None, None, NOW)
@@ -116,7 +116,7 @@ class TestSealed:
         async with opened(postgres_dsn, rows=30) as journal:
 
             async def append():
-                return [await journal.append(ticks(11, seed=seed)) for seed in range(40)]
+                return [(await journal.append(ticks(11, seed=seed)))[0] for seed in range(40)]
 
             appending = asyncio.create_task(append())
             while not appending.done():
@@ -130,12 +130,12 @@ class TestDropping:
     async def journal(self, postgres_dsn):
         """Two sealed and indexed segments, one sealed, one open."""
         async with opened(postgres_dsn, rows=5) as journal:
-            await journal.append(ticks(5, received_at=NOW - 9 * DAY))
-            await journal.append(ticks(5, received_at=NOW - 6 * DAY))
-            await journal.append(ticks(1, received_at=NOW - 6 * DAY))
+            (await journal.append(ticks(5, received_at=NOW - 9 * DAY)))[0]
+            (await journal.append(ticks(5, received_at=NOW - 6 * DAY)))[0]
+            (await journal.append(ticks(1, received_at=NOW - 6 * DAY)))[0]
             await journal.segments.index_sealed()
-            await journal.append(ticks(5, received_at=NOW - 6 * DAY))
-            await journal.append(ticks(1))
+            (await journal.append(ticks(5, received_at=NOW - 6 * DAY)))[0]
+            (await journal.append(ticks(1)))[0]
             assert journal.segments.open == 4
             yield journal
 
@@ -165,9 +165,9 @@ class TestDropping:
 
     async def test_counts_the_age_of_bars(self, postgres_dsn):
         async with opened(postgres_dsn, rows=5) as journal:
-            await journal.append(ticks(4, received_at=NOW - 9 * DAY))
-            await journal.append(bars(1, received_at=NOW))
-            await journal.append(ticks(1))
+            (await journal.append(ticks(4, received_at=NOW - 9 * DAY)))[0]
+            (await journal.append(bars(1, received_at=NOW)))[0]
+            (await journal.append(ticks(1)))[0]
             await journal.segments.index_sealed()
             assert await journal.segments.drop_older(NOW - DAY, journal.head) == []
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from bare_sink import analytics_of, none_to_run
+from stockpulse.counters import Counters
 from stockpulse.database.connect import Pool, create_pool
 from stockpulse.database.names import NameStore
 from stockpulse.engine.bars import BAR
@@ -22,11 +23,15 @@ from stockpulse.indicators.evaluation import Functions, Instance
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
+from stockpulse.ingestion import Ingestion
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
+from stockpulse.presents import Presents
+from stockpulse.processing import Processing
 from stockpulse.store.bars import BarReader
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.derived import DerivedWriter, drop_other_states
@@ -64,6 +69,7 @@ class Stack:
     sink: Sink
     shard: Shard
     engine: Engine
+    processing: Processing
     pipeline: Pipeline
     ticks: TickReader
     bars: BarReader
@@ -86,7 +92,7 @@ class Stack:
     async def flush(self) -> None:
         """One flush at a time, as from the one task that flushes in the app."""
         async with self.flushing:
-            await self.pipeline._flush_once()
+            await self.processing._flush_once()
 
     async def flush_now_and_then(self) -> None:
         while True:
@@ -152,21 +158,29 @@ async def stack(
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.begin(names.symbol_by_id)
-        reads = EngineReads(pool)
         await drop_other_states(pool, analytics.tracks.values())
-        pipeline = Pipeline(
-            intake=intake,
-            encoder=encoder,
-            names=names,
-            journal=journal,
+        routing, counters = Routing(names), Counters()
+        pipeline = Pipeline(routing, Presents(names, routing, clock), counters)
+        processing = Processing(
+            shard_log=journal,
             engine=engine,
             sink=sink,
-            dead_letters=DeadLetters(pool, partitions),
-            reads=reads,
+            reads=EngineReads(pool),
+            names=names,
+            counters=counters,
             now=clock,
             extended_day=extended_day,
         )
-        await pipeline.recover()
+        pipeline.add(SHARD, processing)
+        pipeline.ingestion = Ingestion(
+            intake=intake,
+            journal=journal,
+            dead_letters=DeadLetters(pool, partitions),
+            hand_on=pipeline.hand_on,
+            counters=counters,
+            now=clock,
+        )
+        await processing.recover()
         parts = Stack(
             pool=pool,
             names=names,
@@ -176,6 +190,7 @@ async def stack(
             sink=sink,
             shard=shard,
             engine=engine,
+            processing=processing,
             pipeline=pipeline,
             ticks=TickReader(pool, segments, names),
             bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=extended_day),
@@ -183,7 +198,8 @@ async def stack(
             intake=intake,
         )
         if running:
-            stages = (pipeline.number, pipeline.append, pipeline.step, parts.flush_now_and_then)
+            ingestion = pipeline.ingestion
+            stages = (ingestion.number, ingestion.append, processing.step, parts.flush_now_and_then)
             tasks = [asyncio.create_task(stage()) for stage in stages]
         yield parts
         if running:

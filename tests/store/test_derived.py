@@ -11,7 +11,7 @@ from store_stack import DAY, HOUR, MINUTE, NOW, bar, frame_of_ticks, stack, tick
 
 from bare_sink import analytics_of
 from derived_recompute import differences, in_plain_python, recomputed, stored
-from stockpulse import catch_up, pipeline
+from stockpulse import catch_up, processing
 from stockpulse.clock import Clock
 from stockpulse.database.connect import create_pool
 from stockpulse.engine import track
@@ -96,7 +96,7 @@ class Killed(Exception):
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     """Between two parts of catching up on a quiet day."""
-    monkeypatch.setattr(pipeline, "_CLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(processing, "_CLOCK_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class TestSubmit:
             receipts = await asyncio.gather(*patient, *impatient[1::2])
             assert all(receipt.accepted == 1 for receipt in receipts)
             await parts.settled()
-            assert parts.pipeline._unanswered == 0
+            assert parts.pipeline.ingestion.unanswered == 0
             assert (await parts.latest("B", M1, 1))[0]["trade_count"] == 20
 
     async def test_many_at_once_are_all_there_in_the_order_of_each(self, postgres_dsn):
@@ -272,7 +272,7 @@ class TestLateTicks:
         days = [random_ticks(random, NOW - day * DAY, 120) for day in (8, 5, 2, 1)]
         pieces = [day[at::3] for at in range(3) for day in days]
         async with stack(postgres_dsn) as parts:
-            reads = parts.pipeline._reads
+            reads = parts.processing._reads
             load_stored = reads.bars
 
             async def load(wanted):
@@ -366,7 +366,7 @@ class TestProviderBars:
             await parts.pipeline.end(TAPE)
             (row,) = await parts.latest("A", M1, 5)
             assert (row["close"], row["source"]) == (20.0, "tape")
-            kinds = [type(one.batch).__name__ async for one in parts.journal.replay(0)]
+            kinds = [type(one.batch).__name__ async for one in parts.journal.replay(0, parts.journal.head)]
             assert kinds == ["Ticks", "Bars"] * 10
 
 
@@ -463,7 +463,7 @@ async def recomputed(parts):
     for symbol in parts.names.symbols.values():
         shard.learn(symbol.id, trading_calendar(symbol.calendar))
     calendars = {symbol.id: trading_calendar(symbol.calendar) for symbol in parts.names.symbols.values()}
-    async for appended in parts.journal.replay(0):
+    async for appended in parts.journal.replay(0, parts.journal.head):
         frame = appended.batch.frame
         if isinstance(appended.batch, Ticks):
             works = [shard.digest_ticks(tick_batch(frame, parts.names))]

@@ -6,8 +6,9 @@ from dataclasses import fields
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from stockpulse.counters import Counters, Lag
 from stockpulse.journal.segments import Segments
-from stockpulse.pipeline import Counters, Lag, Pipeline
+from stockpulse.pipeline import Pipeline
 from stockpulse.supervisor import State, Supervisor
 
 

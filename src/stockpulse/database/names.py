@@ -25,11 +25,11 @@ class NameStore:
             self.names.add_provider(ProviderName(number, name, Clock(clock), delay))
         self.names.add_kinds((number, TickKind(*rest)) for number, *rest in kinds)
 
-    async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> list[Symbol]:
-        """Number those that are new, giving them this calendar; return the new ones."""
+    async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> None:
+        """Number those that are new, giving them this calendar."""
         new = sorted(set(symbols) - self.names.symbols.keys())
         if not new:
-            return []
+            return
         async with self._pool.acquire() as connection:
             await connection.execute(
                 "INSERT INTO symbols (symbol, calendar) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING",
@@ -39,9 +39,7 @@ class NameStore:
             rows = await connection.fetch(
                 "SELECT id, symbol, calendar FROM symbols WHERE symbol = ANY($1::text[])", new
             )
-        added = [Symbol(*row) for row in rows]
-        self.names.add_symbols(added)
-        return added
+        self.names.add_symbols(Symbol(*row) for row in rows)
 
     async def ensure_provider(self, name: str, clock: Clock, delay_micros: int) -> int:
         """The number of a provider, given now if it is new; its clock is what was said last."""

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import polars as pl
 
 from stockpulse import offload
-from stockpulse.calendar import Calendar, trading_calendar
+from stockpulse.calendar import trading_calendar
 from stockpulse.database.names import NameStore
 from stockpulse.frames import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.feed import Feed
-from stockpulse.names import Symbol, TickKind
+from stockpulse.names import TickKind
 from stockpulse.times import micros
 
 Codes = npt.NDArray[np.uint32]
@@ -73,8 +73,6 @@ class Encoder:
         self._arbiter = arbiter
         self._symbols = Numbers("stockpulse.symbols")
         self._kinds: dict[Feed, Numbers] = {}
-        self.new_symbols: list[Symbol] = list(store.names.symbols.values())
-        """Symbols that the engine has not been told of."""
 
     async def ticks(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.TICKS` as `frames.LOGGED_TICKS`, without `seq`."""
@@ -132,7 +130,7 @@ class Encoder:
         if not symbols:
             return
         for calendar, names in groupby(sorted(symbols, key=feed.calendar_of), feed.calendar_of):
-            self.new_symbols += await self._store.ensure_symbols(names, calendar)
+            await self._store.ensure_symbols(names, calendar)
         known = self._store.names.symbols
         self._symbols.learn(symbols, [known[name].id for name in symbols])
 
@@ -143,12 +141,9 @@ class Encoder:
         symbol_id = bars["symbol_id"].to_numpy()
         for symbol in np.unique(symbol_id[daily]):
             rows = daily[symbol_id[daily] == symbol]
-            ts[rows] = self.calendar_of(int(symbol)).floor_date(ts[rows])
+            calendar = trading_calendar(self._store.names.symbol_by_id[int(symbol)].calendar)
+            ts[rows] = calendar.floor_date(ts[rows])
         return pl.Series(ts).cast(UTC_MICROS)
-
-    def calendar_of(self, symbol_id: int) -> Calendar:
-        """The calendar that the days of a symbol follow."""
-        return trading_calendar(self._store.names.symbol_by_id[symbol_id].calendar)
 
 
 _SEPARATOR = "\x1f"

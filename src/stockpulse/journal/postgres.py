@@ -15,7 +15,7 @@ from stockpulse.database.connect import Connection, Held, copy_in, copy_out, unt
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
-from stockpulse.journal.records import Appended, Bars, Batch, Ticks
+from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
 
 SHARD: Final = 0
@@ -126,8 +126,18 @@ class PostgresJournal:
 
     # Appending ----------------------------------------------------------------------------------
 
-    async def append(self, batch: Batch) -> Appended:
+    @property
+    def shards(self) -> tuple[int]:
+        """There is one."""
+        return (SHARD,)
+
+    async def append(self, batch: Batch) -> list[Appended]:
         """Append a batch; it is on disk when this returns. An unreachable server is waited for."""
+        if isinstance(batch, End):  # needs no place in the log: a restart ends every recording
+            return [Appended(SHARD, batch, self.head, self.head)]
+        return [await self._append(batch)]
+
+    async def _append(self, batch: Ticks | Bars) -> Appended:
         base = self.segments.next_base(self.head)
         after = base + len(batch.frame)
         stamped = _with_offsets(batch, base)
@@ -137,7 +147,7 @@ class PostgresJournal:
         self.segments.roll(segment_of(base))
         if isinstance(stamped, Ticks):
             self.segments.recent.append(segment_of(base), stamped.frame)
-        return Appended(stamped, before, after)
+        return Appended(SHARD, stamped, before, after)
 
     async def _write(
         self, base: int, after: int, table: str, columns: tuple[str, ...], pieces: list[memoryview | bytes]
@@ -157,15 +167,23 @@ class PostgresJournal:
 
     # Replay -------------------------------------------------------------------------------------
 
-    async def replay(self, offset: int) -> AsyncIterator[Appended]:
-        """The records from this offset to the head, in order."""
+    async def end(self) -> int:
+        """The offset that the next record gets."""
+        return self.head
+
+    async def foreign_end(self) -> int:
+        """Nobody else appends."""
+        return 0
+
+    async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
+        """The records from this offset to the head, in order; `until` is the head, since nobody else appends."""
         before = offset
-        for segment in range(segment_of(offset), segment_of(self.head) + 1):
+        for segment in range(segment_of(offset), segment_of(until) + 1):
             if segment not in self.segments.sealed and segment != self.segments.open:
                 continue
             for batch in _in_order(*await self._read_segment(segment, offset)):
                 after = int(batch.frame["seq"][-1]) + 1
-                yield Appended(batch, before, after)
+                yield Appended(SHARD, batch, before, after)
                 before = after
 
     async def _read_segment(self, segment: int, offset: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -228,13 +246,13 @@ class PostgresJournal:
         await self._held.close()
 
 
-def _with_offsets(batch: Batch, base: int) -> Batch:
+def _with_offsets(batch: Ticks | Bars, base: int) -> Ticks | Bars:
     seq = pl.int_range(base, base + len(batch.frame), dtype=pl.Int64, eager=True).alias("seq")
     schema = LOGGED_TICKS if isinstance(batch, Ticks) else LOGGED_BARS
     return type(batch)(batch.frame.with_columns(seq).select(list(schema)))
 
 
-def _packed(batch: Batch, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
+def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
     layout, parent = (_TICKS, "realtime_prices") if isinstance(batch, Ticks) else (_BARS, "provider_bars")
     columns = {name: batch.frame[name].to_physical().to_numpy() for name in layout.columns if name != "trade_id"}
     texts = batch.frame["trade_id"] if isinstance(batch, Ticks) else None
@@ -245,7 +263,7 @@ def _typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
-def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Batch]:
+def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Ticks | Bars]:
     """Ticks and bars of a stretch of the log as batches, in the order of their offsets."""
     kinds = np.concatenate([np.zeros(len(ticks), np.int8), np.ones(len(bars), np.int8)])
     seqs = np.concatenate([ticks["seq"].to_numpy(), bars["seq"].to_numpy()])

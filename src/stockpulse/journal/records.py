@@ -1,6 +1,6 @@
 """What the log holds, and what a log can do."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,9 @@ class Ticks:
 
     frame: pl.DataFrame
 
+    def __len__(self) -> int:
+        return len(self.frame)
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -20,21 +23,46 @@ class Bars:
 
     frame: pl.DataFrame
 
+    def __len__(self) -> int:
+        return len(self.frame)
 
-Batch = Ticks | Bars
+
+@dataclass(frozen=True)
+class End:
+    """A recording is over: what its provider has sent may close."""
+
+    provider: str
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Records that somebody else put into the log and that cannot be taken: `seq`, `reason`, `raw`."""
+
+    frame: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+Batch = Ticks | Bars | End
+"""What is appended at once."""
 
 
 @dataclass(frozen=True)
 class Appended:
-    """A batch with its offsets. `before` is the head of the log that it follows, `after` the one it leaves."""
+    """A batch of one shard with its offsets: `before` is the end of the log that it follows, `after` the new end."""
 
-    batch: Batch
+    shard: int
+    batch: Batch | Unreadable
     before: int
     after: int
 
 
-class Journal(Protocol):
-    """A durable log of one shard."""
+class ShardLog(Protocol):
+    """The log of one shard, as its reader sees it."""
 
     @property
     def identity(self) -> str:
@@ -43,13 +71,33 @@ class Journal(Protocol):
 
     @property
     def head(self) -> int:
-        """The offset that the next record gets, or less than it."""
+        """The offset that the next record gets, as far as is known without asking."""
         ...
 
-    async def append(self, batch: Batch) -> Appended:
-        """Append a batch, durably; returns once it is. Raises Fenced when another process has the shard."""
+    async def end(self) -> int:
+        """The same, asked for."""
         ...
 
-    def replay(self, offset: int) -> AsyncIterator[Appended]:
-        """The records from this offset to the head, in order."""
+    async def foreign_end(self) -> int:
+        """Up to where there may be records that others appended, which nobody hands on; 0 if there are none."""
+        ...
+
+    def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
+        """The records with offset <= `seq` < until, in order."""
+        ...
+
+
+class Journal(Protocol):
+    """A durable log, as its writer sees it."""
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """The numbers of its shards."""
+        ...
+
+    async def append(self, batch: Batch) -> list[Appended]:
+        """Append a batch, durably; returns what each shard got, once it is on disk. An outage is waited for.
+
+        Raises Fenced when another process has the log.
+        """
         ...
