@@ -34,6 +34,8 @@ from stockpulse.database import migrate
 from stockpulse.database.embedded import DATABASE, EmbeddedPostgres
 from stockpulse.settings import Settings, variables_of
 
+pytest_plugins = ["kafka_fixtures"]
+
 Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 # HYPOTHESIS_PROFILE=thorough pytest --timeout=0

@@ -42,6 +42,7 @@ from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
+from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingestion import Ingestion
 from stockpulse.intervals import parse_interval
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -152,8 +153,10 @@ async def _build(
     sink = Sink(dsn, partitions, DerivedWriter(engine.analytics, rules), SHARD, journal.identity)
     stack.push_async_callback(sink.close)
     checkpoint = await sink.take(journal.epoch, journal.head)
-    intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), timedelta(seconds=settings.future_seconds))
-    intake.remember(await journal.recent_keys())
+    redeliveries = Redeliveries()
+    redeliveries.remember(await journal.recent_keys())
+    encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
+    intake = Intake(encoder, redeliveries, timedelta(seconds=settings.future_seconds))
     if engine.restore(checkpoint.offset, checkpoint.parts):
         sink.begin_anew()
     engine.begin(names.symbol_by_id)

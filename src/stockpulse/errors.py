@@ -1,5 +1,11 @@
 """Everything that StockPulse raises on purpose: one hierarchy, the docstring is the default message."""
 
+import reprlib
+from typing import Final
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
 
 class StockPulseError(Exception):
     """Something in StockPulse went wrong."""
@@ -48,9 +54,27 @@ class SchemaOutOfDate(CannotStart):
     """The database's schema is not the one that this version needs: run `alembic upgrade head`."""
 
 
+class OtherJournal(CannotStart):
+    """The checkpoint belongs to another log."""
+
+    def __init__(self, known: str, wanted: str) -> None:
+        super().__init__(
+            f"the database follows another log: {known}, and this one is {wanted}; `stockpulse move` takes all over"
+        )
+
+
+class RecordsLost(CannotStart):
+    """Records that were not worked in yet are no longer in the log."""
+
+
 class JournalInUse(CannotStart):
     """Another StockPulse appends to this database."""
 
 
 class Fenced(StockPulseError):
     """Another process has taken this shard over; this one must stop writing for it."""
+
+
+def shown(value: object) -> str:
+    """A value that somebody sent, as a message may show it: short and on one line, whatever it is."""
+    return _SHORT.repr(value)

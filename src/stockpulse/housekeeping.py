@@ -40,7 +40,7 @@ async def compile_indicators(compiler: Compiler, analytics: Analytics) -> None:
 async def tend_segments(segments: Segments) -> None:
     """Index what was sealed, and have the next segment ready."""
     while True:
-        await segments.ensure(segments.open + 1)
+        await segments.ensure(segments.following)
         await segments.index_sealed()
         await asyncio.sleep(_SEGMENTS_SECONDS)
 

@@ -26,7 +26,8 @@ from stockpulse.engine.engine import Engine, EngineChanges
 from stockpulse.engine.shard import BarEvents, Work
 from stockpulse.engine.state import State
 from stockpulse.intervals import Interval
-from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks
+from stockpulse.journal.records import Appended, Bars, Batch, End, ShardLog, Ticks, Unreadable
+from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
 from stockpulse.presents import ShardPresents
 from stockpulse.queues import RowQueue
@@ -58,9 +59,14 @@ class Processing:
         names: Names,
         counters: Counters,
         now: Callable[[], datetime],
+        segments: Segments | None = None,
         extended_day: bool = False,
         flush_seconds: float = 0.5,
     ) -> None:
+        """`segments` are those of the tick table, where that is written here and not by the log itself."""
+        self._segments = segments
+        self._ticks: list[pl.DataFrame] = []  # to be stored
+        self._unreadable: list[pl.DataFrame] = []
         self._log = shard_log
         self.engine = engine
         self._sink = sink
@@ -153,7 +159,17 @@ class Processing:
         elif isinstance(batch, Ticks | Bars):
             await self._work_in_records(batch, clocks)
         async with self._turn:
+            self._keep(batch)
             self.engine.shard.offset = max(self.offset, appended.after)
+
+    def _keep(self, batch: Batch | Unreadable) -> None:
+        """Have records stored that are in no database yet."""
+        if isinstance(batch, Unreadable) and len(batch):
+            self._unreadable.append(batch.frame)
+            self._counters.rejected += len(batch)
+        elif isinstance(batch, Ticks) and self._segments is not None:
+            self._ticks.append(batch.frame)
+            self._segments.recent.append(self._segments.open, batch.frame)
 
     async def _work_in_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
         async with self._turn:
@@ -209,8 +225,10 @@ class Processing:
             changes = self.engine.take_changes()
             whole = self.engine.snapshot() if changes and self._sink.wants_whole() else None
             ended, self._ended = self._ended, []
+            ticks, self._ticks = self._ticks, []
+            unreadable, self._unreadable = self._unreadable, []
         if changes or glance:
-            await self._write(changes, glance, whole)
+            await self._write(changes, glance, whole, ticks, unreadable)
         for stored in ended:
             stored.set_result(None)
 
@@ -223,7 +241,14 @@ class Processing:
         self._next_glance = time.monotonic() + max(_GLANCE_SECONDS, count / _GLANCE_ROWS_PER_SECOND)
         return glance if count else None
 
-    async def _write(self, changes: EngineChanges, glance: Glance | None, whole: State | None) -> None:
+    async def _write(
+        self,
+        changes: EngineChanges,
+        glance: Glance | None,
+        whole: State | None,
+        ticks: list[pl.DataFrame],
+        unreadable: list[pl.DataFrame],
+    ) -> None:
         started = time.monotonic()
         flush = Flush(
             offset=changes.offset,
@@ -232,6 +257,8 @@ class Processing:
             glance=glance,
             state=changes.state if whole is None else whole,
             whole=whole is not None,
+            ticks=ticks,
+            unreadable=unreadable,
         )
         await self._sink.flush(flush, self._now())
         self._counters.flushes += 1

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from stockpulse.api import errors
-from stockpulse.api.errors import ErrorResponse, error_responses, shown
+from stockpulse.api.errors import ErrorResponse, error_responses
 from stockpulse.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -18,6 +18,7 @@ from stockpulse.errors import (
     OutcomeUnknown,
     TooLarge,
     Unavailable,
+    shown,
 )
 
 

@@ -23,6 +23,7 @@ from stockpulse.indicators.evaluation import Functions, Instance
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
+from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingestion import Ingestion
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
@@ -153,8 +154,9 @@ async def stack(
         await journal.load_open_segment(memory_rows)
         checkpoint = await sink.take(journal.epoch, journal.head)
         encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
-        intake = Intake(encoder, timedelta(seconds=5))
-        intake.remember(await journal.recent_keys())
+        redeliveries = Redeliveries()
+        redeliveries.remember(await journal.recent_keys())
+        intake = Intake(encoder, redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.begin(names.symbol_by_id)

@@ -6,9 +6,8 @@ from typing import Final
 
 import polars as pl
 
-from stockpulse.api.errors import shown
 from stockpulse.api.limits import MAX_ROWS, MAX_UNPACKED_BYTES, too_many_bytes, too_many_rows
-from stockpulse.errors import InvalidInput, TooLarge
+from stockpulse.errors import InvalidInput, TooLarge, shown
 
 _MOST_MESSAGES: Final = 10_000
 _MOST_METADATA_BYTES: Final = 256 * 1024

@@ -8,9 +8,8 @@ from typing import Annotated, Final, cast
 from fastapi import Depends, Path, Query, Request
 from prometheus_client import CollectorRegistry
 
-from stockpulse.api.errors import shown
 from stockpulse.database.connect import Pool
-from stockpulse.errors import NotFound
+from stockpulse.errors import NotFound, shown
 from stockpulse.intervals import Interval, parse_interval
 from stockpulse.names import Names, Symbol
 from stockpulse.pipeline import Pipeline

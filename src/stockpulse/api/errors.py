@@ -1,6 +1,5 @@
 """One shape for every error that leaves over HTTP: `{"error": {"code", "message", "details"}}`."""
 
-import reprlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from stockpulse import errors
+from stockpulse.errors import shown
 
 _log = structlog.get_logger(__name__)
 
@@ -24,8 +24,6 @@ _RETRY_SOON: Final = {"Retry-After": "1"}
 _REFERENCE: Final = "#/components/schemas/"
 _LONGEST_MESSAGE: Final = 2_000
 _MOST_DETAILS: Final = 20
-_SHORT: Final = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 100
 
 #: Where the customary name of a status is not what our clients should have to match on.
 _CODES: Final = {413: "TOO_LARGE", 422: "INVALID_INPUT", 500: "INTERNAL", 503: "UNAVAILABLE"}
@@ -68,11 +66,6 @@ def install(app: FastAPI) -> None:
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For `responses=` of a route: these statuses come as an `ErrorResponse`."""
     return {status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in statuses}
-
-
-def shown(value: object) -> str:
-    """A value that somebody sent, as a message may show it: short and on one line, whatever it is."""
-    return _SHORT.repr(value)
 
 
 # --- what each exception becomes ---------------------------------------------------------------

@@ -15,8 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from stockpulse.api.encoders import MEDIA_TYPES, Encoder, Format, Rows, encoder, parquet
-from stockpulse.api.errors import shown
-from stockpulse.errors import InvalidInput
+from stockpulse.errors import InvalidInput, shown
 
 #: Rows that are encoded at once: what an answer holds in memory, whatever the chunks are.
 SLICE_ROWS: Final = 20_000

@@ -11,14 +11,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Ctx, Minutes, QuerySymbol
-from stockpulse.api.errors import error_responses, shown
+from stockpulse.api.errors import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
 from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.times import Zone
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
-from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge
+from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, shown
 from stockpulse.ingest.conditions import RULES, rule_named
 from stockpulse.ingest.feed import Feed
 from stockpulse.names import PROVIDER

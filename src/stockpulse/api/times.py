@@ -1,8 +1,6 @@
 """Times as people write them in a URL: RFC 3339, a date or seconds since 1970."""
 
-import re
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo
@@ -11,41 +9,16 @@ import polars as pl
 from fastapi import Depends, Query
 from pydantic import WithJsonSchema
 
-from stockpulse.api.errors import shown
-from stockpulse.errors import InvalidInput
-from stockpulse.times import EPOCH, from_micros, micros
+from stockpulse.errors import InvalidInput, shown
+from stockpulse.times import EPOCH, from_micros, micros, read_time
 
 __all__ = ["End", "Start", "Zone", "check_order", "from_micros", "micros", "parse_time", "parse_zone", "read_time"]
-
-EARLIEST: Final = 0  # microseconds since 1970
-LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 - 1
-
-#: A bare number says its unit by its size: below the first it counts seconds (to the year 5138), below the
-#: next ones milliseconds and microseconds, else nanoseconds (all from 1973 on).
-SECONDS_BELOW: Final = 10**11
-MILLIS_BELOW: Final = 10**14
-MICROS_BELOW: Final = 10**17
-
-_NUMBER: Final = re.compile(r"\d{1,19}(\.\d{0,18})?", re.ASCII)
-_RFC_3339: Final = re.compile(
-    r"(?P<date>\d{4}-\d\d-\d\d)"
-    r"([Tt ](?P<clock>\d\d:\d\d(:\d\d)?)([.,](?P<fraction>\d{1,9}))?"
-    r" ?(?P<zone>[Zz]|(?P<sign>[-+ ])(?P<hours>[01]\d|2[0-3]):?(?P<minutes>[0-5]\d))?)?",
-    re.ASCII,
-)
 
 
 def check_order(start: datetime | None, end: datetime | None) -> None:
     """Refuse a range that ends before it starts."""
     if start and end and start > end:
         raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
-
-
-def read_time(text: str) -> datetime | None:
-    """The time that `text` says, in UTC and cut to microseconds; None when it says none in 1970-2200."""
-    text = text.strip()
-    count = _from_number(text) if _NUMBER.fullmatch(text) else _from_rfc_3339(text)
-    return from_micros(count) if count is not None and EARLIEST <= count <= LATEST else None
 
 
 def parse_time(text: str, field: str) -> datetime:
@@ -67,35 +40,6 @@ def parse_zone(text: str) -> ZoneInfo:
     except (LookupError, ValueError, OSError, pl.exceptions.PolarsError):
         raise InvalidInput("tz", f"got {shown(text)}; takes an IANA time zone, America/New_York") from None
     return zone
-
-
-def _from_number(text: str) -> int:
-    number = Decimal(text)
-    if number < SECONDS_BELOW:
-        return int(number * 1_000_000)
-    if number < MILLIS_BELOW:
-        return int(number * 1_000)
-    return int(number) if number < MICROS_BELOW else int(number / 1_000)
-
-
-def _from_rfc_3339(text: str) -> int | None:
-    found = _RFC_3339.fullmatch(text)
-    if found is None:
-        return None
-    try:
-        whole = datetime.fromisoformat(f"{found['date']}T{found['clock'] or '00:00'}").replace(tzinfo=UTC)
-    except ValueError:  # 30 February, 25 o'clock
-        return None
-    fraction = int((found["fraction"] or "").ljust(6, "0")[:6])
-    return micros(whole) + fraction - _offset(found)
-
-
-def _offset(found: re.Match[str]) -> int:
-    """How many microseconds it is ahead of UTC; a time without a zone is UTC."""
-    if found["hours"] is None:
-        return 0
-    ahead = (int(found["hours"]) * 60 + int(found["minutes"])) * 60_000_000
-    return -ahead if found["sign"] == "-" else ahead  # a URL's unescaped "+" arrives as a space
 
 
 # --- query parameters ----------------------------------------------------------------------------

@@ -68,13 +68,18 @@ def normal_dsn(url: str) -> str:
     return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
 
 
-async def until_done(attempt: Callable[[], Awaitable[_T]], what: str, on_fault: Callable[[], None]) -> _T:
+async def until_done(
+    attempt: Callable[[], Awaitable[_T]],
+    what: str,
+    on_fault: Callable[[], None],
+    transient: tuple[type[BaseException], ...] = TRANSIENT,
+) -> _T:
     """Try until it succeeds, waiting longer each time, as long as the faults are transient ones."""
     delay = _FIRST_DELAY
     while True:
         try:
             return await attempt()
-        except TRANSIENT as fault:
+        except transient as fault:
             log.warning("failed, trying again", what=what, error=repr(fault), in_seconds=delay)
             on_fault()
             await asyncio.sleep(delay)

@@ -1,6 +1,7 @@
 """The dictionary of names where it is kept: in the database."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from stockpulse.clock import Clock
 from stockpulse.database.connect import Pool
@@ -15,14 +16,18 @@ class NameStore:
         self.names = names
 
     async def load(self) -> None:
-        """Read the whole dictionary."""
+        """Read what is not known yet of the dictionary, and all providers, whose clocks may have changed."""
+        newest_symbol = max(self.names.symbol_by_id, default=0)
+        newest_kind = max(self.names.kind_by_id, default=0)
         async with self._pool.acquire() as connection:
-            symbols = await connection.fetch("SELECT id, symbol, calendar FROM symbols")
+            symbols = await connection.fetch("SELECT id, symbol, calendar FROM symbols WHERE id > $1", newest_symbol)
             providers = await connection.fetch("SELECT id, name, clock, delay_us FROM providers")
-            kinds = await connection.fetch("SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds")
+            kinds = await connection.fetch(
+                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds WHERE id > $1", newest_kind
+            )
         self.names.add_symbols(Symbol(*row) for row in symbols)
-        for number, name, clock, delay in providers:
-            self.names.add_provider(ProviderName(number, name, Clock(clock), delay))
+        for row in providers:
+            self._add_provider(row)
         self.names.add_kinds((number, TickKind(*rest)) for number, *rest in kinds)
 
     async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> None:
@@ -56,6 +61,23 @@ class NameStore:
             known = ProviderName(number, name, clock, delay_micros)
             self.names.add_provider(known)
         return known.id
+
+    async def provider_named(self, name: str) -> int:
+        """The number of a provider that others speak of; one that is new goes by the wall clock."""
+        if name not in self.names.providers:
+            async with self._pool.acquire() as connection:
+                await connection.execute(
+                    "INSERT INTO providers (name, clock, delay_us) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING",
+                    name,
+                    Clock.WALL.value,
+                )
+                row = await connection.fetchrow("SELECT id, name, clock, delay_us FROM providers WHERE name = $1", name)
+            self._add_provider(row)
+        return self.names.providers[name].id
+
+    def _add_provider(self, row: Any) -> None:
+        number, name, clock, delay = row
+        self.names.add_provider(ProviderName(number, name, Clock(clock), delay))
 
     async def ensure_kinds(self, kinds: Iterable[TickKind]) -> None:
         """Number the kinds of ticks that are new."""

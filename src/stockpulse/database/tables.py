@@ -121,11 +121,12 @@ provider_bars = Table(
 log_segments = Table(
     "log_segments",
     metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="first offset / 2^22"),
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="first offset"),
     Column("min_ts", _TIME, comment="of the ticks in it; null while it is open"),
     Column("max_ts", _TIME),
     Column("newest_append", _TIME),
     Column("indexed", Boolean, nullable=False, server_default=text("false")),
+    Column("end_seq", BigInteger, nullable=False, comment="first offset after it"),
 )
 
 # What is derived --------------------------------------------------------------------------------
@@ -138,6 +139,28 @@ checkpoints = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("journal_offset", BigInteger, nullable=False, comment="of the first record not in it"),
     Column("updated_at", _TIME, nullable=False, server_default=_NOW),
+    Column(
+        "first_seq",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="what the offsets of its log are counted from",
+    ),
+)
+
+left_logs = Table(
+    "left_logs",
+    metadata,
+    Column("journal", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column(
+        "journal_offset",
+        BigInteger,
+        nullable=False,
+        comment="up to where it was worked in, as the log itself counts",
+    ),
+    Column("left_at", _TIME, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("journal", "shard"),
 )
 
 checkpoint_parts = Table(
@@ -265,6 +288,10 @@ dead_letters = Table(
     Column("source", Text, nullable=False, comment="the provider, or the topic, it came from"),
     Column("reason", Text, nullable=False),
     Column("record", Text, comment="the record as it came, cut to 8 KiB"),
+    Column("topic", Text, comment="where it stands, if it came from a topic"),
+    Column("topic_partition", Integer),
+    Column("topic_offset", BigInteger),
+    Column("retried_at", _TIME, comment="when it was sent again"),
     PrimaryKeyConstraint("id", "received_at"),
     postgresql_partition_by="RANGE (received_at)",
 )

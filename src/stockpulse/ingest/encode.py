@@ -3,6 +3,7 @@
 from datetime import datetime
 from functools import partial
 from itertools import groupby
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,13 @@ from stockpulse.database.names import NameStore
 from stockpulse.frames import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.feed import Feed
-from stockpulse.names import TickKind
+from stockpulse.names import Names, TickKind
 from stockpulse.times import micros
 
 Codes = npt.NDArray[np.uint32]
 
-_MINUTES = {"1m": 1, "5m": 5, "1d": 1440}
+MINUTES: Final = {"1m": 1, "5m": 5, "1d": 1440}
+"""The intervals in which providers give bars."""
 
 
 class Numbers:
@@ -116,14 +118,14 @@ class Encoder:
         encoded = frame.select(
             self._symbols.of(symbols).alias("symbol_id"),
             pl.lit(provider_id, pl.Int32).alias("provider_id"),
-            pl.col("interval").replace_strict(_MINUTES, return_dtype=pl.Int32).alias("minutes"),
+            pl.col("interval").replace_strict(MINUTES, return_dtype=pl.Int32).alias("minutes"),
             "ts",
             pl.lit(received_at, UTC_MICROS).alias("received_at"),
             *("open", "high", "low", "close", "volume"),
             pl.col("trade_count").fill_null(-1),
             pl.col("vwap").fill_null(float("nan")),
         ).select(list(LOGGED_BARS)[1:])
-        return encoded.with_columns(self._at_labels(encoded).alias("ts"))
+        return encoded.with_columns(at_labels(encoded, self._store.names))
 
     async def _number_symbols(self, symbols: list[str], feed: Feed) -> None:
         """Have symbols numbered that this encoder has not met."""
@@ -134,16 +136,16 @@ class Encoder:
         known = self._store.names.symbols
         self._symbols.learn(symbols, [known[name].id for name in symbols])
 
-    def _at_labels(self, bars: pl.DataFrame) -> pl.Series:
-        """Daily bars are labelled by the start of their trading date, whatever time of it the provider gives."""
-        ts = bars["ts"].to_physical().to_numpy().copy()
-        daily = np.flatnonzero(bars["minutes"].to_numpy() == _MINUTES["1d"])
-        symbol_id = bars["symbol_id"].to_numpy()
-        for symbol in np.unique(symbol_id[daily]):
-            rows = daily[symbol_id[daily] == symbol]
-            calendar = trading_calendar(self._store.names.symbol_by_id[int(symbol)].calendar)
-            ts[rows] = calendar.floor_date(ts[rows])
-        return pl.Series(ts).cast(UTC_MICROS)
+
+def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:
+    """The times of bars; daily ones are labelled by the start of their trading date, whatever time of it is given."""
+    ts = bars["ts"].to_physical().to_numpy().copy()
+    daily = np.flatnonzero(bars["minutes"].to_numpy() == MINUTES["1d"])
+    symbol_id = bars["symbol_id"].to_numpy()
+    for symbol in np.unique(symbol_id[daily]):
+        rows = daily[symbol_id[daily] == symbol]
+        ts[rows] = trading_calendar(names.symbol_by_id[int(symbol)].calendar).floor_date(ts[rows])
+    return pl.Series("ts", ts).cast(UTC_MICROS)
 
 
 _SEPARATOR = "\x1f"

@@ -1,17 +1,15 @@
 """The way into the log: validate, leave out redeliveries, number the names."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import polars as pl
 
 from stockpulse import offload
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
-from stockpulse.ingest.redelivery import KEY, RedeliveryWindow
+from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 
 
@@ -28,10 +26,10 @@ class Submission:
 class Intake:
     """Prepares batches for the log, one after the other, since what is a redelivery depends on the order."""
 
-    def __init__(self, encoder: Encoder, tolerance: timedelta) -> None:
+    def __init__(self, encoder: Encoder, redeliveries: Redeliveries, tolerance: timedelta) -> None:
         self._encoder = encoder
+        self._redeliveries = redeliveries
         self._tolerance = tolerance
-        self._windows: dict[str, RedeliveryWindow] = {}
 
     async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, *, of_bars: bool) -> Submission:
         """Tell the rows that may go on from those that may not."""
@@ -42,7 +40,7 @@ class Intake:
     async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
         """The rows that are new, and what became of the others. Each submission once: what is new is remembered."""
         good, rejected = submission.checked.good, submission.checked.rejected
-        fresh = good if submission.of_bars else await offload.run(len(good), partial(self._new, good, submission.feed))
+        fresh = good if submission.of_bars else await self._redeliveries.sift(good, submission.feed.provider)
         reasons = tuple(rejected.select("row", "reason").iter_rows())
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
@@ -50,21 +48,3 @@ class Intake:
         """Sifted rows as they will stand in the log. May be tried again after a fault of the database."""
         encode = self._encoder.bars if submission.of_bars else self._encoder.ticks
         return await encode(fresh, submission.feed, submission.received_at)
-
-    def _new(self, good: pl.DataFrame, feed: Feed) -> pl.DataFrame:
-        new = self._window(feed.provider).sift(good)
-        return good if new.all() else good.filter(pl.Series(new))
-
-    def _window(self, provider: str) -> RedeliveryWindow:
-        return self._windows.setdefault(provider, RedeliveryWindow())
-
-    def remember(self, rows: Iterable[tuple[str, str, str, str, datetime]]) -> None:
-        """Take up what was delivered before a restart: (provider, *redelivery.KEY) in log order."""
-        schema: dict[str, Any] = {
-            "provider": pl.String,
-            **dict.fromkeys(KEY, pl.String),
-            "ts": pl.Datetime("us", "UTC"),
-        }
-        frame = pl.DataFrame(list(rows), schema=schema, orient="row")
-        for (provider,), keys in frame.group_by("provider", maintain_order=True):
-            self._window(str(provider)).sift(keys.with_columns(pl.col("exchange").replace("", None)))

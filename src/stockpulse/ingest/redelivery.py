@@ -8,12 +8,18 @@ a look-up is a handful of binary searches, vectorised. A hit is then compared wi
 chance collision drops nothing.
 """
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from stockpulse import offload
 
 MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000
@@ -118,3 +124,39 @@ def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
     among = np.zeros(len(keys), bool)
     among[marked["row"].to_numpy()] = True
     return among
+
+
+class Redeliveries:
+    """The windows of all providers; who asks remembers too, so each tick is asked about once."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, RedeliveryWindow] = {}
+        self._turn = asyncio.Lock()
+
+    async def sift(self, ticks: pl.DataFrame, provider: str | None = None) -> pl.DataFrame:
+        """Those of the ticks that are new. Without one provider for all, there is a column of them."""
+        async with self._turn:
+            new = await offload.run(len(ticks), partial(self._new, ticks, provider))
+        return ticks if new.all() else ticks.filter(pl.Series(new))
+
+    def _new(self, ticks: pl.DataFrame, provider: str | None) -> npt.NDArray[np.bool_]:
+        if provider is not None:
+            return self._window(provider).sift(ticks)
+        new = np.ones(len(ticks), bool)
+        for name in ticks["provider"].unique():
+            rows = (ticks["provider"] == name).arg_true().to_numpy()
+            new[rows] = self._window(name).sift(ticks[rows])
+        return new
+
+    def _window(self, provider: str) -> RedeliveryWindow:
+        return self._windows.setdefault(provider, RedeliveryWindow())
+
+    def remember(self, rows: Iterable[tuple[str, str, str, str, datetime]]) -> None:
+        """Take up what was delivered before a restart: (provider, *KEY) in log order."""
+        schema: dict[str, Any] = {
+            "provider": pl.String,
+            **dict.fromkeys(KEY, pl.String),
+            "ts": pl.Datetime("us", "UTC"),
+        }
+        frame = pl.DataFrame(list(rows), schema=schema, orient="row")
+        self._new(frame.with_columns(pl.col("exchange").replace("", None)), None)

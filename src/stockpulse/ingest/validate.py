@@ -36,7 +36,7 @@ Check = tuple[Mask | np.bool_, str]
 
 @dataclass(frozen=True)
 class Validated:
-    """The rows that may go on, and those that may not: with `row` (place in the batch), `reason`, `raw`."""
+    """The rows that may go on, with all their columns but the parser's; those that may not: `row`, `reason`, `raw`."""
 
     good: pl.DataFrame
     rejected: pl.DataFrame
@@ -155,9 +155,10 @@ def _split(frame: pl.DataFrame, checks: list[Check], columns: list[str]) -> Vali
     passed = np.ones(len(frame), bool)
     for fine, _ in checks:
         passed &= fine
+    kept = frame.drop("problem", "raw", strict=False)
     if passed.all():
-        return Validated(frame if frame.columns == columns else frame.select(columns), _NO_REJECTS)
-    return Validated(frame.filter(passed).select(columns), _rejects(frame, passed, checks, columns))
+        return Validated(kept, _NO_REJECTS)
+    return Validated(kept.filter(passed), _rejects(frame, passed, checks, columns))
 
 
 _NO_REJECTS: Final = pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String, "raw": pl.String})

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import numpy as np
@@ -15,6 +14,8 @@ from stockpulse.database.connect import Connection, Held, copy_in, copy_out, unt
 from stockpulse.database.copy import Layout, in_slices
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.ingest.redelivery import LEAST_KEYS
+from stockpulse.journal import tick_rows
 from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
 
@@ -31,31 +32,7 @@ _END_FORMER: Final = (
 )
 _COPY_SECONDS: Final = 60
 _REPLAY_ROWS: Final = 100_000
-_KEYS: Final = 300_000
 
-_TICKS: Final = Layout(
-    {
-        "seq": "int8",
-        "symbol_id": "int4",
-        "kind_id": "int4",
-        "ts": "timestamptz",
-        "received_at": "timestamptz",
-        "price": "float8",
-        "size": "float8",
-    },
-    text="trade_id",
-)
-_TICKS_READ: Final = Layout(
-    {
-        "seq": "int8",
-        "symbol_id": "int4",
-        "kind_id": "int4",
-        "ts": "timestamptz",
-        "received_at": "timestamptz",
-        "price": "float8",
-        "size": "float8",
-    }
-)
 _BARS: Final = Layout(
     {
         "seq": "int8",
@@ -178,8 +155,8 @@ class PostgresJournal:
     async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
         """The records from this offset to the head, in order; `until` is the head, since nobody else appends."""
         before = offset
-        for segment in range(segment_of(offset), segment_of(until) + 1):
-            if segment not in self.segments.sealed and segment != self.segments.open:
+        for segment in sorted({*self.segments.sealed, self.segments.open}):
+            if not segment_of(offset) <= segment < until:
                 continue
             for batch in _in_order(*await self._read_segment(segment, offset)):
                 after = int(batch.frame["seq"][-1]) + 1
@@ -188,51 +165,28 @@ class PostgresJournal:
 
     async def _read_segment(self, segment: int, offset: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         connection, _ = await self._locked(self._wait_seconds)
-        ticks = await self._read(connection, _TICKS_READ, table_of(segment), offset)
-        bars = await self._read(connection, _BARS, table_of(segment, "provider_bars"), offset)
-        # The engine has no use for the trade_id, which would make the rows of different widths.
-        without_ids = pl.DataFrame(ticks).with_columns(trade_id=None)
-        return _typed(without_ids, LOGGED_TICKS).sort("seq"), _typed(pl.DataFrame(bars), LOGGED_BARS).sort("seq")
-
-    @staticmethod
-    async def _read(connection: Connection, layout: Layout, table: str, offset: int) -> dict[str, Any]:
-        query = f"SELECT {', '.join(layout.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
-        return layout.unpack(await copy_out(connection, query, offset, seconds=600))
+        ticks = await tick_rows.read(connection, segment, offset)  # the engine has no use for the trade_id
+        table = table_of(segment, "provider_bars")
+        query = f"SELECT {', '.join(_BARS.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
+        bars = pl.DataFrame(_BARS.unpack(await copy_out(connection, query, offset, seconds=600)))
+        return ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq")
 
     async def load_open_segment(self, most_rows: int) -> None:
         """Bring the open segment's ticks back into memory, or, if they are many, seal it."""
-        rows = self.head - first_offset(self.segments.open)
+        rows = self.head - self.segments.open
         if rows > most_rows:
-            following = first_offset(self.segments.open + 1)
-            await until_done(lambda: self._skip_to(following), "sealing", self._held.drop)
+            await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._held.drop)
             return
         connection, _ = await self._locked(self._wait_seconds)
-        table = table_of(self.segments.open)
-        ticks = await self._read(connection, _TICKS_READ, table, 0)
-        identified = await connection.fetch(
-            f"SELECT seq, trade_id FROM {table} WHERE trade_id IS NOT NULL"  # noqa: S608 - names of ours
-        )
-        trade_ids = pl.DataFrame(
-            [tuple(row) for row in identified], schema={"seq": pl.Int64, "trade_id": pl.String}, orient="row"
-        )
-        frame = pl.DataFrame(ticks).join(trade_ids, on="seq", how="left").sort("seq")
+        frame = await tick_rows.read_whole(connection, self.segments.open)
         if len(frame):
-            self.segments.recent.append(self.segments.open, _typed(frame, LOGGED_TICKS))
+            self.segments.recent.append(self.segments.open, frame)
 
-    async def recent_keys(self) -> list[tuple[str, str, str, str, datetime]]:
+    async def recent_keys(self) -> list[tick_rows.Key]:
         """What the newest ticks with a trade_id are known by, in log order; see `ingest.redelivery`."""
         connection, _ = await self._locked(self._wait_seconds)
-        keys: list[tuple[str, str, str, str, datetime]] = []
-        for segment in sorted({self.segments.open, *self.segments.sealed}, reverse=True)[:2]:
-            rows = await connection.fetch(
-                "SELECT p.name, s.symbol, k.exchange, t.trade_id, t.ts"  # noqa: S608 - names of ours
-                f" FROM {table_of(segment)} t JOIN symbols s ON s.id = t.symbol_id"
-                " JOIN tick_kinds k ON k.id = t.kind_id JOIN providers p ON p.id = k.provider_id"
-                " WHERE t.trade_id IS NOT NULL ORDER BY t.seq DESC LIMIT $1",
-                _KEYS - len(keys),
-            )
-            keys += [tuple(row) for row in rows]
-        return keys[::-1]
+        newest = sorted({self.segments.open, *self.segments.sealed}, reverse=True)[:2]
+        return await tick_rows.newest_keys(connection, newest, LEAST_KEYS)
 
     async def _skip_to(self, head: int) -> None:
         await self.segments.ensure(segment_of(head))
@@ -253,14 +207,10 @@ def _with_offsets(batch: Ticks | Bars, base: int) -> Ticks | Bars:
 
 
 def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
-    layout, parent = (_TICKS, "realtime_prices") if isinstance(batch, Ticks) else (_BARS, "provider_bars")
-    columns = {name: batch.frame[name].to_physical().to_numpy() for name in layout.columns if name != "trade_id"}
-    texts = batch.frame["trade_id"] if isinstance(batch, Ticks) else None
-    return layout.pack(columns, texts), table_of(segment_of(base), parent), layout.columns
-
-
-def _typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    if isinstance(batch, Ticks):
+        return tick_rows.packed(batch.frame), table_of(segment_of(base)), tick_rows.COLUMNS
+    columns = {name: batch.frame[name].to_physical().to_numpy() for name in _BARS.columns}
+    return _BARS.pack(columns), table_of(segment_of(base), "provider_bars"), _BARS.columns
 
 
 def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Ticks | Bars]:

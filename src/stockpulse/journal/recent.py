@@ -51,6 +51,18 @@ class RecentTicks:
         # Like sizes merge, so each tick is copied only some ten times however small the appends are.
         return older.segment == newer.segment and len(older) < 2 * len(newer) and len(older) + len(newer) <= _CHUNK_ROWS
 
+    def split(self, segment: int, head: int) -> None:
+        """A segment ends here: what comes after is of the next one, which begins with this offset."""
+        chunks: list[Chunk] = []
+        for chunk in self._chunks:
+            if chunk.segment != segment:
+                chunks.append(chunk)
+                continue
+            at = int(chunk.frame["seq"].search_sorted(head))
+            parts = ((segment, chunk.frame[:at]), (head, chunk.frame[at:]))
+            chunks += [Chunk.of(number, frame) for number, frame in parts if len(frame)]
+        self._chunks = chunks
+
     def drop_segment(self, segment: int) -> None:
         """Let go of a segment: it has its index now and is read from the database."""
         self._chunks = [chunk for chunk in self._chunks if chunk.segment != segment]

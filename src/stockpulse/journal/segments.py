@@ -1,9 +1,12 @@
 """The tick table's segments: partitions by offset, open for appends one at a time.
 
-A segment has room for 2^22 offsets. The open one has no index, so that appending costs nothing but the
-append, and is in memory as well. A full or old one is sealed: the next append goes to the following segment,
-whatever offsets were left are skipped, and the sealed one gets its (symbol, time) index. From then on it is
-read from the database and never written again.
+The open one has no index, so that appending costs nothing but the append, and is in memory as well. A full or
+old one is sealed: the next append goes to the following segment, and the sealed one gets its (symbol, time) index.
+From then on it is read from the database and never written again.
+
+A segment is known by its first offset. Where the table is the log, it has room for 2^22 offsets, and those that are
+left when it is sealed are skipped. Where the log is elsewhere, offsets are what they are: the open segment has room
+for all that can come, and gets its end when it is sealed.
 """
 
 import time
@@ -19,6 +22,9 @@ from stockpulse.journal.recent import RecentTicks
 SEGMENT_BITS: Final = 22
 SEGMENT_OFFSETS: Final = 1 << SEGMENT_BITS
 
+SLOT_BITS: Final = 42
+"""Each shard of each log that there has been counts its offsets in a slot of its own, so that they are unique."""
+
 _TABLES: Final = ("realtime_prices", "provider_bars")
 
 log = structlog.get_logger(__name__)
@@ -28,7 +34,8 @@ log = structlog.get_logger(__name__)
 class Sealed:
     """A segment that is not written any more, and the event times of its ticks; None: it has none."""
 
-    id: int
+    first: int
+    end: int
     min_ts: datetime | None
     max_ts: datetime | None
     newest_append: datetime | None
@@ -36,27 +43,38 @@ class Sealed:
 
 
 def segment_of(offset: int) -> int:
-    """The segment that an offset lies in."""
-    return offset >> SEGMENT_BITS
+    """The first offset of the segment of 2^22 that an offset lies in."""
+    return offset >> SEGMENT_BITS << SEGMENT_BITS
 
 
-def first_offset(segment: int) -> int:
-    """The first offset of a segment."""
-    return segment << SEGMENT_BITS
+def first_offset(number: int) -> int:
+    """The first offset of such a segment, by its number."""
+    return number << SEGMENT_BITS
 
 
 def table_of(segment: int, parent: str = "realtime_prices") -> str:
     """The table that holds a segment."""
-    return f"{parent}_s{segment:010d}"
+    number, rest = divmod(segment, SEGMENT_OFFSETS)
+    return f"{parent}_s{number:010d}" + (f"_{rest}" if rest else "")
 
 
 class Segments:
-    """Opens, seals, indexes and drops segments."""
+    """Opens, seals, indexes and drops the segments of one shard."""
 
-    def __init__(self, pool: Pool, recent: RecentTicks, rows: int = 2_000_000, age_seconds: float = 6 * 3600) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        recent: RecentTicks,
+        rows: int = 2_000_000,
+        age_seconds: float = 6 * 3600,
+        *,
+        slot: range | None = None,
+    ) -> None:
+        """`slot` are the offsets that there can be, where the table is not the log itself."""
         self._pool = pool
         self._rows = rows
         self._age_seconds = age_seconds
+        self._slot = slot
         self._made: set[int] = set()
         self._opened_at = time.monotonic()
         self.recent = recent
@@ -64,23 +82,40 @@ class Segments:
         self.open = 0
 
     async def load(self, head: int) -> None:
-        """Find out which segments there are; the one of the head stays open."""
-        self.open = segment_of(head)
-        rows = await self._pool.fetch("SELECT id, min_ts, max_ts, newest_append, indexed FROM log_segments")
+        """Find out which segments there are; the newest, or where the table is the log that of the head, stays open."""
+        rows = await self._pool.fetch(
+            "SELECT id, end_seq, min_ts, max_ts, newest_append, indexed FROM log_segments"
+            " WHERE id >= $1 AND id < $2 ORDER BY id",
+            *((0, SEGMENT_OFFSETS << 40) if self._slot is None else (self._slot.start, self._slot.stop)),
+        )
+        self.open = segment_of(head) if self._slot is None else self._newest([row["id"] for row in rows], head)
         self._made = {row["id"] for row in rows}
         self.sealed = {row["id"]: Sealed(*row) for row in rows if row["id"] < self.open}
 
+    def _newest(self, segments: list[int], head: int) -> int:
+        """The open one; none of a log that was left."""
+        return head if self._slot is None or head >= self._slot.stop else max(segments, default=head)
+
+    @property
+    def following(self) -> int:
+        """The segment after the open one, where the table is the log."""
+        return self.open + SEGMENT_OFFSETS
+
+    def is_due(self, head: int) -> bool:
+        """Whether the open segment, which goes up to this offset, is full or old."""
+        used = head - self.open
+        old = time.monotonic() - self._opened_at > self._age_seconds
+        return used >= self._rows or (used > 0 and old)
+
     def next_base(self, head: int) -> int:
         """Where the next append begins: at the head, or in a new segment when this one is full or old."""
-        used = head - first_offset(self.open)
-        old = time.monotonic() - self._opened_at > self._age_seconds
-        return first_offset(self.open + 1) if used >= self._rows or (used and old) else head
+        return self.following if self.is_due(head) else head
 
     def roll(self, segment: int) -> None:
         """The head has moved on to this segment: seal the one before."""
         if segment == self.open:
             return
-        self.sealed[self.open] = Sealed(self.open, None, None, None, indexed=False)
+        self.sealed[self.open] = Sealed(self.open, segment, None, None, None, indexed=False)
         self.open = segment
         self._opened_at = time.monotonic()
 
@@ -89,13 +124,19 @@ class Segments:
         if segment in self._made:
             return
         async with self._pool.acquire() as connection, connection.transaction():
-            # First, since whoever else is making the same segment is waited for here.
-            await connection.execute("INSERT INTO log_segments (id) VALUES ($1) ON CONFLICT DO NOTHING", segment)
-            for parent in _TABLES:
-                await self._make(connection, parent, segment)
+            await self._insert(connection, segment)
         self._made.add(segment)
 
-    async def _make(self, connection: AnyConnection, parent: str, segment: int) -> None:
+    async def _insert(self, connection: AnyConnection, segment: int) -> None:
+        end = segment + SEGMENT_OFFSETS if self._slot is None else self._slot.stop
+        # First, since whoever else is making the same segment is waited for here.
+        await connection.execute(
+            "INSERT INTO log_segments (id, end_seq) VALUES ($1, $2) ON CONFLICT DO NOTHING", segment, end
+        )
+        for parent in _TABLES if self._slot is None else _TABLES[:1]:
+            await self._make(connection, parent, segment, end)
+
+    async def _make(self, connection: AnyConnection, parent: str, segment: int, end: int) -> None:
         table = table_of(segment, parent)
         if await connection.fetchval("SELECT to_regclass($1)", table) is not None:
             return
@@ -103,9 +144,26 @@ class Segments:
         # to do in a table that is only appended to and then dropped.
         await connection.execute(
             f"CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS) WITH (autovacuum_enabled = false);"
-            f"ALTER TABLE {parent} ATTACH PARTITION {table}"
-            f" FOR VALUES FROM ({first_offset(segment)}) TO ({first_offset(segment + 1)})"
+            f"ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({segment}) TO ({end})"
         )
+
+    async def seal(self, head: int) -> None:
+        """Let the open segment end here and open the next one; nothing is being written meanwhile."""
+        table = table_of(self.open)
+        async with self._pool.acquire() as connection, connection.transaction():
+            # Waiting for long for the lock would make every reader wait behind us; the next round tries again.
+            await connection.execute("SET LOCAL lock_timeout = '2s'")
+            # The constraint spares a look at every row under the lock.
+            await connection.execute(
+                f"ALTER TABLE {table} ADD CONSTRAINT bounds CHECK (seq >= {self.open} AND seq < {head});"
+                f"ALTER TABLE realtime_prices DETACH PARTITION {table};"
+                f"ALTER TABLE realtime_prices ATTACH PARTITION {table} FOR VALUES FROM ({self.open}) TO ({head})"
+            )
+            await connection.execute("UPDATE log_segments SET end_seq = $2 WHERE id = $1", self.open, head)
+            await self._insert(connection, head)
+        self._made.add(head)
+        self.recent.split(self.open, head)
+        self.roll(head)
 
     async def index_sealed(self) -> None:
         """Give every sealed segment its index, and let go of its ticks in memory."""
@@ -114,18 +172,19 @@ class Segments:
                 await self._index(segment)
 
     async def _index(self, segment: int) -> None:
-        table, bars = table_of(segment), table_of(segment, "provider_bars")
+        table = table_of(segment)
         started = time.monotonic()
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(
                 f"CREATE INDEX IF NOT EXISTS {table}_symbol_ts ON {table} (symbol_id, ts)", timeout=600
             )
             row = await connection.fetchrow(
-                "UPDATE log_segments SET indexed = true, min_ts = $2, max_ts = $3,"  # noqa: S608 - names of ours
-                f" newest_append = greatest($4, (SELECT max(received_at) FROM {bars}))"
-                " WHERE id = $1 RETURNING id, min_ts, max_ts, newest_append, indexed",
+                "UPDATE log_segments SET indexed = true, min_ts = $2, max_ts = $3,"
+                " newest_append = greatest($4, $5::timestamptz)"
+                " WHERE id = $1 RETURNING id, end_seq, min_ts, max_ts, newest_append, indexed",
                 segment,
                 *await self._bounds(connection, segment),
+                await self._newest_bar(connection, segment),
                 timeout=600,
             )
             await connection.execute(f"ANALYZE {table}", timeout=600)
@@ -144,13 +203,23 @@ class Segments:
         )
         return tuple(row) if row is not None else (None, None, None)
 
+    async def _newest_bar(self, connection: AnyConnection, segment: int) -> datetime | None:
+        table = table_of(segment, "provider_bars")
+        if await connection.fetchval("SELECT to_regclass($1)", table) is None:  # of a log that is elsewhere
+            return None
+        newest: datetime | None = await connection.fetchval(
+            f"SELECT max(received_at) FROM {table}",  # noqa: S608 - names of ours
+            timeout=600,
+        )
+        return newest
+
     async def drop_older(self, than: datetime, checkpoint: int) -> list[int]:
         """Drop the sealed segments whose newest append is older, but none that a restart still has to read."""
         dropped = []
         for segment in sorted(self.sealed):
             known = self.sealed[segment]
             over = known.indexed and (known.newest_append is None or known.newest_append < than)
-            if over and first_offset(segment + 1) <= checkpoint:
+            if over and known.end <= checkpoint:
                 await self._drop(segment)
                 dropped.append(segment)
         return dropped

@@ -4,23 +4,30 @@ Either all of it is there or nothing is. The checkpoint names its log and its of
 goes beside it in parts: a whole snapshot, then only what changed, until the changes outweigh the whole.
 """
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
+import polars as pl
 import structlog
 
-from stockpulse.database.connect import Connection, Held, until_done
+from stockpulse.database.connect import TRANSIENT, Connection, Held, until_done
 from stockpulse.engine.analytics import INTRADAY, AnalyticsChanges, Glance
 from stockpulse.engine.bars import Ints, Rows
 from stockpulse.engine.state import State, decode, encode
-from stockpulse.errors import CannotStart, Fenced
+from stockpulse.errors import Fenced, OtherJournal
 from stockpulse.intervals import M1, M5, Interval
+from stockpulse.journal import tick_rows
+from stockpulse.journal.segments import Segments
+from stockpulse.store.dead_letters import Place, keep_unreadable
 from stockpulse.store.derived import DerivedWriter
 from stockpulse.store.partitions import (
     BARS_1M,
     BARS_5M,
+    DEAD_LETTERS,
     INTRADAY_ANALYTICS,
     REALTIME_ANALYTICS,
     SIGNALS,
@@ -57,13 +64,36 @@ class Flush:
     state: State
     """What changed of the engine's state, or all of it."""
     whole: bool
+    ticks: Sequence[pl.DataFrame] = ()
+    """Ticks of a log that is elsewhere, in its order: `frames.LOGGED_TICKS`."""
+    unreadable: Sequence[pl.DataFrame] = ()
+    """What could not be taken of such a log: `seq`, `reason`, `raw`."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is to be stored of a log that is not in the database itself."""
+
+    segments: Segments
+    topic: str
+    first_seq: int
+    """What the topic's offsets are counted from."""
 
 
 class Sink:
     """Writes for one shard, as long as this process holds it."""
 
-    def __init__(self, dsn: str, partitions: Partitions, derived: DerivedWriter, shard: int, journal: str) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        partitions: Partitions,
+        derived: DerivedWriter,
+        shard: int,
+        journal: str,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self._held = Held(dsn)
+        self._elsewhere = elsewhere
         self._derived = derived
         # A bar of a lower revision never takes the place of a higher one.
         self._bars = {
@@ -79,13 +109,17 @@ class Sink:
         self._changed_bytes = 0
         self.offset = 0
 
-    async def take(self, epoch: int, start: int) -> Checkpoint:
-        """Take the shard over under this epoch and read its checkpoint; a new one begins at `start`."""
+    async def take(self, epoch: int | None = None, start: int = 0) -> Checkpoint:
+        """Take the shard over and read its checkpoint; a new one begins at `start`.
+
+        A log that has an epoch of its own gives that; without one the checkpoint's is raised.
+        """
         connection = await self._connection()
         row = await connection.fetchrow(
-            "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset) VALUES ($1, $2, $3, $4)"
-            " ON CONFLICT (shard) DO UPDATE SET epoch = greatest(c.epoch, excluded.epoch)"
-            " RETURNING journal, epoch, journal_offset",
+            "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset)"
+            " VALUES ($1, $2, coalesce($3, 1), $4) ON CONFLICT (shard)"
+            " DO UPDATE SET epoch = CASE WHEN c.journal <> $2 THEN c.epoch ELSE coalesce(greatest(c.epoch, $3), c.epoch + 1)"
+            " END RETURNING journal, epoch, journal_offset",
             self._shard,
             self._journal,
             epoch,
@@ -95,7 +129,7 @@ class Sink:
             raise Fenced
         journal, self._epoch, self.offset = row
         if journal != self._journal:
-            raise CannotStart(f"the checkpoint belongs to another log: {journal}, and this one is {self._journal}")
+            raise OtherJournal(journal, self._journal)
         rows = await connection.fetch(
             "SELECT part, state FROM checkpoint_parts WHERE shard = $1 ORDER BY part", self._shard
         )
@@ -116,6 +150,9 @@ class Sink:
         """Write rows, state and checkpoint; returns once committed. An unreachable server is waited for."""
         part, blob = 0 if flush.whole else self._part, encode(flush.state)
 
+        if self._elsewhere is not None:
+            await self._seal_if_due(self._elsewhere.segments)
+
         async def attempt() -> None:
             await self._make_partitions(flush, now)
             await self._write(flush, part, blob, now)
@@ -126,7 +163,17 @@ class Sink:
         self._whole_bytes = len(blob) if part == 0 else self._whole_bytes
         self._changed_bytes = 0 if part == 0 else self._changed_bytes + len(blob)
 
+    async def _seal_if_due(self, segments: Segments) -> None:
+        """Between two flushes nothing is written to the open segment."""
+        if segments.is_due(self.offset):
+            with contextlib.suppress(*TRANSIENT):  # a reader is in the way, say: the next flush tries again
+                await segments.seal(self.offset)
+
     async def _make_partitions(self, flush: Flush, now: datetime) -> None:
+        if self._elsewhere is not None:
+            await self._elsewhere.segments.ensure(self._elsewhere.segments.open)
+        if flush.unreadable:
+            await self._partitions.ensure(DEAD_LETTERS, [now], now)
         for interval, rows in flush.bars.items():
             if interval in _PARTITIONED:
                 await self._ensure(_PARTITIONED[interval], rows["ts"], now)
@@ -161,6 +208,16 @@ class Sink:
             await self._derived.write(connection, flush.analytics)
             if flush.glance is not None:
                 await self._derived.write_glance(connection, flush.glance, now)
+            if self._elsewhere is not None:
+                await self._write_log(connection, self._elsewhere, flush, now)
+
+    async def _write_log(self, connection: Connection, log_of: Elsewhere, flush: Flush, now: datetime) -> None:
+        for frame in flush.ticks:
+            await tick_rows.write(connection, log_of.segments.open, tick_rows.packed(frame))
+        if flush.unreadable:
+            rows = pl.concat(flush.unreadable)
+            place = Place(log_of.topic, self._shard, log_of.first_seq)
+            await keep_unreadable(connection, rows, place, now)
 
     async def _connection(self) -> Connection:
         connection, fresh = await self._held.get()

@@ -12,7 +12,7 @@ import polars as pl
 from stockpulse.database.connect import Pool
 from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal.recent import Chunk
-from stockpulse.journal.segments import Segments, first_offset
+from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
 from stockpulse.times import from_micros, micros
 
@@ -95,13 +95,13 @@ class TickReader:
         first_in_memory = min((chunk.segment for chunk in chunks), default=self._segments.open)
         newest: int | None = 0
         for segment in self._segments.sealed.values():
-            if segment.id < first_in_memory:
+            if segment.first < first_in_memory:
                 if not segment.indexed:
                     newest = None  # not known yet
                     break
                 if segment.max_ts is not None and newest is not None:
                     newest = max(newest, micros(segment.max_ts))
-        return _Older(first_offset(first_in_memory), newest)
+        return _Older(first_in_memory, newest)
 
     def _served(self, ticks: pl.DataFrame) -> pl.DataFrame:
         kinds = [self._names.kind_by_id[number] for number in ticks["kind_id"]]

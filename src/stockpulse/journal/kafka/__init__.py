@@ -1,0 +1,1 @@
+"""The log on Kafka: one shard for each partition of the raw topic. Nothing else speaks to brokers."""
