@@ -4,10 +4,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, TypedDict
 
 import structlog
@@ -21,6 +21,7 @@ from stockpulse.api import analytics, bars, data, docs, errors, health, signals,
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
+from stockpulse.assembly import Foundation, embedded_log, engine_of, flow_of, ingestion_of, kafka_log, source_of
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.compiler import Compiler
 from stockpulse.counters import Counters
@@ -28,44 +29,26 @@ from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.database.names import NameStore
-from stockpulse.engine.analytics import Analytics
-from stockpulse.engine.engine import Engine
-from stockpulse.engine.shard import Shard
-from stockpulse.engine.signals import Rule, Rules
 from stockpulse.errors import CannotStart, InvalidInput
-from stockpulse.expressions import parse
 from stockpulse.feeds import Backfill, follow
 from stockpulse.housekeeping import audit, compile_indicators, retain, tend_segments
-from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.evaluation import Instance
-from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.ingest.arbiter import FeedArbiter
-from stockpulse.ingest.encode import Encoder
-from stockpulse.ingest.intake import Intake
 from stockpulse.ingest.redelivery import Redeliveries
-from stockpulse.ingestion import Ingestion
-from stockpulse.intervals import parse_interval
-from stockpulse.journal.postgres import SHARD, PostgresJournal
-from stockpulse.journal.recent import RecentTicks
-from stockpulse.journal.routing import Routing
+from stockpulse.journal.kafka.connection import KAFKA_TRANSIENT
 from stockpulse.journal.segments import Segments
+from stockpulse.logs import LogParts
 from stockpulse.names import Names
+from stockpulse.ownership import Ownership
 from stockpulse.pipeline import Pipeline
-from stockpulse.presents import Presents
-from stockpulse.processing import Processing
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
 from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
-from stockpulse.store.dead_letters import DeadLetters
-from stockpulse.store.derived import DerivedWriter, drop_old_states, drop_other_states
-from stockpulse.store.engine_reads import EngineReads
+from stockpulse.store.derived import drop_old_states
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.run_log import RunLog
 from stockpulse.store.screening import Screener
 from stockpulse.store.signals import SignalStore
-from stockpulse.store.sink import Sink
 from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import State, Supervisor
 from stockpulse.telemetry import RequestMetrics, configure_logging
@@ -75,9 +58,6 @@ _REQUEST_SECONDS: Final = 4
 _DRAIN_SECONDS: Final = 6.0
 _FLOW: Final = ("number", "append", "step", "flush", "postgres")
 """Where one of these has failed, waiting for the others is of no use."""
-
-_MEMORY_ROWS: Final = 300_000
-"""An open segment with more ticks is sealed at a restart, rather than read back into memory."""
 
 log = structlog.get_logger(__name__)
 
@@ -100,10 +80,90 @@ async def database_of(settings: Settings, supervisor: Supervisor | None = None) 
         await server.stop()
 
 
+async def _foundation(
+    settings: Settings, dsn: str, pool: Pool, supervisor: Supervisor, stack: AsyncExitStack
+) -> Foundation:
+    names = Names()
+    name_store = NameStore(pool, names)
+    await name_store.load()
+    return Foundation(
+        settings=settings,
+        dsn=dsn,
+        pool=pool,
+        supervisor=supervisor,
+        stack=stack,
+        names=names,
+        name_store=name_store,
+        partitions=Partitions(pool),
+        counters=Counters(),
+        redeliveries=Redeliveries(),
+        signals=SignalStore(pool),
+        now=_now,
+    )
+
+
+async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
+    """The parts of this role, wired, with the state of the last run."""
+    settings, supervisor, pool = base.settings, base.supervisor, base.pool
+    log_parts = await (kafka_log(base) if settings.kafka_bootstrap_servers else embedded_log(base))
+    pipeline, ownership = await flow_of(base, log_parts)
+    registry.register(PipelineCollector(pipeline, supervisor))
+    await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
+    pipeline.ingestion = ingestion_of(base, log_parts, pipeline)
+    compiler = Compiler(settings.cache_dir / "loops")
+    analytics = engine_of(settings).analytics
+    _keep_house(base, log_parts, ownership, pipeline, lambda: compile_indicators(compiler, analytics, ownership.use))
+    bar_reader = BarReader(pool, base.names, pipeline.bars_in_memory, extended_day=settings.extended_day)
+    return Context(
+        pool=pool,
+        names=base.names,
+        pipeline=pipeline,
+        presents=pipeline.presents,
+        ticks=TickReader(pool, base.names, source_of(log_parts, ownership)),
+        bars=bar_reader,
+        analytics=AnalyticsReader(pool, bar_reader, compiler),
+        signals=base.signals,
+        screener=Screener(bar_reader, base.names, compiler),
+        supervisor=supervisor,
+        registry=registry,
+        now=_now,
+        default_calendar=settings.calendar,
+        durable_timeout_seconds=settings.durable_timeout_seconds,
+        ownership=ownership,
+        log=log_parts,
+    )
+
+
+def _keep_house(
+    base: Foundation,
+    log_parts: LogParts,
+    ownership: Ownership,
+    pipeline: Pipeline,
+    compiled: Callable[[], Awaitable[None]],
+) -> None:
+    """Start what has to be done once, or now and then."""
+    runs, supervisor = RunLog(base.pool), base.supervisor
+
+    def segments() -> list[tuple[Segments, int]]:
+        """Those of the shards that are worked on here, each with its checkpoint; of logs that were left, all."""
+        left = [(log_parts.left, log_parts.left.open)] if log_parts.left is not None else []
+        return left + [(one.source.segments, one.sink.offset) for one in ownership.owned.values()]
+
+    async def drop_states(now: datetime) -> int:
+        tracks = engine_of(base.settings).analytics.tracks.values()
+        return sum([await drop_old_states(base.pool, track, now) for track in tracks])
+
+    supervisor.start("compiler", compiled)
+    supervisor.start("segments", lambda: tend_segments(segments))
+    supervisor.start("retention", lambda: retain(segments, base.partitions, drop_states, runs, _now))
+    supervisor.start("audit", lambda: audit(pipeline, runs, _now))
+
+
 @asynccontextmanager
 async def running(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Context]:
     """Everything but HTTP, from the recovered state to the last flush."""
-    supervisor = Supervisor(TRANSIENT)
+    _check_role(settings)
+    supervisor = Supervisor((*TRANSIENT, *KAFKA_TRANSIENT))
     async with AsyncExitStack() as stack:
         # Loading a calendar takes a second, in which the database starts as well.
         calendar = asyncio.create_task(asyncio.to_thread(trading_calendar, settings.calendar))
@@ -111,10 +171,23 @@ async def running(settings: Settings, registry: CollectorRegistry) -> AsyncItera
         await _check(settings, dsn, calendar)
         pool = await create_pool(dsn, settings.database_pool)
         stack.push_async_callback(_close, pool)
-        context = await _build(settings, dsn, pool, supervisor, registry, stack)
+        base = await _foundation(settings, dsn, pool, supervisor, stack)
+        context = await _build(base, registry)
         stack.push_async_callback(_stop, context)
         _start(settings, context)
         yield context
+
+
+def _check_role(settings: Settings) -> None:
+    """Several processes need a log and a database that they have in common."""
+    if settings.role == "all":
+        return
+    for value, name in (
+        (settings.kafka_bootstrap_servers, "KAFKA_BOOTSTRAP_SERVERS"),
+        (settings.database_url, "DATABASE_URL"),
+    ):
+        if value is None:
+            raise CannotStart(f"STOCKPULSE_ROLE: got {settings.role!r}, which needs {name}")
 
 
 async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) -> None:
@@ -129,104 +202,11 @@ async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) ->
         raise CannotStart(f"STOCKPULSE_CALENDAR: {wrong}") from None
 
 
-async def _build(
-    settings: Settings,
-    dsn: str,
-    pool: Pool,
-    supervisor: Supervisor,
-    registry: CollectorRegistry,
-    stack: AsyncExitStack,
-) -> Context:
-    """The parts, wired, with the state of the last run."""
-    names = Names()
-    name_store = NameStore(pool, names)
-    await name_store.load()
-    segments = Segments(pool, RecentTicks())
-    journal = PostgresJournal(dsn, segments)
-    stack.push_async_callback(journal.close)
-    await journal.take()
-    await journal.load_open_segment(_MEMORY_ROWS)
-    partitions = Partitions(pool)
-    engine = _engine(settings)
-    signal_store = SignalStore(pool)
-    rules = await signal_store.numbers(engine.analytics.rules.rules)
-    sink = Sink(dsn, partitions, DerivedWriter(engine.analytics, rules), SHARD, journal.identity)
-    stack.push_async_callback(sink.close)
-    checkpoint = await sink.take(journal.epoch, journal.head)
-    redeliveries = Redeliveries()
-    redeliveries.remember(await journal.recent_keys())
-    encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
-    intake = Intake(encoder, redeliveries, timedelta(seconds=settings.future_seconds))
-    if engine.restore(checkpoint.offset, checkpoint.parts):
-        sink.begin_anew()
-    engine.begin(names.symbol_by_id)
-    await drop_other_states(pool, engine.analytics.tracks.values())
-    routing, counters = Routing(names), Counters()
-    pipeline = Pipeline(routing, Presents(names, routing, _now), counters)
-    processing = Processing(
-        shard_log=journal,
-        engine=engine,
-        sink=sink,
-        reads=EngineReads(pool),
-        names=names,
-        counters=counters,
-        now=_now,
-        extended_day=settings.extended_day,
-    )
-    pipeline.add(SHARD, processing)
-    pipeline.ingestion = Ingestion(
-        intake=intake,
-        journal=journal,
-        dead_letters=DeadLetters(pool, partitions),
-        hand_on=pipeline.hand_on,
-        counters=counters,
-        now=_now,
-    )
-    registry.register(PipelineCollector(pipeline, segments, supervisor))
-    await processing.recover()
-    runs = RunLog(pool)
-
-    async def drop_states(now: datetime) -> int:
-        return sum([await drop_old_states(pool, track, now) for track in engine.analytics.tracks.values()])
-
-    compiler = Compiler(settings.cache_dir / "loops")
-    supervisor.start("compiler", lambda: compile_indicators(compiler, engine.analytics))
-    supervisor.start("segments", lambda: tend_segments(segments))
-    supervisor.start("retention", lambda: retain(segments, partitions, drop_states, runs, lambda: sink.offset, _now))
-    supervisor.start("audit", lambda: audit(pipeline, runs, _now))
-    bar_reader = BarReader(pool, names, pipeline.bars_in_memory, extended_day=settings.extended_day)
-    return Context(
-        pool=pool,
-        names=names,
-        pipeline=pipeline,
-        presents=pipeline.presents,
-        ticks=TickReader(pool, segments, names),
-        bars=bar_reader,
-        analytics=AnalyticsReader(pool, bar_reader, compiler),
-        signals=signal_store,
-        screener=Screener(bar_reader, names, compiler),
-        supervisor=supervisor,
-        registry=registry,
-        now=_now,
-        default_calendar=settings.calendar,
-        durable_timeout_seconds=settings.durable_timeout_seconds,
-    )
-
-
-def _engine(settings: Settings) -> Engine:
-    """The engine, with nothing in it yet."""
-    shard = Shard(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
-    stored = [Instance(one) for one in CATALOGUE.values() if set(one.outputs) <= set(STORED_INDICATORS)]
-    rules = Rules([Rule(name, parse(rule.buy), parse(rule.sell)) for name, rule in settings.signal_rules.items()])
-    return Engine(shard, Analytics(stored, rules, parse_interval(settings.signal_interval), shard.dates))
-
-
 def _start(settings: Settings, context: Context) -> None:
     """Start the flow, from its end to its beginning."""
     pipeline, supervisor = context.pipeline, context.supervisor
-    for processing in pipeline.shards.values():
-        supervisor.start("flush", processing.flush)
-        supervisor.start("step", processing.step)
+    for shard in context.ownership.owned:
+        context.ownership.start(shard)
     if pipeline.ingestion is not None:
         supervisor.start("append", pipeline.ingestion.append)
         supervisor.start("number", pipeline.ingestion.number)
@@ -251,9 +231,11 @@ async def _stop(context: Context) -> None:
     supervisor = context.supervisor
     feeds = [name for name in supervisor.health if name.startswith("feed:")]
     await supervisor.stop(feeds)
-    flows = not any(supervisor.health[name].state is State.FAILED for name in _FLOW if name in supervisor.health)
+    failed = [name for name, health in supervisor.health.items() if health.state is State.FAILED]
+    flows = not any(name.partition(":")[0] in _FLOW for name in failed)
     drained = flows and await context.pipeline.drain(_DRAIN_SECONDS)
-    flushed = flows and await supervisor.wait("flush", _DRAIN_SECONDS)
+    flushes = [name for name in supervisor.health if name.partition(":")[0] == "flush"]
+    flushed = flows and all(await asyncio.gather(*[supervisor.wait(name, _DRAIN_SECONDS) for name in flushes]))
     if not (drained and flushed):
         log.warning("stopping with work left, the next start does it", lag=asdict(context.pipeline.lag()))
     await supervisor.stop([name for name in reversed(list(supervisor.health)) if name != "postgres"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,6 +10,7 @@ import structlog
 
 from stockpulse.compiler import Compiler
 from stockpulse.engine.analytics import Analytics
+from stockpulse.indicators.evaluation import Functions
 from stockpulse.journal.segments import Segments
 from stockpulse.pipeline import Pipeline
 from stockpulse.store.partitions import PARTITIONED, Partitions
@@ -21,10 +22,13 @@ _SEGMENTS_SECONDS: Final = 1.0
 _RETENTION_SECONDS: Final = 600.0
 _AUDIT_SECONDS: Final = 60.0
 
+AllSegments = Callable[[], Iterable[tuple[Segments, int]]]
+"""The segments that are tended here, each with the offset up to which a restart does not need them."""
+
 log = structlog.get_logger(__name__)
 
 
-async def compile_indicators(compiler: Compiler, analytics: Analytics) -> None:
+async def compile_indicators(compiler: Compiler, analytics: Analytics, use: Callable[[Functions], None]) -> None:
     """Have indicators calculated as soon as their loops are compiled; nobody waits for it."""
     started = time.monotonic()
     instances = analytics.instances
@@ -33,30 +37,32 @@ async def compile_indicators(compiler: Compiler, analytics: Analytics) -> None:
         log.info("compiling indicators, which is done once", indicators=len(instances))
         await compiler.prepare_aside(instances)
     await asyncio.to_thread(compiler.load, instances)
-    analytics.use(compiler)
+    use(compiler)
     log.info("indicators are compiled", cached=cached, seconds=round(time.monotonic() - started, 2))
 
 
-async def tend_segments(segments: Segments) -> None:
+async def tend_segments(segments: AllSegments) -> None:
     """Index what was sealed, and have the next segment ready."""
     while True:
-        await segments.ensure(segments.following)
-        await segments.index_sealed()
+        for one, _ in segments():
+            await one.prepare_next()
+            await one.index_sealed()
         await asyncio.sleep(_SEGMENTS_SECONDS)
 
 
 async def retain(
-    segments: Segments,
+    segments: AllSegments,
     partitions: Partitions,
     drop_states: Callable[[datetime], Awaitable[int]],
     runs: RunLog,
-    checkpoint: Callable[[], int],
     now: Callable[[], datetime],
 ) -> None:
     """Drop what is kept no longer."""
     while True:
         started = now()
-        dropped = [f"segment {number}" for number in await segments.drop_older(started - TICKS_KEPT, checkpoint())]
+        dropped = []
+        for one, checkpoint in segments():
+            dropped += [f"segment {number}" for number in await one.drop_older(started - TICKS_KEPT, checkpoint)]
         for table in PARTITIONED:
             dropped += await partitions.drop_old(table, started)
         states = await drop_states(started)

@@ -63,6 +63,53 @@ class Settings(BaseSettings):
     )
     database_pool: int = Field(10, ge=2, le=200, description="Connections for queries.")
 
+    kafka_bootstrap_servers: str | None = Field(
+        None,
+        validation_alias=_also("KAFKA_BOOTSTRAP_SERVERS"),
+        description="Brokers of a Kafka to keep the log on, `host:port` separated by commas; without them the log is"
+        " in the database.",
+    )
+    role: Literal["all", "ingest", "process", "api"] = Field(
+        "all",
+        description="What this process does: `all`, or with Kafka and a common database one part: `ingest` takes ticks"
+        " in, `process` works partitions in, `api` answers requests.",
+    )
+    kafka_group: str = Field("stockpulse", description="The consumer group of the processes that share the partitions.")
+    kafka_topic_raw: str = Field(
+        "market.prices.raw",
+        validation_alias=_also("KAFKA_TOPIC_PRICE_EVENTS", "KAFKA_TOPIC_RAW"),
+        description="The topic that is the log: ticks and providers' bars.",
+    )
+    kafka_topic_ohlcv: str = Field("market.prices.ohlcv", description="The topic of bars.")
+    kafka_topic_analytics: str = Field("market.analytics", description="The topic of indicators.")
+    kafka_topic_signals: str = Field("market.signals", description="The topic of signals.")
+    kafka_partitions: int = Field(
+        6, ge=1, le=512, description="Partitions of topics that are made here; those that are there stay as they are."
+    )
+    kafka_replication: int | None = Field(
+        None, ge=1, le=9, description="Replicas of topics that are made here; without it 3, or one for each broker."
+    )
+    kafka_retention_hours: int = Field(168, ge=1, description="How long topics that are made here keep records.")
+    kafka_codec: Literal["json", "avro"] = Field(
+        "json", description="How records are written: `json`, or `avro` with a schema registry."
+    )
+    schema_registry_url: str | None = Field(
+        None, validation_alias=_also("SCHEMA_REGISTRY_URL"), description="The schema registry, for `avro`."
+    )
+    schema_registry_key: str | None = Field(None, description="User name, or API key, for the schema registry.")
+    schema_registry_secret: SecretStr | None = Field(None, description="Its password, or API secret.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How brokers are spoken to; `SASL_SSL` for Confluent Cloud and most others in a cloud."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="How they are told who asks."
+    )
+    kafka_username: str | None = Field(None, description="User name, or API key, for the brokers.")
+    kafka_password: SecretStr | None = Field(None, description="Its password, or API secret.")
+    kafka_ca_file: Path | None = Field(
+        None, description="Certificates (PEM) to trust, where the brokers' are not signed by a public authority."
+    )
+
     provider: str = Field(
         "simulated",
         validation_alias=_also("DEFAULT_PROVIDER", "PROVIDER"),

@@ -109,6 +109,11 @@ class Supervisor:
             if pending:
                 log.error("task does not stop", task=name)
 
+    def forget(self, names: Sequence[str]) -> None:
+        """These tasks, which have ended, are of no interest any more."""
+        for name in names:
+            self.health.pop(name, None)
+
     async def wait(self, name: str, seconds: float) -> bool:
         """Wait until a task is done by itself; whether it was in time."""
         task = self._tasks.get(name)

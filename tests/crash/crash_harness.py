@@ -33,7 +33,7 @@ import psutil
 
 from derived_recompute import differences, recomputed
 from derived_recompute import stored as stored_derived
-from stockpulse import app as composition
+from stockpulse import assembly
 from stockpulse.compiler import Compiler
 from stockpulse.database.embedded import EmbeddedPostgres
 from stockpulse.settings import Settings
@@ -674,7 +674,7 @@ def assert_bars_right(stored: Stored) -> None:
 
 async def assert_derived_right(app: App) -> None:
     """Analytics and signals are those of the stored bars, calculated in one go."""
-    analytics = composition._engine(Settings(_env_file=None)).analytics
+    analytics = assembly.engine_of(Settings(_env_file=None)).analytics
     compiler = Compiler(Path(app.settings.get(CACHE) or os.environ[CACHE]) / "loops")
     connection = await asyncpg.connect(app.dsn)
     try:

@@ -41,7 +41,7 @@ from stockpulse.store.partitions import Partitions
 from stockpulse.store.signals import SignalStore
 from stockpulse.store.sink import Sink
 from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out
-from stockpulse.store.ticks import TickReader
+from stockpulse.store.ticks import TickReader, TickSource
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)  # a Monday
 SECOND = timedelta(seconds=1)
@@ -194,7 +194,7 @@ async def stack(
             engine=engine,
             processing=processing,
             pipeline=pipeline,
-            ticks=TickReader(pool, segments, names),
+            ticks=TickReader(pool, names, lambda _symbol_id: TickSource(segments)),
             bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=extended_day),
             clock=clock,
             intake=intake,

@@ -135,7 +135,7 @@ class TestCheckpoint:
         assert found.parts[1]["symbols"]["symbol_id"].tolist() == [2]
 
     async def test_of_another_log_is_refused(self, sink, new_sink):
-        with pytest.raises(CannotStart, match="belongs to another log: postgres, and this one is kafka:abc"):
+        with pytest.raises(CannotStart, match="follows another log: postgres, and this one is kafka:abc"):
             await new_sink("kafka:abc").take(2, 0)
 
     async def test_names_its_epoch(self, sink, new_sink, pool):

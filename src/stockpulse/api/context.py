@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 from stockpulse.database.connect import Pool
 from stockpulse.errors import NotFound, shown
 from stockpulse.intervals import Interval, parse_interval
+from stockpulse.logs import LogParts
 from stockpulse.names import Names, Symbol
+from stockpulse.ownership import Ownership
 from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
 from stockpulse.store.analytics import AnalyticsReader
@@ -40,6 +42,8 @@ class Context:
     now: Callable[[], datetime]
     default_calendar: str
     durable_timeout_seconds: float
+    ownership: Ownership
+    log: LogParts
 
 
 async def _context(request: Request) -> Context:

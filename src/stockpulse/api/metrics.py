@@ -7,7 +7,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from stockpulse.counters import Counters, Lag
-from stockpulse.journal.segments import Segments
 from stockpulse.pipeline import Pipeline
 from stockpulse.supervisor import State, Supervisor
 
@@ -15,9 +14,8 @@ from stockpulse.supervisor import State, Supervisor
 class PipelineCollector(Collector):
     """Counters, lags and the state of the background tasks."""
 
-    def __init__(self, pipeline: Pipeline, segments: Segments, supervisor: Supervisor) -> None:
+    def __init__(self, pipeline: Pipeline, supervisor: Supervisor) -> None:
         self._pipeline = pipeline
-        self._segments = segments
         self._supervisor = supervisor
 
     def collect(self) -> Iterable[Metric]:
@@ -33,7 +31,6 @@ class PipelineCollector(Collector):
         for stage in fields(Lag):
             lag.add_metric([stage.name], getattr(self._pipeline.lag(), stage.name))
         yield lag
-        yield GaugeMetricFamily("stockpulse_log_segments", "Segments of the log", value=len(self._segments.sealed) + 1)
         up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task does its work", labels=["task"])
         for name, health in self._supervisor.health.items():
             up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))

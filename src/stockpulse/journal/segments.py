@@ -101,6 +101,11 @@ class Segments:
         """The segment after the open one, where the table is the log."""
         return self.open + SEGMENT_OFFSETS
 
+    async def prepare_next(self) -> None:
+        """Have the segment that the log goes on to ready, if it is known which that is."""
+        if self._slot is None:
+            await self.ensure(self.following)
+
     def is_due(self, head: int) -> bool:
         """Whether the open segment, which goes up to this offset, is full or old."""
         used = head - self.open

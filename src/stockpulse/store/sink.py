@@ -118,8 +118,9 @@ class Sink:
         row = await connection.fetchrow(
             "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset)"
             " VALUES ($1, $2, coalesce($3, 1), $4) ON CONFLICT (shard)"
-            " DO UPDATE SET epoch = CASE WHEN c.journal <> $2 THEN c.epoch ELSE coalesce(greatest(c.epoch, $3), c.epoch + 1)"
-            " END RETURNING journal, epoch, journal_offset",
+            " DO UPDATE SET epoch = CASE WHEN c.journal <> $2 THEN c.epoch"
+            " WHEN $3::bigint IS NULL THEN c.epoch + 1 ELSE greatest(c.epoch, $3) END"
+            " RETURNING journal, epoch, journal_offset",
             self._shard,
             self._journal,
             epoch,

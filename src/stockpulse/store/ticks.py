@@ -1,5 +1,6 @@
 """Reading ticks: the newest from memory, the others from the indexed segments of the table."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -35,6 +36,7 @@ SERVED_TICKS: Final = pl.Schema(
 Ints = npt.NDArray[np.int64]
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
+_STORED: Final = "(seq >= $2 AND seq < $3 OR seq < $4)"
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,38 @@ class TickSummary:
     sum_volume: float
 
 
+@dataclass(frozen=True)
+class TickSource:
+    """Where the ticks of a shard are: those of the log that is written now, and of logs that were left."""
+
+    segments: Segments
+    first: int = 0
+    """The first offset of the log that is written now."""
+    left: Segments | None = None
+    """The segments before the first shard of that log."""
+
+
 class TickReader:
     """Finds the ticks of a symbol."""
 
-    def __init__(self, pool: Pool, segments: Segments, names: Names) -> None:
+    def __init__(self, pool: Pool, names: Names, source_of: Callable[[int], TickSource]) -> None:
+        """`source_of` says where the ticks of a symbol are."""
         self._pool = pool
-        self._segments = segments
         self._names = names
+        self._source_of = source_of
 
     async def latest(self, symbol_id: int, limit: int) -> pl.DataFrame:
         """The newest ticks of a symbol by event time, newest first, as `SERVED_TICKS`."""
-        chunks = self._segments.recent.chunks()
+        source = self._source_of(symbol_id)
+        chunks = source.segments.recent.chunks()
         found = _latest_in(chunks, symbol_id, limit)
-        older = self._older(chunks)
+        older = _older(source, chunks)
         if older.may_hold_later_than(found, limit):
             rows = await self._pool.fetch(
-                f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND seq < $2"  # noqa: S608 - ours
-                " ORDER BY ts DESC, seq DESC LIMIT $3",
+                f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND {_STORED}"  # noqa: S608 - ours
+                " ORDER BY ts DESC, seq DESC LIMIT $5",
                 symbol_id,
-                older.end,
+                *older.bounds,
                 limit,
             )
             stored = pl.DataFrame([tuple(row) for row in rows], schema=LOGGED_TICKS, orient="row")
@@ -75,33 +90,21 @@ class TickReader:
 
     async def summary(self, symbol_id: int, start: datetime, end: datetime) -> TickSummary:
         """What the ticks with start <= ts < end come to."""
-        chunks = self._segments.recent.chunks()
+        source = self._source_of(symbol_id)
+        chunks = source.segments.recent.chunks()
         counts = _tally_in(chunks, symbol_id, micros(start), micros(end))
-        older = self._older(chunks)
+        older = _older(source, chunks)
         if older.newest is None or older.newest >= micros(start):
             stored = await self._pool.fetchrow(
-                "SELECT count(*), coalesce(sum(price), 0), coalesce(sum(size), 0), min(price), max(price)"
-                " FROM realtime_prices WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 AND seq < $4",
+                "SELECT count(*), coalesce(sum(price), 0), coalesce(sum(size), 0), min(price), max(price)"  # noqa: S608
+                f" FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6",
                 symbol_id,
+                *older.bounds,
                 start,
                 end,
-                older.end,
             )
             counts.append(_tally(stored))
         return _summed(counts)
-
-    def _older(self, chunks: list[Chunk]) -> "_Older":
-        """What is not in these chunks: everything before the segment of the oldest one."""
-        first_in_memory = min((chunk.segment for chunk in chunks), default=self._segments.open)
-        newest: int | None = 0
-        for segment in self._segments.sealed.values():
-            if segment.first < first_in_memory:
-                if not segment.indexed:
-                    newest = None  # not known yet
-                    break
-                if segment.max_ts is not None and newest is not None:
-                    newest = max(newest, micros(segment.max_ts))
-        return _Older(first_in_memory, newest)
 
     def _served(self, ticks: pl.DataFrame) -> pl.DataFrame:
         kinds = [self._names.kind_by_id[number] for number in ticks["kind_id"]]
@@ -121,11 +124,18 @@ class TickReader:
 
 @dataclass(frozen=True)
 class _Older:
-    """The ticks that are in the database alone: those before offset `end`."""
+    """The ticks that are in the database alone: first <= `seq` < end, and those of logs that were left."""
 
+    first: int
     end: int
+    left_end: int
     newest: int | None
     """Their greatest event time in UTC microseconds; 0: there are none; None: not known yet."""
+
+    @property
+    def bounds(self) -> tuple[int, int, int]:
+        """What `_STORED` takes."""
+        return self.first, self.end, self.left_end
 
     def may_hold_later_than(self, found: pl.DataFrame, limit: int) -> bool:
         if self.newest == 0:
@@ -133,6 +143,19 @@ class _Older:
         if self.newest is None or len(found) < limit:
             return True
         return bool(from_micros(self.newest) >= found["ts"][-1])
+
+
+def _older(source: TickSource, chunks: list[Chunk]) -> _Older:
+    """What is not in these chunks: everything before the segment of the oldest one."""
+    end = min((chunk.segment for chunk in chunks), default=source.segments.open)
+    segments = [segment for segment in source.segments.sealed.values() if segment.first < end]
+    left_end = 0
+    if source.left is not None:
+        segments += source.left.sealed.values()
+        left_end = source.left.open
+    known = [micros(segment.max_ts) for segment in segments if segment.max_ts is not None]
+    newest = max(known, default=0) if all(segment.indexed for segment in segments) else None
+    return _Older(source.first, end, left_end, newest)
 
 
 def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:

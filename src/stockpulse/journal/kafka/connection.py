@@ -8,7 +8,15 @@ from ssl import SSLContext
 from typing import Any, Final, TypeVar
 
 import structlog
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+    RequestTimedOutError,
+)
 from aiokafka.helpers import create_ssl_context
 
 from stockpulse.errors import CannotStart
@@ -17,6 +25,16 @@ _T = TypeVar("_T")
 
 REQUEST_SECONDS: Final = 10.0
 """So long a broker may take for an answer; a frozen one is noticed then."""
+
+KAFKA_TRANSIENT: Final[tuple[type[BaseException], ...]] = (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+    RequestTimedOutError,
+)
+"""What a task of the supervisor may start again after."""
 
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 2.0

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from stockpulse import offload
 from stockpulse.database.connect import until_done
 from stockpulse.errors import Unavailable
-from stockpulse.frames import BARS, TICKS, UTC_MICROS
+from stockpulse.frames import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
@@ -32,6 +32,7 @@ _POLL_MILLIS: Final = 500
 _OTHERS: Final = "kafka"
 """The provider of ticks whose writer does not name one."""
 
+_ALL_FLAGS: Final = COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME | PRIMARY
 _FARTHEST: Final = 86_400_000_000  # no clock is wrong by more than a day
 
 
@@ -228,6 +229,8 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
         .when(~pl.col("provider").str.contains(f"^{PROVIDER}$"))
         .then(pl.lit("provider: takes 1 to 32 of a-z 0-9 _, beginning with a letter"))
     )
+    if "flags" in frame.columns:
+        wrong = wrong.when(~pl.col("flags").is_between(0, _ALL_FLAGS)).then(pl.lit(f"flags: takes 0 to {_ALL_FLAGS}"))
     frame = frame.with_columns(pl.coalesce("problem", wrong).alias("problem"))
     own = pl.struct(pl.exclude("row", "seq", "stamped", "problem", "raw")).struct.json_encode()
     needs_raw = pl.col("problem").is_not_null() & pl.col("raw").is_null()

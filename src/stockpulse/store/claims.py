@@ -25,18 +25,13 @@ async def claim(pool: Pool, journal: str, starts: dict[int, int]) -> dict[int, i
             raise OtherJournal(others.pop(), journal)
         if not rows:
             slot = await connection.fetchval(NEXT_SLOT, SLOT_BITS)
-            rows = [
-                await connection.fetchrow(
-                    "INSERT INTO checkpoints (shard, journal, epoch, journal_offset, first_seq)"
-                    " VALUES ($1, $2, 0, $3, $4) RETURNING shard, journal, first_seq",
-                    shard,
-                    journal,
-                    first_of(slot + shard) + start,
-                    first_of(slot + shard),
-                )
-                for shard, start in starts.items()
-            ]
-    return {row["shard"]: row["first_seq"] for row in rows if row is not None}
+            firsts = {shard: first_of(slot + shard) for shard in starts}
+            await connection.executemany(
+                "INSERT INTO checkpoints (shard, journal, epoch, journal_offset, first_seq) VALUES ($1, $2, 0, $3, $4)",
+                [(shard, journal, firsts[shard] + start, firsts[shard]) for shard, start in starts.items()],
+            )
+            return firsts
+    return {row["shard"]: row["first_seq"] for row in rows}
 
 
 NEXT_SLOT: Final = (
@@ -56,3 +51,9 @@ def first_of(slot: int) -> int:
 def slot_of(first_seq: int) -> range:
     """The offsets of a slot."""
     return range(first_seq, first_seq + (1 << SLOT_BITS))
+
+
+async def other_than(pool: Pool, journal: str) -> str | None:
+    """Another log that the database follows, if it does."""
+    other: str | None = await pool.fetchval("SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1", journal)
+    return other

@@ -1,0 +1,168 @@
+"""The two logs, as the shards of them are opened: the one inside the database, and the one on Kafka."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from stockpulse.database.connect import Pool
+from stockpulse.errors import RecordsLost
+from stockpulse.ingest.redelivery import LEAST_KEYS, Redeliveries
+from stockpulse.journal import tick_rows
+from stockpulse.journal.kafka.connection import KafkaConnection
+from stockpulse.journal.kafka.journal import KafkaJournal, KafkaShardLog, Watch
+from stockpulse.journal.kafka.reader import Interpreter, PartitionReader
+from stockpulse.journal.postgres import SHARD, PostgresJournal
+from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.records import Journal, ShardLog
+from stockpulse.journal.routing import Routing
+from stockpulse.journal.segments import Segments
+from stockpulse.store.claims import slot_of
+from stockpulse.store.sink import Elsewhere
+
+_MEMORY_ROWS: Final = 300_000
+"""An open segment with more ticks is sealed at a restart, rather than read back into memory."""
+
+
+@dataclass(frozen=True)
+class ShardOfLog:
+    """A shard of a log, and what is written of it beside what follows from it."""
+
+    log: ShardLog
+    segments: Segments
+    epoch: int | None
+    """That of a log which has one of its own."""
+    start: int
+    """Where a shard begins that nobody has worked on."""
+    elsewhere: Elsewhere | None
+    load: Callable[[int], Awaitable[None]]
+    """Bring back what has to be in memory; takes the checkpoint's offset."""
+    close: Callable[[], Awaitable[None]]
+
+
+class Logs(Protocol):
+    """The shards of a log."""
+
+    @property
+    def shards(self) -> Iterable[int]:
+        """Their numbers."""
+        ...
+
+    async def open(self, shard: int) -> ShardOfLog:
+        """A shard of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogParts:
+    """A log, and how it is appended to and read here."""
+
+    logs: Logs
+    journal: Journal
+    routing: Routing
+    left: Segments | None
+    """Segments of logs that were left."""
+    kafka: Watch | None = None
+    durable_after: Callable[[], float] = lambda: 0.0
+    """How long what was submitted has been waiting to be durable, in seconds."""
+
+
+class EmbeddedLog:
+    """The log inside the database, which has been taken."""
+
+    shards = (SHARD,)
+
+    def __init__(self, journal: PostgresJournal, redeliveries: Redeliveries) -> None:
+        self._journal = journal
+        self._redeliveries = redeliveries
+
+    async def open(self, _shard: int) -> ShardOfLog:
+        """Its only shard."""
+        journal = self._journal
+        return ShardOfLog(journal, journal.segments, journal.epoch, journal.head, None, self._load, _nothing)
+
+    async def _load(self, _offset: int) -> None:
+        await self._journal.load_open_segment(_MEMORY_ROWS)
+        self._redeliveries.remember(await self._journal.recent_keys())
+
+
+class KafkaLog:
+    """The log on Kafka, which the database follows."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        connection: KafkaConnection,
+        topic: str,
+        identity: str,
+        first_seqs: dict[int, int],
+        interpreter: Interpreter,
+        journal: KafkaJournal,
+        watch: Watch,
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._topic = topic
+        self._identity = identity
+        self._first_seqs = first_seqs
+        self._interpreter = interpreter
+        self._journal = journal
+        self._watch = watch
+
+    @property
+    def shards(self) -> Iterable[int]:
+        """The partitions."""
+        return sorted(self._first_seqs)
+
+    async def open(self, shard: int) -> ShardOfLog:
+        """A partition of it."""
+        first_seq = self._first_seqs[shard]
+        reader = PartitionReader(self._connection, self._topic, shard, first_seq, self._interpreter)
+        segments = Segments(self._pool, RecentTicks(), slot=slot_of(first_seq))
+
+        async def load(offset: int) -> None:
+            await self._require(reader, shard, offset)
+            await self._load(segments, offset)
+
+        return ShardOfLog(
+            KafkaShardLog(self._identity, shard, reader, self._journal, self._watch),
+            segments,
+            epoch=None,
+            start=first_seq,
+            elsewhere=Elsewhere(segments, self._topic, first_seq),
+            load=load,
+            close=reader.close,
+        )
+
+    async def _require(self, reader: PartitionReader, shard: int, offset: int) -> None:
+        """All that is not worked in must still be there."""
+        oldest, end = await reader.bounds()
+        first_seq = self._first_seqs[shard]
+        if offset < oldest:
+            raise RecordsLost(
+                f"partition {shard} of {self._topic}: the records {offset - first_seq:,} to {oldest - first_seq - 1:,}"
+                " were dropped there before they were worked in here;"
+                " `stockpulse topics accept-loss` goes on without them"
+            )
+        if offset > end:
+            raise RecordsLost(
+                f"partition {shard} of {self._topic} ends at {end - first_seq:,}, and {offset - first_seq:,} records"
+                " of it were worked in: it is not the topic that it was;"
+                " `stockpulse topics accept-loss` goes on from its end"
+            )
+
+    async def _load(self, segments: Segments, offset: int) -> None:
+        await segments.load(offset)
+        await segments.ensure(segments.open)
+        async with self._pool.acquire() as connection:
+            newest = sorted({segments.open, *segments.sealed}, reverse=True)[:2]
+            self._interpreter.redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
+            if offset - segments.open <= _MEMORY_ROWS:
+                frame = await tick_rows.read_whole(connection, segments.open)
+                if len(frame):
+                    segments.recent.append(segments.open, frame)
+        if offset - segments.open > _MEMORY_ROWS:
+            await segments.seal(offset)
+
+
+async def _nothing() -> None:
+    """There is nothing to be closed."""

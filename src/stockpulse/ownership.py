@@ -1,0 +1,143 @@
+"""Shards that this process works on: taken over, recovered, worked on, and let go."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from stockpulse.counters import Counters
+from stockpulse.database.connect import Pool
+from stockpulse.engine.engine import Engine
+from stockpulse.errors import Fenced
+from stockpulse.indicators.evaluation import Functions
+from stockpulse.journal.routing import Routing
+from stockpulse.logs import Logs, ShardOfLog
+from stockpulse.names import Names
+from stockpulse.pipeline import Pipeline
+from stockpulse.processing import Processing
+from stockpulse.store.derived import DerivedWriter
+from stockpulse.store.engine_reads import EngineReads
+from stockpulse.store.partitions import Partitions
+from stockpulse.store.sink import Sink
+from stockpulse.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every shard is worked on with."""
+
+    dsn: str
+    pool: Pool
+    names: Names
+    routing: Routing
+    partitions: Partitions
+    rule_ids: list[int]
+    new_engine: Callable[[], Engine]
+    counters: Counters
+    now: Callable[[], datetime]
+    extended_day: bool
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A shard that is worked on here."""
+
+    source: ShardOfLog
+    sink: Sink
+    processing: Processing
+
+
+class Ownership:
+    """The shards of this process."""
+
+    def __init__(self, tools: Tools, logs: Logs, pipeline: Pipeline, supervisor: Supervisor) -> None:
+        self._tools = tools
+        self._logs = logs
+        self._pipeline = pipeline
+        self._supervisor = supervisor
+        self._functions: Functions | None = None
+        self.owned: dict[int, Owned] = {}
+
+    def use(self, functions: Functions) -> None:
+        """Calculate indicators with these from now on."""
+        self._functions = functions
+        for one in self.owned.values():
+            one.processing.engine.analytics.use(functions)
+
+    async def take(self, shard: int) -> None:
+        """Take a shard over, with the state of the checkpoint, and work in what the log has after it."""
+        tools, source = self._tools, await self._logs.open(shard)
+        engine = tools.new_engine()
+        if self._functions is not None:
+            engine.analytics.use(self._functions)
+        writer = DerivedWriter(engine.analytics, tools.rule_ids)
+        sink = Sink(tools.dsn, tools.partitions, writer, shard, source.log.identity, source.elsewhere)
+        try:
+            checkpoint = await sink.take(source.epoch, source.start)
+            await source.load(checkpoint.offset)
+            if engine.restore(checkpoint.offset, checkpoint.parts):
+                sink.begin_anew()
+            engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
+            processing = Processing(
+                shard_log=source.log,
+                engine=engine,
+                sink=sink,
+                reads=EngineReads(tools.pool),
+                names=tools.names,
+                counters=tools.counters,
+                now=tools.now,
+                segments=None if source.elsewhere is None else source.segments,
+                extended_day=tools.extended_day,
+            )
+            await processing.recover()
+        except BaseException:
+            await sink.close()
+            await source.close()
+            raise
+        self.owned[shard] = Owned(source, sink, processing)
+        self._pipeline.add(shard, processing)
+
+    def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
+        """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
+        processing = self.owned[shard].processing
+        for stage, run in (("flush", processing.flush), ("step", processing.step)):
+            guarded = run if lost is None else partial(self._until_lost, shard, run, lost)
+            self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded)
+
+    async def _until_lost(self, shard: int, run: Callable[[], object], lost: Callable[[int], None]) -> None:
+        try:
+            await run()  # type: ignore[misc]
+        except Fenced:
+            log.info("another process has taken the shard", shard=shard)
+            lost(shard)
+
+    async def release(self, shard: int) -> None:
+        """Let a shard go as it is: whoever takes it goes on from what is stored."""
+        names = [task_of(stage, shard, self._logs.shards) for stage in ("step", "flush")]
+        await self._supervisor.stop(names)
+        self._supervisor.forget(names)
+        one = self.owned.pop(shard)
+        self._pipeline.remove(shard)
+        await close(one)
+
+    async def close(self) -> None:
+        """Let all connections go, after all tasks have ended."""
+        for one in self.owned.values():
+            await close(one)
+
+
+async def close(one: Owned) -> None:
+    """Let the connections of a shard go."""
+    with suppress(OSError):
+        await one.sink.close()
+    await one.source.close()
+
+
+def task_of(stage: str, shard: int, shards: Iterable[int]) -> str:
+    """What a task of a shard is called; where there is but one, by its stage."""
+    return stage if len(list(shards)) == 1 else f"{stage}:{shard}"
