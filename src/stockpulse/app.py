@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypedDict
 
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +21,18 @@ from stockpulse.api import analytics, bars, data, docs, errors, health, signals,
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
-from stockpulse.assembly import Foundation, embedded_log, engine_of, flow_of, ingestion_of, kafka_log, source_of
+from stockpulse.assembly import (
+    Foundation,
+    embedded_log,
+    engine_of,
+    flow_of,
+    follow_of,
+    ingestion_of,
+    kafka_log,
+    readers_of,
+    remember_deliveries,
+    share_partitions,
+)
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.compiler import Compiler
 from stockpulse.counters import Counters
@@ -38,7 +49,6 @@ from stockpulse.journal.segments import Segments
 from stockpulse.logs import LogParts
 from stockpulse.names import Names
 from stockpulse.ownership import Ownership
-from stockpulse.pipeline import Pipeline
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
@@ -104,27 +114,34 @@ async def _foundation(
 
 async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     """The parts of this role, wired, with the state of the last run."""
-    settings, supervisor, pool = base.settings, base.supervisor, base.pool
+    settings, role = base.settings, base.settings.role
     log_parts = await (kafka_log(base) if settings.kafka_bootstrap_servers else embedded_log(base))
     pipeline, ownership = await flow_of(base, log_parts)
-    registry.register(PipelineCollector(pipeline, supervisor))
-    await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
-    pipeline.ingestion = ingestion_of(base, log_parts, pipeline)
+    registry.register(PipelineCollector(pipeline, base.supervisor))
     compiler = Compiler(settings.cache_dir / "loops")
-    analytics = engine_of(settings).analytics
-    _keep_house(base, log_parts, ownership, pipeline, lambda: compile_indicators(compiler, analytics, ownership.use))
-    bar_reader = BarReader(pool, base.names, pipeline.bars_in_memory, extended_day=settings.extended_day)
+    if role in {"all", "process"}:
+        if role == "all":
+            await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
+        analytics = engine_of(settings).analytics
+        _keep_house(base, log_parts, ownership, lambda: compile_indicators(compiler, analytics, ownership.use))
+    if log_parts.journal is not None:
+        if role == "ingest":
+            await remember_deliveries(base, log_parts)
+        pipeline.ingestion = ingestion_of(base, log_parts.journal, pipeline)
+        base.supervisor.start("audit", lambda: audit(pipeline, RunLog(base.pool), _now))
+    readers = follow_of(base, log_parts, pipeline) if role == "api" else readers_of(log_parts, pipeline, ownership)
+    bar_reader = BarReader(base.pool, base.names, readers.bars, extended_day=settings.extended_day)
     return Context(
-        pool=pool,
+        pool=base.pool,
         names=base.names,
         pipeline=pipeline,
         presents=pipeline.presents,
-        ticks=TickReader(pool, base.names, source_of(log_parts, ownership)),
+        ticks=TickReader(base.pool, base.names, readers.ticks),
         bars=bar_reader,
-        analytics=AnalyticsReader(pool, bar_reader, compiler),
+        analytics=AnalyticsReader(base.pool, bar_reader, compiler),
         signals=base.signals,
         screener=Screener(bar_reader, base.names, compiler),
-        supervisor=supervisor,
+        supervisor=base.supervisor,
         registry=registry,
         now=_now,
         default_calendar=settings.calendar,
@@ -138,7 +155,6 @@ def _keep_house(
     base: Foundation,
     log_parts: LogParts,
     ownership: Ownership,
-    pipeline: Pipeline,
     compiled: Callable[[], Awaitable[None]],
 ) -> None:
     """Start what has to be done once, or now and then."""
@@ -156,7 +172,6 @@ def _keep_house(
     supervisor.start("compiler", compiled)
     supervisor.start("segments", lambda: tend_segments(segments))
     supervisor.start("retention", lambda: retain(segments, base.partitions, drop_states, runs, _now))
-    supervisor.start("audit", lambda: audit(pipeline, runs, _now))
 
 
 @asynccontextmanager
@@ -207,9 +222,12 @@ def _start(settings: Settings, context: Context) -> None:
     pipeline, supervisor = context.pipeline, context.supervisor
     for shard in context.ownership.owned:
         context.ownership.start(shard)
-    if pipeline.ingestion is not None:
-        supervisor.start("append", pipeline.ingestion.append)
-        supervisor.start("number", pipeline.ingestion.number)
+    if settings.role == "process" and context.log.kafka is not None:
+        share_partitions(settings, context.log.kafka, context.ownership, supervisor)
+    if pipeline.ingestion is None:
+        return
+    supervisor.start("append", pipeline.ingestion.append)
+    supervisor.start("number", pipeline.ingestion.number)
     provider = _provider(settings)
     if provider is not None:
         supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))
@@ -223,7 +241,7 @@ async def _feed(provider: Provider, settings: Settings, context: Context) -> Non
     if count:
         await runs.record(f"backfill:{provider.name}", count, started, _now())
         log.info("history filled", provider=provider.name, bars=count, seconds=(_now() - started).total_seconds())
-    await follow(provider, context.pipeline)
+    await follow(provider, context.pipeline, runs, _now)
 
 
 async def _stop(context: Context) -> None:
@@ -263,6 +281,16 @@ def _now() -> datetime:
 # HTTP -------------------------------------------------------------------------------------------
 
 
+_READING: Final = (symbols, ticks, bars, data, analytics, signals)
+_ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
+    "all": (health.router, ticks.intake, *(part.router for part in _READING)),
+    "ingest": (health.router, ticks.intake),
+    "process": (health.router,),
+    "api": (health.router, *(part.router for part in _READING)),
+}
+"""What is answered in each role."""
+
+
 class AppState(TypedDict):
     """What the lifespan hands to the requests."""
 
@@ -300,11 +328,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     docs.install(app)
-    for part in (health, symbols, ticks, bars, data, analytics, signals):
-        app.include_router(part.router, prefix="/api/v1")
+    for part in _ROUTERS[settings.role]:
+        app.include_router(part, prefix="/api/v1")
         # The paths that people know from elsewhere work as well.
         for prefix in ("/api", ""):
-            app.include_router(part.router, prefix=prefix, include_in_schema=False)
+            app.include_router(part, prefix=prefix, include_in_schema=False)
     return app
 
 

@@ -1,48 +1,56 @@
 """The parts, made from the settings and wired."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import polars as pl
 from aiokafka.errors import KafkaError
 
 from stockpulse.counters import Counters
 from stockpulse.database.connect import Pool
 from stockpulse.database.names import NameStore
 from stockpulse.engine.analytics import Analytics
+from stockpulse.engine.bars import Rows
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.shard import Shard
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.errors import CannotStart, OtherJournal
 from stockpulse.expressions import parse
+from stockpulse.following import FollowedBars, FollowedShard, follow_ticks
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.arbiter import FeedArbiter
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.intake import Intake
-from stockpulse.ingest.redelivery import Redeliveries
+from stockpulse.ingest.redelivery import LEAST_KEYS, Redeliveries
 from stockpulse.ingestion import Ingestion
-from stockpulse.intervals import parse_interval
+from stockpulse.intervals import Interval, parse_interval
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.codecs.choice import choose
+from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection
+from stockpulse.journal.kafka.group import Membership
 from stockpulse.journal.kafka.journal import KafkaJournal, Watch, identity_of
-from stockpulse.journal.kafka.reader import Interpreter, PartitionReader
+from stockpulse.journal.kafka.offsets import bounds_of
+from stockpulse.journal.kafka.reader import Interpreter
 from stockpulse.journal.kafka.topics import Cluster, NewTopics, TopicNames, cluster_with
 from stockpulse.journal.postgres import PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.recorded import RecordEncoder
+from stockpulse.journal.records import Journal
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
-from stockpulse.logs import EmbeddedLog, KafkaLog, LogParts
+from stockpulse.logs import EmbeddedLog, KafkaLog, KafkaParts, LogParts
 from stockpulse.names import Names
 from stockpulse.ownership import Ownership, Tools
 from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
+from stockpulse.publishing import Publishing, Topic
 from stockpulse.settings import Settings
 from stockpulse.store.claims import claim, other_than
 from stockpulse.store.dead_letters import DeadLetters
@@ -145,7 +153,7 @@ async def cluster_of(settings: Settings, connection: KafkaConnection) -> Cluster
 
 
 async def kafka_log(base: Foundation) -> LogParts:
-    """The log on Kafka."""
+    """The log on Kafka; to be appended to, unless this process has another role."""
     settings, topic = base.settings, base.settings.kafka_topic_raw
     connection, codec = connection_of(settings), codec_of(settings)
     cluster = await cluster_of(settings, connection)
@@ -160,33 +168,42 @@ async def kafka_log(base: Foundation) -> LogParts:
         partitions,
     )
     identity = identity_of(cluster.id, topic, partitions)
-    starts, ends = await _bounds(connection, topic, interpreter)
+    starts, ends = await bounds_of(connection, topic, partitions)
     first_seqs = await claim(base.pool, identity, starts)
-    journal = KafkaJournal(connection, topic, codec, base.names, routing)
-    journal.first_seqs = first_seqs
-    base.stack.push_async_callback(journal.close)
-    await journal.start(ends)
+    journal = None
+    if settings.role in {"all", "ingest"}:
+        journal = KafkaJournal(connection, topic, codec, base.names, routing)
+        journal.first_seqs = first_seqs
+        base.stack.push_async_callback(journal.close)
+        await journal.start(ends)
     watch = Watch(connection, topic, partitions)
     watch.ends = dict(ends)
     base.supervisor.start("kafka", watch.run)
     left = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
     await left.load(min(first_seqs.values()))
     logs = KafkaLog(base.pool, connection, topic, identity, first_seqs, interpreter, journal, watch)
-    return LogParts(logs, journal, routing, left, watch, journal.waiting_seconds)
+    parts = KafkaParts(connection, cluster, codec, first_seqs)
+    waiting_seconds = journal.waiting_seconds if journal is not None else lambda: 0.0
+    return LogParts(logs, journal, routing, left, watch, waiting_seconds, parts)
 
 
-async def _bounds(
-    connection: KafkaConnection, topic: str, interpreter: Interpreter
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Where each partition begins and ends, as the topic counts."""
-    starts, ends = {}, {}
-    for partition in range(interpreter.partitions):
-        reader = PartitionReader(connection, topic, partition, 0, interpreter)
-        try:
-            starts[partition], ends[partition] = await reader.bounds()
-        finally:
-            await reader.close()
-    return starts, ends
+async def publishing_of(base: Foundation, kafka: KafkaParts) -> Publishing:
+    """What publishes on the derived topics, started."""
+    names = topics_of(base.settings)
+    appenders = {}
+    for kind, topic in (("ohlcv", names.ohlcv), ("analytics", names.analytics), ("signals", names.signals)):
+        appenders[kind] = appender = Appender(kafka.connection, topic)
+        base.stack.push_async_callback(appender.close)
+        _, ends = await bounds_of(kafka.connection, topic, kafka.cluster.topics[topic].partitions)
+        await appender.start(ends)
+
+    def topic_of(encode: Callable[[pl.DataFrame], list[bytes]], kind: str) -> Topic:
+        partitions = kafka.cluster.topics[getattr(names, kind)].partitions
+        return Topic(appenders[kind], partitions, encode)
+
+    publishing = Publishing(base.names, kafka.codec, engine_of(base.settings).analytics, topic_of)
+    base.supervisor.start("publish", publishing.run)
+    return publishing
 
 
 # The flow ---------------------------------------------------------------------------------------
@@ -194,6 +211,8 @@ async def _bounds(
 
 async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]:
     """The pipeline, and the shards that may be worked on in it; none is yet."""
+    publishes = base.settings.role in {"all", "process"} and log.kafka is not None
+    publishing = await publishing_of(base, log.kafka) if publishes and log.kafka is not None else None
     pipeline = Pipeline(log.routing, Presents(base.names, log.routing, base.now), base.counters)
     analytics = engine_of(base.settings).analytics
     await drop_other_states(base.pool, analytics.tracks.values())
@@ -208,18 +227,19 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]
         counters=base.counters,
         now=base.now,
         extended_day=base.settings.extended_day,
+        publishing=publishing,
     )
     ownership = Ownership(tools, log.logs, pipeline, base.supervisor)
     base.stack.push_async_callback(ownership.close)
     return pipeline, ownership
 
 
-def ingestion_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Ingestion:
+def ingestion_of(base: Foundation, journal: Journal, pipeline: Pipeline) -> Ingestion:
     """The way into the log."""
     encoder = Encoder(base.name_store, FeedArbiter(standby=["simulated"]))
     return Ingestion(
         intake=Intake(encoder, base.redeliveries, timedelta(seconds=base.settings.future_seconds)),
-        journal=log.journal,
+        journal=journal,
         dead_letters=DeadLetters(base.pool, base.partitions),
         hand_on=pipeline.hand_on,
         counters=base.counters,
@@ -227,12 +247,69 @@ def ingestion_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Ingesti
     )
 
 
-def source_of(log: LogParts, ownership: Ownership) -> Callable[[int], TickSource]:
-    """Where the ticks of a symbol are found."""
+# Reading ----------------------------------------------------------------------------------------
 
-    def find(symbol_id: int) -> TickSource:
+
+@dataclass(frozen=True)
+class Readers:
+    """Where the newest ticks and bars are found."""
+
+    ticks: Callable[[int], TickSource]
+    bars: Callable[[Interval, int | None], Awaitable[Rows]]
+
+
+def readers_of(log: LogParts, pipeline: Pipeline, ownership: Ownership) -> Readers:
+    """In the shards that are worked on here."""
+
+    def ticks(symbol_id: int) -> TickSource:
         source = ownership.owned[log.routing.of_symbol(symbol_id)].source
         first = source.elsewhere.first_seq if source.elsewhere is not None else 0
         return TickSource(source.segments, first, log.left)
 
-    return find
+    return Readers(ticks, pipeline.bars_in_memory)
+
+
+def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
+    """In what other processes store and publish, followed from now on."""
+    kafka = log.kafka
+    if kafka is None:
+        raise CannotStart("STOCKPULSE_ROLE: api needs KAFKA_BOOTSTRAP_SERVERS")
+    topic = base.settings.kafka_topic_ohlcv
+    partitions = kafka.cluster.topics[topic].partitions
+    bars = FollowedBars(kafka.connection, topic, partitions, kafka.codec, base.names)
+    shards = {
+        shard: FollowedShard(base.pool, base.names, first_seq) for shard, first_seq in sorted(kafka.first_seqs.items())
+    }
+    pipeline.presents.shards |= shards
+    base.supervisor.start("follow:bars", bars.run)
+    base.supervisor.start("follow:ticks", lambda: follow_ticks(shards.values(), base.name_store))
+
+    def ticks(symbol_id: int) -> TickSource:
+        shard = shards[log.routing.of_symbol(symbol_id)]
+        return TickSource(shard.segments, shard.first_seq, log.left)
+
+    return Readers(ticks, bars.in_memory)
+
+
+# Sharing ----------------------------------------------------------------------------------------
+
+
+def share_partitions(settings: Settings, kafka: KafkaParts, ownership: Ownership, supervisor: Supervisor) -> None:
+    """Work on this process's share of the partitions from now on."""
+    membership = Membership(kafka.connection, settings.kafka_topic_raw, settings.kafka_group)
+    supervisor.start("group", membership.run)
+    supervisor.start("shards", lambda: ownership.share(lambda: membership.assigned, membership.changed))
+
+
+async def remember_deliveries(base: Foundation, log: LogParts) -> None:
+    """Know the newest ticks again, stored ones and those that are merely in the log, so that none comes in twice."""
+    for shard in log.logs.shards:
+        source = await log.logs.open(shard)
+        try:
+            offset: int = await base.pool.fetchval("SELECT journal_offset FROM checkpoints WHERE shard = $1", shard)
+            await source.remember(offset)
+            end = await source.log.end()
+            async for _ in source.log.replay(max(offset, end - LEAST_KEYS), end):
+                pass  # reading is remembering
+        finally:
+            await source.close()

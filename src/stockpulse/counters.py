@@ -11,6 +11,8 @@ class Counters:
     provider_bars: int = 0
     duplicates: int = 0
     rejected: int = 0
+    dropped: int = 0
+    """Ticks of a feed that cannot be slowed, for which there was no room."""
     appends: int = 0
     bars_closed: int = 0
     bars_revised: int = 0

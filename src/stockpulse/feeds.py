@@ -1,9 +1,12 @@
 """From providers into the pipeline: their history first, then what they stream."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
+import polars as pl
+import structlog
 
 from stockpulse.calendar import trading_calendar
 from stockpulse.ingest.conditions import RULES, all_count
@@ -13,7 +16,10 @@ from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
 from stockpulse.providers.base import Provider
 from stockpulse.store.bars import BarReader
+from stockpulse.store.run_log import RunLog
 from stockpulse.times import from_micros, micros
+
+log = structlog.get_logger(__name__)
 
 #: How far back a fresh database is filled. Minutes only for the running day: its daily bar is made of them.
 DEPTH: Final[dict[Interval, timedelta]] = {
@@ -34,11 +40,42 @@ def feed_of(provider: Provider) -> Feed:
     )
 
 
-async def follow(provider: Provider, pipeline: Pipeline) -> None:
-    """Take in what a provider streams; it waits while the pipeline is full."""
-    feed = feed_of(provider)
+async def follow(provider: Provider, pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -> None:
+    """Take in what a provider streams. While the pipeline is full, it waits; of one that cannot, there is a gap."""
+    feed, gap = feed_of(provider), None
     async for ticks in provider.stream():
-        await pipeline.submit(ticks, feed)
+        if not provider.can_wait and not pipeline.has_room(len(ticks)):
+            gap = gap or _Gap(now())
+            gap.add(ticks)
+            pipeline.counters.dropped += len(ticks)
+            continue
+        if gap is not None:
+            await gap.close(provider.name, runs, now())
+            gap = None
+        durable = await pipeline.enqueue(ticks, feed)
+        if provider.can_wait:
+            await durable
+
+
+class _Gap:
+    """Ticks that could not be taken."""
+
+    def __init__(self, started: datetime) -> None:
+        log.error("no room for what a feed sends, there will be a gap")
+        self._started = started
+        self._rows = 0
+        self._newest: datetime | None = None
+
+    def add(self, ticks: pl.DataFrame) -> None:
+        """Count ticks that are lost."""
+        self._rows += len(ticks)
+        newest = ticks["ts"].max()
+        self._newest = newest if isinstance(newest, datetime) else self._newest
+
+    async def close(self, provider: str, runs: RunLog, now: datetime) -> None:
+        """There is room again: note what is missing."""
+        log.error("a gap in a feed", provider=provider, ticks=self._rows, began=self._started, ended=now)
+        await runs.record(f"gap:{provider}", self._rows, self._started, now, watermark=self._newest)
 
 
 class Backfill:

@@ -92,6 +92,14 @@ class Ingestion:
 
     async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
         """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
+        return await (await self.enqueue(frame, feed, of_bars=of_bars))
+
+    def has_room(self, rows: int) -> bool:
+        """Whether so many rows would be taken in without waiting."""
+        return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
+
+    async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
+        """Take in a batch as soon as there is room for it; what is returned is done once it is durable."""
         submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
         rejected = submission.checked.rejected
         if len(rejected):
@@ -103,12 +111,12 @@ class Ingestion:
 
     async def end(self, feed: Feed) -> None:
         """Say that a recording is over, so that its last bars close; returns once those made here are stored."""
-        await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1)
+        await (await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1))
 
-    async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> Receipt:
+    async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> asyncio.Future[Receipt]:
         await self._submitted.put(item, max(rows, 1))
         self.unanswered += 1
-        return await item.done
+        return item.done
 
     # Number -------------------------------------------------------------------------------------
 

@@ -1,19 +1,22 @@
 """The two logs, as the shards of them are opened: the one inside the database, and the one on Kafka."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from stockpulse.database.connect import Pool
 from stockpulse.errors import RecordsLost
 from stockpulse.ingest.redelivery import LEAST_KEYS, Redeliveries
 from stockpulse.journal import tick_rows
+from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.connection import KafkaConnection
 from stockpulse.journal.kafka.journal import KafkaJournal, KafkaShardLog, Watch
 from stockpulse.journal.kafka.reader import Interpreter, PartitionReader
+from stockpulse.journal.kafka.topics import Cluster
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
-from stockpulse.journal.records import Journal, ShardLog
+from stockpulse.journal.records import Appended, Journal, ShardLog
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.store.claims import slot_of
@@ -36,7 +39,11 @@ class ShardOfLog:
     elsewhere: Elsewhere | None
     load: Callable[[int], Awaitable[None]]
     """Bring back what has to be in memory; takes the checkpoint's offset."""
+    remember: Callable[[int], Awaitable[None]]
+    """Know again what was delivered last; takes the same."""
     close: Callable[[], Awaitable[None]]
+    follow: Callable[[int], AsyncIterator[Appended]] | None = None
+    """The records from an offset on, for ever, where others append."""
 
 
 class Logs(Protocol):
@@ -53,17 +60,30 @@ class Logs(Protocol):
 
 
 @dataclass(frozen=True)
+class KafkaParts:
+    """The Kafka that a log is on."""
+
+    connection: KafkaConnection
+    cluster: Cluster
+    codec: Codec
+    first_seqs: dict[int, int]
+    """What the offsets of each partition are counted from."""
+
+
+@dataclass(frozen=True)
 class LogParts:
     """A log, and how it is appended to and read here."""
 
     logs: Logs
-    journal: Journal
+    journal: Journal | None
+    """None where nothing is appended."""
     routing: Routing
     left: Segments | None
     """Segments of logs that were left."""
-    kafka: Watch | None = None
-    durable_after: Callable[[], float] = lambda: 0.0
+    watch: Watch | None = None
+    waiting_seconds: Callable[[], float] = lambda: 0.0
     """How long what was submitted has been waiting to be durable, in seconds."""
+    kafka: KafkaParts | None = None
 
 
 class EmbeddedLog:
@@ -78,10 +98,14 @@ class EmbeddedLog:
     async def open(self, _shard: int) -> ShardOfLog:
         """Its only shard."""
         journal = self._journal
-        return ShardOfLog(journal, journal.segments, journal.epoch, journal.head, None, self._load, _nothing)
+        return ShardOfLog(
+            journal, journal.segments, journal.epoch, journal.head, None, self._load, self._remember, _nothing
+        )
 
     async def _load(self, _offset: int) -> None:
         await self._journal.load_open_segment(_MEMORY_ROWS)
+
+    async def _remember(self, _offset: int) -> None:
         self._redeliveries.remember(await self._journal.recent_keys())
 
 
@@ -96,9 +120,10 @@ class KafkaLog:
         identity: str,
         first_seqs: dict[int, int],
         interpreter: Interpreter,
-        journal: KafkaJournal,
+        journal: KafkaJournal | None,
         watch: Watch,
     ) -> None:
+        """Without a journal nothing is appended here, and all is followed."""
         self._pool = pool
         self._connection = connection
         self._topic = topic
@@ -123,14 +148,17 @@ class KafkaLog:
             await self._require(reader, shard, offset)
             await self._load(segments, offset)
 
+        shard_log = KafkaShardLog(self._identity, shard, first_seq, reader, self._journal, self._watch)
         return ShardOfLog(
-            KafkaShardLog(self._identity, shard, reader, self._journal, self._watch),
+            shard_log,
             segments,
             epoch=None,
             start=first_seq,
             elsewhere=Elsewhere(segments, self._topic, first_seq),
             load=load,
+            remember=partial(self._remember, segments),
             close=reader.close,
+            follow=shard_log.follow if self._journal is None else None,
         )
 
     async def _require(self, reader: PartitionReader, shard: int, offset: int) -> None:
@@ -150,12 +178,16 @@ class KafkaLog:
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
+    async def _remember(self, segments: Segments, offset: int) -> None:
+        await segments.load(offset)
+        newest = [one for one in sorted({segments.open, *segments.sealed}, reverse=True)[:2] if segments.has(one)]
+        async with self._pool.acquire() as connection:
+            self._interpreter.redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
+
     async def _load(self, segments: Segments, offset: int) -> None:
         await segments.load(offset)
         await segments.ensure(segments.open)
         async with self._pool.acquire() as connection:
-            newest = sorted({segments.open, *segments.sealed}, reverse=True)[:2]
-            self._interpreter.redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
             if offset - segments.open <= _MEMORY_ROWS:
                 frame = await tick_rows.read_whole(connection, segments.open)
                 if len(frame):

@@ -1,10 +1,12 @@
 """Shards that this process works on: taken over, recovered, worked on, and let go."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -13,16 +15,20 @@ from stockpulse.database.connect import Pool
 from stockpulse.engine.engine import Engine
 from stockpulse.errors import Fenced
 from stockpulse.indicators.evaluation import Functions
+from stockpulse.journal.records import Appended
 from stockpulse.journal.routing import Routing
 from stockpulse.logs import Logs, ShardOfLog
 from stockpulse.names import Names
 from stockpulse.pipeline import Pipeline
 from stockpulse.processing import Processing
+from stockpulse.publishing import Publishing
 from stockpulse.store.derived import DerivedWriter
 from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.sink import Sink
 from stockpulse.supervisor import Supervisor
+
+_RETAKE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +47,7 @@ class Tools:
     counters: Counters
     now: Callable[[], datetime]
     extended_day: bool
+    publishing: Publishing | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Ownership:
         try:
             checkpoint = await sink.take(source.epoch, source.start)
             await source.load(checkpoint.offset)
+            await source.remember(checkpoint.offset)
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
@@ -92,6 +100,7 @@ class Ownership:
                 counters=tools.counters,
                 now=tools.now,
                 segments=None if source.elsewhere is None else source.segments,
+                publishing=tools.publishing,
                 extended_day=tools.extended_day,
             )
             await processing.recover()
@@ -102,10 +111,45 @@ class Ownership:
         self.owned[shard] = Owned(source, sink, processing)
         self._pipeline.add(shard, processing)
 
+    async def share(self, assigned: Callable[[], set[int]], changed: asyncio.Event) -> None:
+        """Work on what is assigned, and on nothing else; for ever."""
+        fenced: set[int] = set()
+
+        def lose(shard: int) -> None:
+            fenced.add(shard)
+            changed.set()
+
+        while True:
+            changed.clear()
+            for shard in fenced | (self.owned.keys() - assigned()):
+                if shard in self.owned:
+                    await self.release(shard)
+            await self._take_all(assigned() - self.owned.keys() - fenced, lose)
+            # What somebody else took, although it is ours, is taken back in a while: he may not know it yet.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETAKE_SECONDS if fenced & assigned() else None):
+                    await changed.wait()
+                    continue
+            fenced.clear()
+
+    async def _take_all(self, shards: set[int], lose: Callable[[int], None]) -> None:
+        async def take(shard: int) -> None:
+            try:
+                await self.take(shard)
+            except Fenced:
+                lose(shard)
+            else:
+                self.start(shard, lost=lose)
+
+        await asyncio.gather(*[take(shard) for shard in sorted(shards)])
+
     def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
-        processing = self.owned[shard].processing
-        for stage, run in (("flush", processing.flush), ("step", processing.step)):
+        one = self.owned[shard]
+        stages = [("flush", one.processing.flush), ("step", one.processing.step)]
+        if one.source.follow is not None:
+            stages.append(("follow", partial(_follow, one.source.follow, one.processing)))
+        for stage, run in stages:
             guarded = run if lost is None else partial(self._until_lost, shard, run, lost)
             self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded)
 
@@ -118,7 +162,7 @@ class Ownership:
 
     async def release(self, shard: int) -> None:
         """Let a shard go as it is: whoever takes it goes on from what is stored."""
-        names = [task_of(stage, shard, self._logs.shards) for stage in ("step", "flush")]
+        names = [task_of(stage, shard, self._logs.shards) for stage in ("follow", "step", "flush")]
         await self._supervisor.stop(names)
         self._supervisor.forget(names)
         one = self.owned.pop(shard)
@@ -129,6 +173,12 @@ class Ownership:
         """Let all connections go, after all tasks have ended."""
         for one in self.owned.values():
             await close(one)
+
+
+async def _follow(records: Callable[[int], AsyncIterator[Appended]], processing: Processing) -> None:
+    """Hand on what comes into the log."""
+    async for appended in records(processing.expected):
+        await processing.hand_on(appended)
 
 
 async def close(one: Owned) -> None:

@@ -47,6 +47,14 @@ class Pipeline:
         """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
         return await self._ingestion().submit(frame, feed, of_bars=of_bars)
 
+    async def enqueue(self, frame: pl.DataFrame, feed: Feed) -> asyncio.Future[Receipt]:
+        """Take in a batch as soon as there is room for it; what is returned is done once it is durable."""
+        return await self._ingestion().enqueue(frame, feed)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether so many rows would be taken in without waiting."""
+        return self._ingestion().has_room(rows)
+
     async def end(self, feed: Feed) -> None:
         """Say that a recording is over, so that its last bars close; returns once those made here are stored."""
         await self._ingestion().end(feed)

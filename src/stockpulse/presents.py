@@ -2,12 +2,29 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Protocol
 
 from stockpulse.clock import Clock
 from stockpulse.engine.shard import END_OF_TIME, Shard
 from stockpulse.journal.routing import Routing
 from stockpulse.names import Names, ProviderName
 from stockpulse.times import from_micros, micros
+
+
+class PresentsOfShard(Protocol):
+    """What is to be known of the clocks in one shard."""
+
+    def is_over(self, provider: ProviderName) -> bool:
+        """Whether it is a recording at its end."""
+        ...
+
+    def provider_of(self, symbol_id: int) -> int:
+        """The number of the provider whose clock a symbol follows; 0 if nothing has come for it."""
+        ...
+
+    def newest(self, provider_id: int) -> int:
+        """The greatest event time of this provider's symbols, UTC microseconds; 0 if there is none."""
+        ...
 
 
 class ShardPresents:
@@ -63,7 +80,7 @@ class Presents:
         self._names = names
         self._routing = routing
         self._now = now
-        self.shards: dict[int, ShardPresents] = {}
+        self.shards: dict[int, PresentsOfShard] = {}
 
     def of_providers(self) -> dict[int, datetime]:
         """The present of each provider, by its number."""

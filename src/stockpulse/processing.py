@@ -25,11 +25,12 @@ from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.engine import Engine, EngineChanges
 from stockpulse.engine.shard import BarEvents, Work
 from stockpulse.engine.state import State
-from stockpulse.intervals import Interval
+from stockpulse.intervals import BASE_INTERVALS, Interval
 from stockpulse.journal.records import Appended, Bars, Batch, End, ShardLog, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
 from stockpulse.presents import ShardPresents
+from stockpulse.publishing import Publishing
 from stockpulse.queues import RowQueue
 from stockpulse.store.engine_reads import EngineReads
 from stockpulse.store.sink import Flush, Sink
@@ -60,10 +61,14 @@ class Processing:
         counters: Counters,
         now: Callable[[], datetime],
         segments: Segments | None = None,
+        publishing: Publishing | None = None,
         extended_day: bool = False,
         flush_seconds: float = 0.5,
     ) -> None:
         """`segments` are those of the tick table, where that is written here and not by the log itself."""
+        self._publishing = publishing
+        self._closed: list[BarEvents] = []  # to be published
+        self._publishing_turn = asyncio.Lock()
         self._segments = segments
         self._ticks: list[pl.DataFrame] = []  # to be stored
         self._unreadable: list[pl.DataFrame] = []
@@ -88,6 +93,11 @@ class Processing:
         self._stopping = asyncio.Event()
         self._ended: list[_Stored] = []  # to be answered when their bars are stored
         self.presents = ShardPresents(names, engine.shard, now)
+
+    @property
+    def expected(self) -> int:
+        """The end of what was handed on."""
+        return self._expected
 
     @property
     def offset(self) -> int:
@@ -134,7 +144,15 @@ class Processing:
                     await self._work_in(rest, None)
                 if stored is not None:
                     self._ended.append(stored)
+            await self._publish_closed()
             catching_up = await self._catch_up.some()
+
+    async def _publish_closed(self) -> None:
+        async with self._publishing_turn:
+            closed, self._closed = self._closed, []
+            if self._publishing is not None:
+                for event in closed:
+                    await self._publishing.bars(event.interval, event.rows)
 
     async def _read_up_to(self, offset: int) -> None:
         """Work in what others have put into the log."""
@@ -200,6 +218,8 @@ class Processing:
 
     def _note(self, events: Iterable[BarEvents]) -> None:
         for event in events:
+            if self._publishing is not None:
+                self._closed.append(event)
             if event.revised:
                 self._counters.bars_revised += len(event.rows)
             else:
@@ -227,10 +247,24 @@ class Processing:
             ended, self._ended = self._ended, []
             ticks, self._ticks = self._ticks, []
             unreadable, self._unreadable = self._unreadable, []
+            forming = self._forming() if glance else {}
+        if self._publishing is not None:
+            await self._publish(self._publishing, changes, forming)
         if changes or glance:
             await self._write(changes, glance, whole, ticks, unreadable)
         for stored in ended:
             stored.set_result(None)
+
+    def _forming(self) -> dict[Interval, Rows]:
+        return {interval: self.engine.shard.selected(interval, final=False) for interval in BASE_INTERVALS}
+
+    async def _publish(self, publishing: Publishing, changes: EngineChanges, forming: dict[Interval, Rows]) -> None:
+        """What is stored next is published first, or a restart in between would never publish it."""
+        await self._publish_closed()
+        await publishing.analytics(changes.analytics)
+        for interval, rows in forming.items():
+            await publishing.bars(interval, rows)
+        await publishing.published()
 
     async def _glance(self) -> Glance | None:
         """A look at the market, now and then: the more symbols there are in one, the longer until the next."""

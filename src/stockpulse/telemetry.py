@@ -8,7 +8,9 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 #: Libraries that say too much of what goes right.
-_QUIET: Final = ("uvicorn.access", "asyncio", "alembic", "httpx2", "httpcore2")
+_QUIET: Final = ("uvicorn.access", "asyncio", "alembic", "httpx2", "httpcore2", "aiokafka")
+
+_REPEAT_SECONDS: Final = 10.0
 
 
 def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *, debug: bool = False) -> None:
@@ -49,6 +51,25 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
         logging.getLogger(name).propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    handler.addFilter(_Repeats("aiokafka"))
+
+
+class _Repeats(logging.Filter):
+    """Lets a library say the same thing, apart from numbers, only every ten seconds: one that reconnects says much."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        now, message = record.created, str(record.msg)
+        if now - self._said.get(message, 0.0) < _REPEAT_SECONDS:
+            return False
+        self._said[message] = now
+        return True
 
 
 class RequestMetrics:

@@ -12,11 +12,13 @@ from stockpulse.api.context import Context, Ctx
 from stockpulse.api.errors import error_responses
 from stockpulse.database.connect import TRANSIENT
 from stockpulse.errors import Unavailable
+from stockpulse.processing import Processing
 from stockpulse.supervisor import State
 
 router = APIRouter(tags=["health"])
 
 _PING_SECONDS: Final = 2.0
+_SILENT_SECONDS: Final = 3.0
 
 
 class TaskReport(BaseModel):
@@ -35,13 +37,23 @@ class AnalyticsReport(BaseModel):
     behind: int = Field(examples=[0], description="symbols that have to catch up, each counted for every interval")
 
 
+class ShardReport(BaseModel):
+    """How far a shard is: of Kafka, a partition."""
+
+    offset: int = Field(examples=[4194304], description="up to where the log is worked in, as `seq`")
+    unprocessed: int = Field(examples=[0], description="records that wait to be worked in")
+    unflushed: int = Field(examples=[12], description="records that are worked in and wait to be stored")
+
+
 class Health(BaseModel):
     """The state of the process."""
 
     status: str = Field(examples=["ok"], description="ok, or degraded when a part does not work just now")
     db: str = Field(examples=["ok"], description="ok, or down")
+    kafka: str | None = Field(examples=["ok"], description="ok, or down; null where the log is in the database")
     tasks: dict[str, TaskReport]
     analytics: AnalyticsReport
+    shards: dict[int, ShardReport] = Field(description="the shards that are worked on here, by number")
 
 
 class Readiness(BaseModel):
@@ -63,13 +75,35 @@ async def health(context: Ctx) -> Health:
     db = await _database(context)
     lag = context.pipeline.lag()
     lags = {"number": lag.submitted, "append": lag.numbered, "step": lag.unprocessed, "flush": lag.unflushed}
+    for number, processing in context.pipeline.shards.items():
+        lags[f"step:{number}"], lags[f"flush:{number}"], _ = processing.lag()
     tasks = {
         name: TaskReport(state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error)
         for name, task in context.supervisor.health.items()
     }
-    well = db == "ok" and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
+    kafka = _kafka(context)
+    well = (
+        db == "ok"
+        and kafka != "down"
+        and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
+    )
     analytics = AnalyticsReport(compiled=tasks["compiler"].state == State.DONE.value, behind=lag.behind)
-    return Health(status="ok" if well else "degraded", db=db, tasks=tasks, analytics=analytics)
+    shards = {number: _shard(processing) for number, processing in sorted(context.pipeline.shards.items())}
+    status = "ok" if well else "degraded"
+    return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
+
+
+def _shard(processing: Processing) -> ShardReport:
+    unprocessed, unflushed, _ = processing.lag()
+    return ShardReport(offset=processing.offset, unprocessed=unprocessed, unflushed=unflushed)
+
+
+def _kafka(context: Context) -> str | None:
+    """Whether the brokers answer, and take what is appended."""
+    watch = context.log.watch
+    if watch is None:
+        return None
+    return "ok" if max(watch.silent_seconds(), context.log.waiting_seconds()) < _SILENT_SECONDS else "down"
 
 
 @router.get("/ready", summary="Whether requests can be served", responses=error_responses(503))
@@ -77,6 +111,9 @@ async def ready(context: Ctx) -> Readiness:
     """200 when the database answers and ticks are taken, else 503."""
     if await _database(context) != "ok":
         raise Unavailable("the database does not answer")
+    if _kafka(context) == "down":
+        rows = context.pipeline.lag().numbered + context.pipeline.lag().submitted
+        raise Unavailable(f"Kafka does not answer; {rows:,} rows wait in memory")
     stopped = [name for name, task in context.supervisor.health.items() if task.state is State.FAILED]
     if stopped:
         raise Unavailable(f"a background task has failed: {', '.join(stopped)}")

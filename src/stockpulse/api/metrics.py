@@ -31,6 +31,13 @@ class PipelineCollector(Collector):
         for stage in fields(Lag):
             lag.add_metric([stage.name], getattr(self._pipeline.lag(), stage.name))
         yield lag
+        of_shards = GaugeMetricFamily(
+            "stockpulse_shard_lag_rows", "Rows of a shard that wait for a stage", labels=["shard", "stage"]
+        )
+        for number, processing in self._pipeline.shards.items():
+            for name, rows in zip(("step", "flush"), processing.lag(), strict=False):
+                of_shards.add_metric([str(number), name], rows)
+        yield of_shards
         up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task does its work", labels=["task"])
         for name, health in self._supervisor.health.items():
             up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))

@@ -18,11 +18,12 @@ from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.times import Zone
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
-from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, shown
+from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable, shown
 from stockpulse.ingest.conditions import RULES, rule_named
 from stockpulse.ingest.feed import Feed
 from stockpulse.names import PROVIDER
 
+intake = APIRouter(prefix="/ticks", tags=["ticks"])
 router = APIRouter(prefix="/ticks", tags=["ticks"])
 
 _INLINE_BYTES: Final = 64 * 1024
@@ -121,7 +122,7 @@ _BODY: Final[dict[str, Any]] = {
 }
 
 
-@router.post(
+@intake.post(
     "", summary="Send ticks", response_model=Accepted, openapi_extra=_BODY, responses=error_responses(413, 422, 503)
 )
 async def post_ticks(
@@ -165,9 +166,15 @@ async def post_ticks(
         rule=rule_named(conditions),
     )
     frame = await _parsed(await _body(request), request.headers.get("content-type", ""), end_of_stream=end_of_stream)
+    deadline = asyncio.get_running_loop().time() + context.durable_timeout_seconds
     try:
-        async with asyncio.timeout(context.durable_timeout_seconds):
-            receipt = await context.pipeline.submit(frame, feed)
+        async with asyncio.timeout_at(deadline):
+            durable = await context.pipeline.enqueue(frame, feed)
+    except TimeoutError:
+        raise Unavailable("too much is waiting to be durable: none of these ticks is stored") from None
+    try:
+        async with asyncio.timeout_at(deadline):
+            receipt = await durable
             if end_of_stream:
                 await context.pipeline.end(feed)
     except TimeoutError:

@@ -101,6 +101,10 @@ class Segments:
         """The segment after the open one, where the table is the log."""
         return self.open + SEGMENT_OFFSETS
 
+    def has(self, segment: int) -> bool:
+        """Whether its tables are there."""
+        return segment in self._made
+
     async def prepare_next(self) -> None:
         """Have the segment that the log goes on to ready, if it is known which that is."""
         if self._slot is None:

@@ -12,6 +12,7 @@ from stockpulse.journal.segments import table_of
 
 _COPY_SECONDS: Final = 60
 _READ_SECONDS: Final = 600
+_BLOCK_BYTES: Final = 8192
 
 _FIXED: Final = {
     "seq": "int8",
@@ -24,6 +25,8 @@ _FIXED: Final = {
 }
 _WRITTEN: Final = Layout(_FIXED, text="trade_id")
 _READ: Final = Layout(_FIXED)
+
+_FROM: Final = "seq >= $1 AND ctid >= $2::text::tid"
 
 COLUMNS: Final = _WRITTEN.columns
 
@@ -42,20 +45,23 @@ async def write(connection: Connection, segment: int, pieces: list[memoryview | 
     await copy_in(connection, table_of(segment), COLUMNS, in_slices(pieces), _COPY_SECONDS)
 
 
-async def read(connection: AnyConnection, segment: int, offset: int) -> pl.DataFrame:
-    """The rows of a segment from an offset on, in order, without their trade_id, which would make them long."""
-    query = f"SELECT {', '.join(_READ.columns)} FROM {table_of(segment)} WHERE seq >= $1"  # noqa: S608 - ours
-    rows = _READ.unpack(await copy_out(connection, query, offset, seconds=_READ_SECONDS))
+async def read(connection: AnyConnection, segment: int, offset: int, block: int = 0) -> pl.DataFrame:
+    """The rows of a segment from an offset on, in order, without their trade_id, which would make them long.
+
+    They are looked for from this block of the table on.
+    """
+    query = f"SELECT {', '.join(_READ.columns)} FROM {table_of(segment)} WHERE {_FROM}"  # noqa: S608 - ours
+    rows = _READ.unpack(await copy_out(connection, query, offset, f"({block},0)", seconds=_READ_SECONDS))
     return typed(pl.DataFrame(rows).with_columns(trade_id=None), LOGGED_TICKS).sort("seq")
 
 
-async def read_whole(connection: AnyConnection, segment: int, offset: int = 0) -> pl.DataFrame:
-    """The rows of a segment from an offset on, in order."""
-    rows = (await read(connection, segment, offset)).drop("trade_id")
+async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, block: int = 0) -> pl.DataFrame:
+    """The same with their trade_id."""
+    rows = (await read(connection, segment, offset, block)).drop("trade_id")
     identified = await connection.fetch(
-        f"SELECT seq, trade_id FROM {table_of(segment)}"  # noqa: S608 - names of ours
-        " WHERE trade_id IS NOT NULL AND seq >= $1",
+        f"SELECT seq, trade_id FROM {table_of(segment)} WHERE trade_id IS NOT NULL AND {_FROM}",  # noqa: S608 - ours
         offset,
+        f"({block},0)",
     )
     schema = {"seq": pl.Int64, "trade_id": pl.String}
     trade_ids = pl.DataFrame([tuple(row) for row in identified], schema=schema, orient="row")
@@ -80,3 +86,9 @@ async def newest_keys(connection: AnyConnection, segments: list[int], most: int)
 def typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     """The columns of a schema, in its types."""
     return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+async def blocks(connection: AnyConnection, segment: int) -> int:
+    """How many blocks of the database a segment takes."""
+    size: int = await connection.fetchval("SELECT pg_relation_size($1::text::regclass)", table_of(segment))
+    return size // _BLOCK_BYTES

@@ -21,6 +21,8 @@ class Provider(Protocol):
     calendar: str
     """The trading calendar of symbols that are first seen here: "XNYS", "24/7", …"""
     clock: Clock
+    can_wait: bool
+    """False where what is not taken at once is lost, as on a socket that pushes."""
     delay_seconds: float
     """How far behind the market the feed is by contract (0 for real time, 900 for a delayed one)."""
 

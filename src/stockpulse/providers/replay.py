@@ -42,6 +42,7 @@ class ReplayProvider:
     name = "replay"
     clock = Clock.EVENT
     delay_seconds = 0.0
+    can_wait = True
 
     def __init__(
         self,

@@ -100,6 +100,7 @@ class SimulatedProvider:
     calendar = "24/7"
     clock = Clock.WALL
     delay_seconds = 0.0
+    can_wait = True
 
     def __init__(
         self,

@@ -203,32 +203,7 @@ class BarReader:
 
     def served(self, rows: Rows, interval: Interval) -> pl.DataFrame:
         """The engine's rows as `SERVED_BARS`."""
-        volume = total(rows["volume_units"], rows["volume_nanos"])
-        notional = total(rows["notional_units"], rows["notional_nanos"])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            vwap = np.where(volume > 0, notional / volume, np.nan)
-            vwap = np.where(vwap >= 1, np.round(vwap, 12), vwap)  # the sums carry no more; of tiny prices they do
-        # Series by series: for ten bars, every expression costs as much as all of this.
-        counts = pl.Series(np.ascontiguousarray(rows["trade_count"]))
-        return pl.DataFrame(
-            {
-                "symbol": _named(rows["symbol_id"], lambda number: self._names.symbol_by_id[number].name),
-                "interval": pl.Series([interval.name], dtype=pl.String).new_from_index(0, len(rows)),
-                "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
-                **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
-                "volume": pl.Series(volume, nan_to_null=True),
-                "trade_count": counts if (rows["trade_count"] >= 0).all() else counts.set(counts < 0, None),
-                "vwap": pl.Series(vwap, nan_to_null=True),
-                "revision": np.ascontiguousarray(rows["revision"]),
-                "final": np.ascontiguousarray(rows["final"]),
-                "source": _named(rows["provider_id"], self._source),
-                "filled": np.zeros(len(rows), np.bool_),
-            },
-            schema=SERVED_BARS,
-        )
-
-    def _source(self, provider_id: int) -> str:
-        return self._names.provider_by_id[provider_id].name if provider_id else "trades"
+        return served_bars(rows, interval, self._names)
 
     async def moves(self, symbols: list[Symbol], start: datetime, end: datetime) -> list[Move]:
         """How the price of each symbol moved over its 1-minute bars in [start, end)."""
@@ -256,6 +231,37 @@ class BarReader:
             )
             for a, b in zip(first, last[: len(first)], strict=True)
         ]
+
+
+def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
+    """The engine's rows as `SERVED_BARS`."""
+
+    def source(provider_id: int) -> str:
+        return names.provider_by_id[provider_id].name if provider_id else "trades"
+
+    volume = total(rows["volume_units"], rows["volume_nanos"])
+    notional = total(rows["notional_units"], rows["notional_nanos"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        vwap = np.where(volume > 0, notional / volume, np.nan)
+        vwap = np.where(vwap >= 1, np.round(vwap, 12), vwap)  # the sums carry no more; of tiny prices they do
+    # Series by series: for ten bars, every expression costs as much as all of this.
+    counts = pl.Series(np.ascontiguousarray(rows["trade_count"]))
+    return pl.DataFrame(
+        {
+            "symbol": _named(rows["symbol_id"], lambda number: names.symbol_by_id[number].name),
+            "interval": pl.Series([interval.name], dtype=pl.String).new_from_index(0, len(rows)),
+            "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
+            **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
+            "volume": pl.Series(volume, nan_to_null=True),
+            "trade_count": counts if (rows["trade_count"] >= 0).all() else counts.set(counts < 0, None),
+            "vwap": pl.Series(vwap, nan_to_null=True),
+            "revision": np.ascontiguousarray(rows["revision"]),
+            "final": np.ascontiguousarray(rows["final"]),
+            "source": _named(rows["provider_id"], source),
+            "filled": np.zeros(len(rows), np.bool_),
+        },
+        schema=SERVED_BARS,
+    )
 
 
 def _named(numbers: Ints, name_of: Callable[[int], str]) -> pl.Series:

@@ -151,8 +151,18 @@ class Watch:
 class KafkaShardLog:
     """One partition, as its reader sees it."""
 
-    def __init__(self, identity: str, shard: int, reader: PartitionReader, journal: KafkaJournal, watch: Watch) -> None:
+    def __init__(
+        self,
+        identity: str,
+        shard: int,
+        first_seq: int,
+        reader: PartitionReader,
+        journal: KafkaJournal | None,
+        watch: Watch,
+    ) -> None:
+        """`journal` is what appends to the partition here, if anything does."""
         self._shard = shard
+        self._first_seq = first_seq
         self._reader = reader
         self._journal = journal
         self._watch = watch
@@ -161,15 +171,15 @@ class KafkaShardLog:
     @property
     def head(self) -> int:
         """The offset that the next record gets, as far as is known."""
-        return self._journal.first_seqs[self._shard] + self._watch.ends.get(self._shard, 0)
+        return self._first_seq + self._watch.ends.get(self._shard, 0)
 
     async def end(self) -> int:
         """The same, asked for."""
         return (await self._reader.bounds())[1]
 
     async def foreign_end(self) -> int:
-        """Where the partition ends, if that is beyond what was appended here."""
-        own = self._journal.own_end(self._shard)
+        """Where the partition ends, if that is beyond what was appended here; 0 where all is followed anyway."""
+        own = self._journal.own_end(self._shard) if self._journal is not None else None
         return self.head if own is not None and own < self.head else 0
 
     async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
