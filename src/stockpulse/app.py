@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 from stockpulse import __version__
-from stockpulse.api import analytics, bars, data, docs, errors, health, signals, symbols, ticks
+from stockpulse.api import analytics, bars, data, dead_letters, docs, errors, health, signals, symbols, ticks
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.api.requests import RequestLog
@@ -27,6 +27,7 @@ from stockpulse.assembly import (
     engine_of,
     flow_of,
     follow_of,
+    foundation_of,
     ingestion_of,
     kafka_log,
     readers_of,
@@ -35,30 +36,25 @@ from stockpulse.assembly import (
 )
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.compiler import Compiler
-from stockpulse.counters import Counters
 from stockpulse.database import migrate
 from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.database.embedded import EmbeddedPostgres
-from stockpulse.database.names import NameStore
 from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.feeds import Backfill, follow
 from stockpulse.housekeeping import audit, compile_indicators, retain, tend_segments
-from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.kafka.connection import KAFKA_TRANSIENT
 from stockpulse.journal.segments import Segments
 from stockpulse.logs import LogParts
-from stockpulse.names import Names
 from stockpulse.ownership import Ownership
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
 from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
+from stockpulse.store.dead_letters import DeadLetterStore
 from stockpulse.store.derived import drop_old_states
-from stockpulse.store.partitions import Partitions
 from stockpulse.store.run_log import RunLog
 from stockpulse.store.screening import Screener
-from stockpulse.store.signals import SignalStore
 from stockpulse.store.ticks import TickReader
 from stockpulse.supervisor import State, Supervisor
 from stockpulse.telemetry import RequestMetrics, configure_logging
@@ -90,28 +86,6 @@ async def database_of(settings: Settings, supervisor: Supervisor | None = None) 
         await server.stop()
 
 
-async def _foundation(
-    settings: Settings, dsn: str, pool: Pool, supervisor: Supervisor, stack: AsyncExitStack
-) -> Foundation:
-    names = Names()
-    name_store = NameStore(pool, names)
-    await name_store.load()
-    return Foundation(
-        settings=settings,
-        dsn=dsn,
-        pool=pool,
-        supervisor=supervisor,
-        stack=stack,
-        names=names,
-        name_store=name_store,
-        partitions=Partitions(pool),
-        counters=Counters(),
-        redeliveries=Redeliveries(),
-        signals=SignalStore(pool),
-        now=_now,
-    )
-
-
 async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     """The parts of this role, wired, with the state of the last run."""
     settings, role = base.settings, base.settings.role
@@ -119,11 +93,13 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     pipeline, ownership = await flow_of(base, log_parts)
     registry.register(PipelineCollector(pipeline, base.supervisor))
     compiler = Compiler(settings.cache_dir / "loops")
+    if role == "all":
+        await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
     if role in {"all", "process"}:
-        if role == "all":
-            await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
+        _keep_house(base, log_parts, ownership)
+    if role != "ingest":
         analytics = engine_of(settings).analytics
-        _keep_house(base, log_parts, ownership, lambda: compile_indicators(compiler, analytics, ownership.use))
+        base.supervisor.start("compiler", lambda: compile_indicators(compiler, analytics, ownership.use))
     if log_parts.journal is not None:
         if role == "ingest":
             await remember_deliveries(base, log_parts)
@@ -146,17 +122,14 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
         now=_now,
         default_calendar=settings.calendar,
         durable_timeout_seconds=settings.durable_timeout_seconds,
+        future_seconds=settings.future_seconds,
+        dead_letters=DeadLetterStore(base.pool),
         ownership=ownership,
         log=log_parts,
     )
 
 
-def _keep_house(
-    base: Foundation,
-    log_parts: LogParts,
-    ownership: Ownership,
-    compiled: Callable[[], Awaitable[None]],
-) -> None:
+def _keep_house(base: Foundation, log_parts: LogParts, ownership: Ownership) -> None:
     """Start what has to be done once, or now and then."""
     runs, supervisor = RunLog(base.pool), base.supervisor
 
@@ -169,7 +142,6 @@ def _keep_house(
         tracks = engine_of(base.settings).analytics.tracks.values()
         return sum([await drop_old_states(base.pool, track, now) for track in tracks])
 
-    supervisor.start("compiler", compiled)
     supervisor.start("segments", lambda: tend_segments(segments))
     supervisor.start("retention", lambda: retain(segments, base.partitions, drop_states, runs, _now))
 
@@ -184,13 +156,29 @@ async def running(settings: Settings, registry: CollectorRegistry) -> AsyncItera
         calendar = asyncio.create_task(asyncio.to_thread(trading_calendar, settings.calendar))
         dsn = await stack.enter_async_context(database_of(settings, supervisor))
         await _check(settings, dsn, calendar)
-        pool = await create_pool(dsn, settings.database_pool)
-        stack.push_async_callback(_close, pool)
-        base = await _foundation(settings, dsn, pool, supervisor, stack)
-        context = await _build(base, registry)
+        context = await _build(await _founded(settings, dsn, supervisor, stack), registry)
         stack.push_async_callback(_stop, context)
         _start(settings, context)
         yield context
+
+
+async def _founded(settings: Settings, dsn: str, supervisor: Supervisor, stack: AsyncExitStack) -> Foundation:
+    pool = await create_pool(dsn, settings.database_pool)
+    stack.push_async_callback(_close, pool)
+    return await foundation_of(settings, dsn, pool, supervisor, stack, _now)
+
+
+@asynccontextmanager
+async def foundation(settings: Settings) -> AsyncIterator[Foundation]:
+    """What the parts stand on, without any of them: for what is done while no server runs."""
+    supervisor = Supervisor((*TRANSIENT, *KAFKA_TRANSIENT))
+    async with AsyncExitStack() as stack:
+        calendar = asyncio.create_task(asyncio.to_thread(trading_calendar, settings.calendar))
+        dsn = await stack.enter_async_context(database_of(settings, supervisor))
+        await _check(settings, dsn, calendar)
+        base = await _founded(settings, dsn, supervisor, stack)
+        yield base
+        await supervisor.stop([name for name in reversed(list(supervisor.health)) if name != "postgres"])
 
 
 def _check_role(settings: Settings) -> None:
@@ -281,10 +269,10 @@ def _now() -> datetime:
 # HTTP -------------------------------------------------------------------------------------------
 
 
-_READING: Final = (symbols, ticks, bars, data, analytics, signals)
+_READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
-    "all": (health.router, ticks.intake, *(part.router for part in _READING)),
-    "ingest": (health.router, ticks.intake),
+    "all": (health.router, ticks.intake, dead_letters.retries, *(part.router for part in _READING)),
+    "ingest": (health.router, ticks.intake, dead_letters.router, dead_letters.retries),
     "process": (health.router,),
     "api": (health.router, *(part.router for part in _READING)),
 }

@@ -90,6 +90,34 @@ def engine_of(settings: Settings) -> Engine:
     return Engine(shard, Analytics(stored, rules, parse_interval(settings.signal_interval), shard.dates))
 
 
+async def foundation_of(
+    settings: Settings,
+    dsn: str,
+    pool: Pool,
+    supervisor: Supervisor,
+    stack: AsyncExitStack,
+    now: Callable[[], datetime],
+) -> Foundation:
+    """What all parts stand on, with the names that the database knows."""
+    names = Names()
+    name_store = NameStore(pool, names)
+    await name_store.load()
+    return Foundation(
+        settings=settings,
+        dsn=dsn,
+        pool=pool,
+        supervisor=supervisor,
+        stack=stack,
+        names=names,
+        name_store=name_store,
+        partitions=Partitions(pool),
+        counters=Counters(),
+        redeliveries=Redeliveries(),
+        signals=SignalStore(pool),
+        now=now,
+    )
+
+
 # The log ----------------------------------------------------------------------------------------
 
 
@@ -152,13 +180,37 @@ async def cluster_of(settings: Settings, connection: KafkaConnection) -> Cluster
         await asyncio.sleep(_BROKER_PAUSE)
 
 
+@dataclass(frozen=True)
+class KafkaTarget:
+    """The Kafka that the settings name, and the raw topic on it."""
+
+    connection: KafkaConnection
+    cluster: Cluster
+    topic: str
+
+    @property
+    def partitions(self) -> int:
+        """Of the raw topic."""
+        return self.cluster.topics[self.topic].partitions
+
+    @property
+    def identity(self) -> str:
+        """Which log that is."""
+        return identity_of(self.cluster.id, self.topic, self.partitions)
+
+
+async def kafka_target(settings: Settings) -> KafkaTarget:
+    """The Kafka that the settings name, with its topics."""
+    connection = connection_of(settings)
+    return KafkaTarget(connection, await cluster_of(settings, connection), settings.kafka_topic_raw)
+
+
 async def kafka_log(base: Foundation) -> LogParts:
     """The log on Kafka; to be appended to, unless this process has another role."""
     settings, topic = base.settings, base.settings.kafka_topic_raw
-    connection, codec = connection_of(settings), codec_of(settings)
-    cluster = await cluster_of(settings, connection)
+    codec, target = codec_of(settings), await kafka_target(settings)
+    connection, cluster, partitions = target.connection, target.cluster, target.partitions
     await asyncio.to_thread(codec.prepare)
-    partitions = cluster.topics[topic].partitions
     routing = Routing(base.names, partitions)
     interpreter = Interpreter(
         codec,
@@ -167,9 +219,8 @@ async def kafka_log(base: Foundation) -> LogParts:
         timedelta(seconds=settings.future_seconds),
         partitions,
     )
-    identity = identity_of(cluster.id, topic, partitions)
     starts, ends = await bounds_of(connection, topic, partitions)
-    first_seqs = await claim(base.pool, identity, starts)
+    first_seqs = await claim(base.pool, target.identity, starts)
     journal = None
     if settings.role in {"all", "ingest"}:
         journal = KafkaJournal(connection, topic, codec, base.names, routing)
@@ -181,7 +232,7 @@ async def kafka_log(base: Foundation) -> LogParts:
     base.supervisor.start("kafka", watch.run)
     left = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
     await left.load(min(first_seqs.values()))
-    logs = KafkaLog(base.pool, connection, topic, identity, first_seqs, interpreter, journal, watch)
+    logs = KafkaLog(base.pool, connection, topic, target.identity, first_seqs, interpreter, journal, watch)
     parts = KafkaParts(connection, cluster, codec, first_seqs)
     waiting_seconds = journal.waiting_seconds if journal is not None else lambda: 0.0
     return LogParts(logs, journal, routing, left, watch, waiting_seconds, parts)

@@ -1,4 +1,4 @@
-"""The command line: serve, replay, migrate, version."""
+"""The command line: serve, replay, migrate, move, topics, dlq, version."""
 
 import asyncio
 import io
@@ -7,7 +7,7 @@ import logging
 import re
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,11 +22,13 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 
 from stockpulse import __version__
-from stockpulse.app import create_app, database_of, running
+from stockpulse.app import create_app, database_of, foundation, running
+from stockpulse.assembly import KafkaTarget, kafka_target
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
 from stockpulse.database.connect import TRANSIENT
@@ -34,6 +36,9 @@ from stockpulse.database.migrate import upgrade
 from stockpulse.errors import DatabaseUnavailable, InvalidInput, OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.conditions import rule_named
 from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.journal.kafka.offsets import bounds_of
+from stockpulse.journal.kafka.topics import Topic
+from stockpulse.moving import Moved, Target, accept_loss, move
 from stockpulse.names import PROVIDER
 from stockpulse.pipeline import Pipeline
 from stockpulse.providers.replay import ReplayProvider, parse_speed
@@ -96,6 +101,26 @@ def migrate_schema() -> None:
     typer.echo("the schema is up to date")
 
 
+@cli.command("move")
+def move_log(
+    target: Annotated[Target, typer.Argument(help="Where the log is to be from now on: kafka or postgres.")],
+) -> None:
+    """Move from the log in the database to the one on Kafka, or back, with all that is stored.
+
+    Stop every process on this database before. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
+    """
+    settings = load_settings()
+    _log_trouble_only(settings)
+
+    async def run() -> Moved:
+        async with foundation(settings) as base:
+            return await move(base, target)
+
+    with _database_faults():
+        moved = asyncio.run(run())
+    typer.echo(f"moved to {target}: {moved.symbols:,} symbols, shards: {moved.shards}")
+
+
 @cli.command()
 def version() -> None:
     """Say which version this is."""
@@ -131,6 +156,124 @@ def replay(
     finally:
         if tally.sent:
             typer.echo(tally.summary())
+
+
+# Topics -----------------------------------------------------------------------------------------
+
+topics = typer.Typer(cls=_Commands, help="The topics on Kafka.", no_args_is_help=True)
+cli.add_typer(topics, name="topics")
+
+
+@topics.command("create")
+def create_topics() -> None:
+    """Make the topics that are missing, and check those that are there."""
+    _print_topics(asyncio.run(kafka_target(_kafka_settings())).cluster.topics.values())
+
+
+@topics.command("list")
+def list_topics() -> None:
+    """Show the topics, and how far the partitions of the log are worked in."""
+    settings = _kafka_settings()
+
+    async def run() -> tuple[KafkaTarget, dict[int, int], dict[int, int]]:
+        target = await kafka_target(settings)
+        return target, *await bounds_of(target.connection, target.topic, target.partitions)
+
+    target, oldest, ends = asyncio.run(run())
+    _print_topics(target.cluster.topics.values())
+    table = _table("partition", "oldest", "end", right=3)
+    for partition, end in ends.items():
+        table.add_row(str(partition), f"{oldest[partition]:,}", f"{end:,}")
+    Console().print(table)
+
+
+@topics.command("accept-loss")
+def accept_lost_records() -> None:
+    """Go on without records that the log dropped before they were worked in, or after its topic was made anew."""
+    settings = _kafka_settings()
+
+    async def run() -> list[str]:
+        async with foundation(settings) as base:
+            return await accept_loss(base)
+
+    with _database_faults():
+        losses = asyncio.run(run())
+    typer.echo("\n".join(losses) if losses else "nothing is lost")
+
+
+def _kafka_settings() -> Settings:
+    settings = load_settings()
+    if settings.kafka_bootstrap_servers is None:
+        raise InvalidInput("KAFKA_BOOTSTRAP_SERVERS", "is not set; takes host:port, several separated by commas")
+    _log_trouble_only(settings)
+    return settings
+
+
+def _print_topics(found: Iterable[Topic]) -> None:
+    table = _table("topic", "partitions", "replicas", "retention", right=3)
+    for topic in found:
+        hours = int(topic.settings.get("retention.ms", "-1")) / 3_600_000
+        kept = f"{hours:,.0f} h" if hours >= 0 else "for good"
+        table.add_row(topic.name, str(topic.partitions), str(topic.replication), kept)
+    Console().print(table)
+
+
+def _table(*columns: str, right: int) -> Table:
+    """A table whose last columns are numbers."""
+    table = Table(box=None)
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="right" if at >= len(columns) - right else "left")
+    return table
+
+
+# Dead letters -----------------------------------------------------------------------------------
+
+dlq = typer.Typer(cls=_Commands, help="Records that could not be taken.", no_args_is_help=True)
+cli.add_typer(dlq, name="dlq")
+
+_Url = Annotated[str, typer.Option(help="The running server.")]
+_Source = Annotated[str | None, typer.Option(help="Only those of this provider or topic.")]
+
+
+@dlq.command("list")
+def list_dead_letters(
+    url: _Url = "http://127.0.0.1:8000",
+    source: _Source = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
+) -> None:
+    """Show the newest ones, with what is wrong with each."""
+    for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
+        place = f" {letter['topic']}[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
+        again = f" (sent again {letter['retried_at']})" if letter["retried_at"] else ""
+        typer.echo(f"{letter['id']} {letter['received_at']} {letter['source']}{place}: {letter['reason']}{again}")
+        typer.echo(f"    {letter['record']}")
+
+
+@dlq.command("retry")
+def retry_dead_letters(
+    url: _Url = "http://127.0.0.1:8000",
+    source: _Source = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 1000,
+) -> None:
+    """Send them again, those that were not yet; what is still wrong stays."""
+    outcome = _asked(url, "POST", "/retry", source, limit)
+    typer.echo(f"{outcome['retried']:,} are stored now, {len(outcome['refused']):,} are still refused")
+    for number, reason in list(outcome["refused"].items())[:_SHOWN_REJECTS]:
+        typer.echo(f"  {number}: {reason}")
+
+
+def _asked(url: str, method: str, path: str, source: str | None, limit: int) -> dict[str, Any]:
+    """What the running server answers."""
+    query: dict[str, str | int] = {"limit": limit} | ({} if source is None else {"source": source})
+    try:
+        with httpx2.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
+            response = client.request(method, f"/api/v1/dead-letters{path}", params=query)
+    except httpx2.TransportError as error:
+        raise Unavailable(f"no server at {url}: {error}") from error
+    if not response.is_success:
+        raise StockPulseError(f"the server refuses: {_message_of(response)}")
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 # Replay -----------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class Processing:
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
             await self._work_in(appended, {})
-            await self._flush_once()  # so that a recovery that is cut short goes on where it was
+            await self.flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
         self.engine.shard.offset = self._expected = max(self.offset, end)
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
@@ -177,7 +177,8 @@ class Processing:
         elif isinstance(batch, Ticks | Bars):
             await self._work_in_records(batch, clocks)
         async with self._turn:
-            self._keep(batch)
+            if isinstance(batch, Unreadable):
+                self._keep(batch)
             self.engine.shard.offset = max(self.offset, appended.after)
 
     def _keep(self, batch: Batch | Unreadable) -> None:
@@ -197,6 +198,7 @@ class Processing:
                         self.engine.admit(wanted.interval, await self._reads.bars(wanted))
                 now = self._clocks() if clocks is None else clocks
                 self._note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
+            self._keep(batch)  # in the same turn: from here on a flush says that they are worked in
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
     async def _digest(self, batch: Ticks | Bars) -> list[Work]:
@@ -236,10 +238,11 @@ class Processing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_seconds):
                     await self._stopping.wait()
-            await self._flush_once()
-        await self._flush_once()  # what came while the one before was under way
+            await self.flush_once()
+        await self.flush_once()  # what came while the one before was under way
 
-    async def _flush_once(self) -> None:
+    async def flush_once(self) -> None:
+        """Store what changed."""
         async with self._turn:
             glance = await self._glance()
             changes = self.engine.take_changes()

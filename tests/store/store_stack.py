@@ -93,7 +93,7 @@ class Stack:
     async def flush(self) -> None:
         """One flush at a time, as from the one task that flushes in the app."""
         async with self.flushing:
-            await self.processing._flush_once()
+            await self.processing.flush_once()
 
     async def flush_now_and_then(self) -> None:
         while True:

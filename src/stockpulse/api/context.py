@@ -18,6 +18,7 @@ from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
 from stockpulse.store.analytics import AnalyticsReader
 from stockpulse.store.bars import BarReader
+from stockpulse.store.dead_letters import DeadLetterStore
 from stockpulse.store.screening import Screener
 from stockpulse.store.signals import SignalStore
 from stockpulse.store.ticks import TickReader
@@ -42,6 +43,8 @@ class Context:
     now: Callable[[], datetime]
     default_calendar: str
     durable_timeout_seconds: float
+    future_seconds: float
+    dead_letters: DeadLetterStore
     ownership: Ownership
     log: LogParts
 

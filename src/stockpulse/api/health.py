@@ -87,7 +87,9 @@ async def health(context: Ctx) -> Health:
         and kafka != "down"
         and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
     )
-    analytics = AnalyticsReport(compiled=tasks["compiler"].state == State.DONE.value, behind=lag.behind)
+    analytics = AnalyticsReport(
+        compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
+    )
     shards = {number: _shard(processing) for number, processing in sorted(context.pipeline.shards.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)

@@ -124,11 +124,11 @@ class Analytics:
         for track in self.tracks.values():
             track.flushed()
 
-    def snapshot(self) -> State:
-        """The whole state."""
-        state = self.prices.snapshot()
+    def snapshot(self, among: Ints | None = None) -> State:
+        """The whole state, or that of these symbols."""
+        state = self.prices.snapshot(among)
         for track in self.tracks.values():
-            state |= track.snapshot()
+            state |= track.snapshot(among)
         return state
 
     def restore(self, parts: Iterable[State]) -> bool:

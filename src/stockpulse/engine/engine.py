@@ -7,7 +7,7 @@ import numpy as np
 
 from stockpulse.calendar import Calendar
 from stockpulse.engine.analytics import Analytics, AnalyticsChanges, Glance
-from stockpulse.engine.bars import Rows
+from stockpulse.engine.bars import Ints, Rows
 from stockpulse.engine.shard import BarEvents, ProviderBars, Range, Shard, TickBatch, Work
 from stockpulse.engine.state import State
 from stockpulse.intervals import M5, Interval
@@ -92,9 +92,9 @@ class Engine:
         self.shard.flushed()
         self.analytics.flushed()
 
-    def snapshot(self) -> State:
-        """The whole state."""
-        return self.shard.snapshot() | self.analytics.snapshot()
+    def snapshot(self, among: Ints | None = None) -> State:
+        """The whole state, or that of these symbols."""
+        return self.shard.snapshot(among) | self.analytics.snapshot(among)
 
     def restore(self, offset: int, parts: Iterable[State]) -> bool:
         """Take up the state of a checkpoint; whether something in it is of no use any more."""

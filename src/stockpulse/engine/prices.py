@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bars import Floats, Ints, by_symbol
-from stockpulse.engine.state import State, with_room
+from stockpulse.engine.state import State, of_symbols, with_room
 from stockpulse.frames import COUNTS_FOR_PRICE, PRIMARY
 
 POINTS: Final = 5
@@ -86,9 +86,9 @@ class LastPrices:
         self._symbols["dirty"] = False
         return {"prices": changed} if len(changed) else {}
 
-    def snapshot(self) -> State:
-        """The whole state."""
-        return {"prices": self._symbols[self._symbols["known"] > 0]}
+    def snapshot(self, among: Ints | None = None) -> State:
+        """The whole state, or that of these symbols."""
+        return {"prices": of_symbols(self._symbols[self._symbols["known"] > 0], among)}
 
     def restore(self, part: State) -> None:
         """Take up a part of a checkpoint."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from stockpulse.calendar import NO_DAY, Calendar
 from stockpulse.engine.bars import BAR, Floats, Ints, Mask, Rows, from_ticks, pairs_in, roll_up
-from stockpulse.engine.state import SYMBOL_STATE, Changes, State, with_room
+from stockpulse.engine.state import SYMBOL_STATE, Changes, State, of_symbols, with_room
 from stockpulse.engine.table import BarTable
 from stockpulse.frames import PRIMARY
 from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5, Interval
@@ -364,10 +364,10 @@ class Shard:
         for table in self._tables.values():
             table.evict()
 
-    def snapshot(self) -> State:
-        """The whole state."""
-        state = {interval.name: table.rows.copy() for interval, table in self._tables.items()}
-        return state | {"symbols": self._symbols[self._symbols["provider_id"] != 0]}
+    def snapshot(self, among: Ints | None = None) -> State:
+        """The whole state, or that of these symbols."""
+        state = {interval.name: of_symbols(table.rows, among) for interval, table in self._tables.items()}
+        return state | {"symbols": of_symbols(self._symbols[self._symbols["provider_id"] != 0], among)}
 
     def restore(self, offset: int, parts: Iterable[State]) -> None:
         """Take up the state of a checkpoint: a whole snapshot and the changes that followed it, in order."""

@@ -48,6 +48,11 @@ def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.v
     return np.concatenate([records, grown])
 
 
+def of_symbols(records: npt.NDArray[np.void], among: npt.NDArray[np.int64] | None) -> npt.NDArray[np.void]:
+    """A copy of the records, or of those of these symbols."""
+    return records.copy() if among is None else records[np.isin(records["symbol_id"], among)]
+
+
 def encode(state: State) -> bytes:
     """The state as one blob that names and types its own fields (NumPy's npz)."""
     blob = io.BytesIO()

@@ -334,9 +334,10 @@ class Track:
         """How many rows wait to be stored."""
         return sum(len(one) for one in self._derived)
 
-    def snapshot(self) -> State:
-        """The whole state."""
-        return self._part(np.flatnonzero(self._symbols["known"]))
+    def snapshot(self, among: Ints | None = None) -> State:
+        """The whole state, or that of these symbols."""
+        known = np.flatnonzero(self._symbols["known"])
+        return self._part(known if among is None else known[np.isin(known, among)])
 
     def restore(self, part: State) -> None:
         """Take up a part of a checkpoint. What was calculated by another definition is left out."""

@@ -182,6 +182,11 @@ class PostgresJournal:
         if len(frame):
             self.segments.recent.append(self.segments.open, frame)
 
+    async def seal(self) -> None:
+        """Seal the open segment, whatever is in it, for a log that is left."""
+        await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._held.drop)
+        await self.segments.index_sealed()
+
     async def recent_keys(self) -> list[tick_rows.Key]:
         """What the newest ticks with a trade_id are known by, in log order; see `ingest.redelivery`."""
         connection, _ = await self._locked(self._wait_seconds)

@@ -103,7 +103,7 @@ class Sink:
         self._partitions = partitions
         self._shard = shard
         self._journal = journal
-        self._epoch = 0
+        self.epoch = 0
         self._part = 0
         self._whole_bytes = 0
         self._changed_bytes = 0
@@ -128,7 +128,7 @@ class Sink:
         )
         if row is None:
             raise Fenced
-        journal, self._epoch, self.offset = row
+        journal, self.epoch, self.offset = row
         if journal != self._journal:
             raise OtherJournal(journal, self._journal)
         rows = await connection.fetch(
@@ -234,14 +234,14 @@ class Sink:
             "UPDATE checkpoints SET journal_offset = $4, updated_at = now()"
             " WHERE shard = $1 AND epoch = $2 AND journal_offset = $3",
             self._shard,
-            self._epoch,
+            self.epoch,
             self.offset,
             offset,
         )
         if done == "UPDATE 1":
             return True
         row = await connection.fetchrow("SELECT epoch, journal_offset FROM checkpoints WHERE shard = $1", self._shard)
-        if row is not None and tuple(row) == (self._epoch, offset):
+        if row is not None and tuple(row) == (self.epoch, offset):
             log.info("flush had been committed before the connection died", offset=offset)
             return False
         raise Fenced

@@ -180,7 +180,9 @@ class PartitionReader:
         here = self._here(checked.good)
         if not here.all():
             astray = checked.good.filter(~here)
-            raw = astray.select(pl.struct(list(TICKS if "size" in schema else BARS)).struct.json_encode()).to_series()
+            kind = pl.lit("trade" if "size" in schema else "bar").alias("type")
+            record = pl.struct(kind, *(TICKS if "size" in schema else BARS), "provider")
+            raw = astray.select(record.struct.json_encode()).to_series()
             broken.append(
                 pl.DataFrame(
                     {"seq": astray["seq"], "reason": pl.repeat(self._astray(), len(astray), eager=True), "raw": raw},
