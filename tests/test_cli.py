@@ -25,7 +25,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app_process import AppProcess, free_port
-from stockpulse import __version__, cli
+from stockpulse import __version__
+from stockpulse.cli import cli, faults
 from stockpulse.database import migrate
 from stockpulse.database.embedded import EmbeddedPostgres
 
@@ -53,8 +54,8 @@ def app() -> Iterator[AppProcess]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command, in this process."""
-    monkeypatch.setattr(cli, "_log_trouble_only", lambda _: None)
-    return lambda *arguments: CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
+    monkeypatch.setattr(faults, "log_trouble_only", lambda _: None)
+    return lambda *arguments: CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -332,8 +333,8 @@ class FakeServer:
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(cli, "_BATCH_ROWS", 20)
-    monkeypatch.setattr(cli, "_RETRY_SECONDS", (0.01, 0.1, 0.4))
+    monkeypatch.setattr("stockpulse.cli.replay._BATCH_ROWS", 20)
+    monkeypatch.setattr("stockpulse.cli.destinations._RETRY_SECONDS", (0.01, 0.1, 0.4))
 
 
 @pytest.mark.parametrize("fault", [None, 503, 500])

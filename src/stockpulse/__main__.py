@@ -1,4 +1,4 @@
-"""The command line: serve, replay, migrate."""
+"""The command line."""
 
 from stockpulse.cli import cli
 

@@ -105,6 +105,8 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
             await remember_deliveries(base, log_parts)
         pipeline.ingestion = ingestion_of(base, log_parts.journal, pipeline)
         base.supervisor.start("audit", lambda: audit(pipeline, RunLog(base.pool), _now))
+    if role == "process" and log_parts.kafka is not None:
+        share_partitions(base, log_parts.kafka, ownership)
     readers = follow_of(base, log_parts, pipeline) if role == "api" else readers_of(log_parts, pipeline, ownership)
     bar_reader = BarReader(base.pool, base.names, readers.bars, extended_day=settings.extended_day)
     return Context(
@@ -210,8 +212,6 @@ def _start(settings: Settings, context: Context) -> None:
     pipeline, supervisor = context.pipeline, context.supervisor
     for shard in context.ownership.owned:
         context.ownership.start(shard)
-    if settings.role == "process" and context.log.kafka is not None:
-        share_partitions(settings, context.log.kafka, context.ownership, supervisor)
     if pipeline.ingestion is None:
         return
     supervisor.start("append", pipeline.ingestion.append)

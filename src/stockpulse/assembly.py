@@ -20,7 +20,7 @@ from stockpulse.engine.shard import Shard
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.errors import CannotStart, OtherJournal
 from stockpulse.expressions import parse
-from stockpulse.following import FollowedBars, FollowedShard, follow_ticks
+from stockpulse.following import FollowedBars, FollowedShard, follow_names, follow_ticks
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -345,9 +345,11 @@ def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
 # Sharing ----------------------------------------------------------------------------------------
 
 
-def share_partitions(settings: Settings, kafka: KafkaParts, ownership: Ownership, supervisor: Supervisor) -> None:
+def share_partitions(base: Foundation, kafka: KafkaParts, ownership: Ownership) -> None:
     """Work on this process's share of the partitions from now on."""
+    settings, supervisor = base.settings, base.supervisor
     membership = Membership(kafka.connection, settings.kafka_topic_raw, settings.kafka_group)
+    supervisor.start("names", lambda: follow_names(base.name_store))
     supervisor.start("group", membership.run)
     supervisor.start("shards", lambda: ownership.share(lambda: membership.assigned, membership.changed))
 

@@ -91,6 +91,14 @@ class FollowedShard:
         return self._newest.get(provider_id, 0)
 
 
+async def follow_names(store: NameStore) -> None:
+    """Keep names, and the clocks of providers, up to date with what other processes say, for ever."""
+    while True:
+        with suppress(*TRANSIENT):
+            await store.load()
+        await asyncio.sleep(_SECONDS)
+
+
 async def follow_ticks(shards: Iterable[FollowedShard], store: NameStore) -> None:
     """Keep names and ticks up to date, for ever."""
     while True:

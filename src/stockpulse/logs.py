@@ -1,7 +1,7 @@
 """The two logs, as the shards of them are opened: the one inside the database, and the one on Kafka."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -141,7 +141,11 @@ class KafkaLog:
     async def open(self, shard: int) -> ShardOfLog:
         """A partition of it."""
         first_seq = self._first_seqs[shard]
-        reader = PartitionReader(self._connection, self._topic, shard, first_seq, self._interpreter)
+        interpreter = self._interpreter
+        if self._journal is None:
+            # A shard that comes back is read again from its checkpoint: what was read then is no redelivery.
+            interpreter = replace(interpreter, redeliveries=Redeliveries())
+        reader = PartitionReader(self._connection, self._topic, shard, first_seq, interpreter)
         segments = Segments(self._pool, RecentTicks(), slot=slot_of(first_seq))
 
         async def load(offset: int) -> None:
@@ -156,7 +160,7 @@ class KafkaLog:
             start=first_seq,
             elsewhere=Elsewhere(segments, self._topic, first_seq),
             load=load,
-            remember=partial(self._remember, segments),
+            remember=partial(self._remember, segments, interpreter.redeliveries),
             close=reader.close,
             follow=shard_log.follow if self._journal is None else None,
         )
@@ -178,11 +182,11 @@ class KafkaLog:
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
-    async def _remember(self, segments: Segments, offset: int) -> None:
+    async def _remember(self, segments: Segments, redeliveries: Redeliveries, offset: int) -> None:
         await segments.load(offset)
         newest = [one for one in sorted({segments.open, *segments.sealed}, reverse=True)[:2] if segments.has(one)]
         async with self._pool.acquire() as connection:
-            self._interpreter.redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
+            redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
 
     async def _load(self, segments: Segments, offset: int) -> None:
         await segments.load(offset)

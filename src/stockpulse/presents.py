@@ -42,6 +42,11 @@ class ShardPresents:
         if known is not None:
             self._recording.discard(known.id)
 
+    def over(self, provider: str) -> dict[int, int]:
+        """What closes the bars of a recording that is over, and of nothing else."""
+        known = self._names.providers.get(provider)
+        return {} if known is None or known.clock is Clock.WALL else {known.id: END_OF_TIME}
+
     def resume(self, provider_ids: Iterable[int]) -> None:
         """These send, or send again."""
         self._recording.update(int(number) for number in provider_ids)

@@ -136,7 +136,7 @@ class Processing:
                 async with asyncio.timeout(wait):
                     items = await self._handed_on.take(_STEP_ROWS)
             if not items:
-                await self._read_up_to(await self._log.foreign_end())
+                await self._read_up_to(await self._log.foreign_end(self.offset))
                 await self._close()
             for appended, stored in _joined(items):
                 await self._read_up_to(appended.before)
@@ -164,8 +164,11 @@ class Processing:
         self._reading = False
 
     async def _close(self) -> None:
+        await self._close_with(self._clocks())
+
+    async def _close_with(self, clocks: dict[int, int]) -> None:
         async with self._turn:
-            self._note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, self._clocks())))
+            self._note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
 
     async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""
@@ -173,7 +176,7 @@ class Processing:
         batch = appended.batch
         if isinstance(batch, End):
             self.presents.end(batch.provider)
-            await self._close()
+            await self._close_with(self.presents.over(batch.provider))
         elif isinstance(batch, Ticks | Bars):
             await self._work_in_records(batch, clocks)
         async with self._turn:

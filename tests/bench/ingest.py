@@ -25,8 +25,7 @@ from stockpulse.database.connect import connect
 from stockpulse.database.copy import in_slices
 from stockpulse.feeds import feed_of
 from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
-from stockpulse.journal.postgres import _packed
-from stockpulse.journal.records import Ticks
+from stockpulse.journal import tick_rows
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
 from stockpulse.supervisor import State
@@ -38,17 +37,18 @@ PER_EVENT_SECOND = 20_000
 
 
 async def pipeline(
-    dsn: str, ticks: int, symbols: list[str], *, indicators: bool = True
+    dsn: str, ticks: int, symbols: list[str], *, indicators: bool = True, **options: object
 ) -> tuple[float, dict[str, float]]:
     """Ticks per second until everything is committed, the bars and what follows from them too."""
-    settings = Settings(database_url=dsn, provider="none", log_format="json")
+    settings = Settings(database_url=dsn, provider="none", log_format="json", **options)
     provider = SimulatedProvider(symbols, math.inf)
     async with running(settings, CollectorRegistry()) as context:
         while context.supervisor.health["compiler"].state is not State.DONE:
             await asyncio.sleep(0.05)
         if not indicators:
-            analytics = context.pipeline.shards[0].engine.analytics
-            analytics.work_in_ticks = analytics.work_in_bars = lambda _: None
+            for shard in context.pipeline.shards.values():
+                analytics = shard.engine.analytics
+                analytics.work_in_ticks = analytics.work_in_bars = lambda _: None
         sent = 0
         pending: set[asyncio.Task[object]] = set()
         started = time.perf_counter()
@@ -88,7 +88,7 @@ async def plain_copy(dsn: str, rows: int) -> float:
     connection = await connect(dsn)
     found = await connection.fetch("SELECT * FROM realtime_prices LIMIT 20000")
     frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
-    pieces, _, columns = _packed(Ticks(frame), 0)
+    pieces, columns = tick_rows.packed(frame), tick_rows.COLUMNS
     await connection.execute("DROP TABLE IF EXISTS copy_limit; CREATE TABLE copy_limit (LIKE realtime_prices)")
     header, body, trailer = pieces[0], pieces[1:-1], pieces[-1]
     repeats = rows // len(frame)

@@ -1,5 +1,6 @@
 """From a provider into the pipeline: the missing history, then the stream."""
 
+import asyncio
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -7,12 +8,14 @@ import polars as pl
 import pytest
 from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, SetClock, bar, stack, tick
 
+from stockpulse import ingestion
 from stockpulse.calendar import trading_calendar
 from stockpulse.clock import Clock
 from stockpulse.feeds import DEPTH, Backfill, feed_of, follow
 from stockpulse.ingest.conditions import algoseek, all_count
 from stockpulse.intervals import D1, M1, M5
 from stockpulse.providers.simulated import SimulatedProvider
+from stockpulse.store.run_log import RunLog
 
 LENGTHS = {"1m": MINUTE, "5m": 5 * MINUTE, "1d": DAY}
 MIDNIGHT = NOW.replace(hour=0, minute=0)
@@ -24,6 +27,7 @@ class Vendor:
     name = "vendor"
     calendar = "24/7"
     clock = Clock.WALL
+    can_wait = True
     delay_seconds = 0.0
 
     def __init__(self, clock, depth=5 * DAY):
@@ -173,10 +177,62 @@ class TestFollow:
             for second in range(5):
                 rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR + second * SECOND, second + 1)]
                 vendor.frames.append(pl.DataFrame(rows, schema=TICKS, orient="row"))
-            await follow(vendor, parts.pipeline)
+            await follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock)
             await parts.settled()
             (row,) = await parts.latest("A", M1, 5)
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
+
+    async def test_what_a_socket_pushes_while_there_is_no_room_is_counted_as_a_gap(self, postgres_dsn, monkeypatch):
+        """Room for ten rows while nothing becomes durable: then the feed goes on, and says what is missing."""
+        monkeypatch.setattr(ingestion, "_QUEUE_ROWS", 10)
+        async with stack(postgres_dsn) as parts:
+            durable, append = asyncio.Event(), parts.journal.append
+
+            async def append_later(batch):
+                await durable.wait()
+                return await append(batch)
+
+            monkeypatch.setattr(parts.journal, "append", append_later)
+            vendor = Pusher(parts.clock)
+            taken = asyncio.create_task(follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock))
+            while not parts.pipeline.counters.dropped:
+                vendor.push()
+                await asyncio.sleep(0.001)
+            before = vendor.pushed - parts.pipeline.counters.dropped
+            durable.set()
+            while parts.pipeline.counters.ticks < before:
+                await asyncio.sleep(0.001)
+            vendor.push()
+            vendor.end()
+            await taken
+            await parts.settled()
+            dropped = parts.pipeline.counters.dropped
+            assert parts.pipeline.counters.ticks == vendor.pushed - dropped > before
+            gaps = await parts.pool.fetch("SELECT source, records_processed FROM etl_runs")
+            assert [tuple(gap) for gap in gaps] == [("gap:vendor", dropped)]
+
+
+class Pusher(Vendor):
+    """A socket: it sends whether anybody takes it or not."""
+
+    can_wait = False
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.pushed = 0
+        self._sent = asyncio.Queue()
+
+    def push(self):
+        self.pushed += 5
+        rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR, 1) for _ in range(5)]
+        self._sent.put_nowait(pl.DataFrame(rows, schema=TICKS, orient="row"))
+
+    def end(self):
+        self._sent.put_nowait(None)
+
+    async def stream(self):
+        while (frame := await self._sent.get()) is not None:
+            yield frame
 
 
 def test_a_provider_as_a_feed():

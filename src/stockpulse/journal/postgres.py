@@ -148,7 +148,7 @@ class PostgresJournal:
         """The offset that the next record gets."""
         return self.head
 
-    async def foreign_end(self) -> int:
+    async def foreign_end(self, worked_in: int) -> int:  # noqa: ARG002
         """Nobody else appends."""
         return 0
 

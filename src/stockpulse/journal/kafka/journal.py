@@ -177,10 +177,10 @@ class KafkaShardLog:
         """The same, asked for."""
         return (await self._reader.bounds())[1]
 
-    async def foreign_end(self) -> int:
-        """Where the partition ends, if that is beyond what was appended here; 0 where all is followed anyway."""
+    async def foreign_end(self, worked_in: int) -> int:
+        """Where the partition ends, once what was appended here is worked in; 0 where all is followed anyway."""
         own = self._journal.own_end(self._shard) if self._journal is not None else None
-        return self.head if own is not None and own < self.head else 0
+        return self.head if own is not None and own <= worked_in < self.head else 0
 
     async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
         """The records of the partition with offset <= `seq` < until."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from stockpulse.errors import CannotStart
 from stockpulse.journal.kafka.connection import KafkaConnection
@@ -68,6 +68,8 @@ async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewT
         if missing:
             await _create(admin, missing, names, new, new.replication or min(3, len(described["brokers"])))
             there = await _described(admin, wanted)
+            if len(there) < len(wanted):  # made, but not known everywhere yet
+                raise UnknownTopicOrPartitionError
         _check(there[names.raw])
         return Cluster(str(described["cluster_id"]), there)
     finally:

@@ -1,0 +1,80 @@
+"""The command line: serve, replay, migrate, move, topics, dlq, version."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from stockpulse import __version__
+from stockpulse.app import create_app, database_of, foundation
+from stockpulse.cli import dead_letters, faults, replay, topics
+from stockpulse.database.migrate import upgrade
+from stockpulse.moving import Moved, Target, move
+from stockpulse.settings import load_settings
+from stockpulse.telemetry import configure_logging
+
+cli = typer.Typer(
+    cls=faults.Commands,
+    help="A whole market-data backend in one process.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535)] = 8000,
+) -> None:
+    """Run the server. What can be set, is set by environment variables."""
+    settings = load_settings()
+    configure_logging(settings.log_format, debug=settings.debug)
+    uvicorn.run(create_app(settings), host=host, port=port, log_config=None)
+
+
+@cli.command("migrate")
+def migrate_schema() -> None:
+    """Bring the schema of the database up to date."""
+    settings = load_settings()
+    faults.log_trouble_only(settings)
+
+    async def run() -> None:
+        async with database_of(settings) as dsn:
+            await upgrade(dsn)
+
+    with faults.database_faults():
+        asyncio.run(run())
+    typer.echo("the schema is up to date")
+
+
+@cli.command("move")
+def move_log(
+    target: Annotated[Target, typer.Argument(help="Where the log is to be from now on: kafka or postgres.")],
+) -> None:
+    """Move from the log in the database to the one on Kafka, or back, with all that is stored.
+
+    Stop every process on this database before. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
+    """
+    settings = load_settings()
+    faults.log_trouble_only(settings)
+
+    async def run() -> Moved:
+        async with foundation(settings) as base:
+            return await move(base, target)
+
+    with faults.database_faults():
+        moved = asyncio.run(run())
+    typer.echo(f"moved to {target}: {moved.symbols:,} symbols, shards: {moved.shards}")
+
+
+@cli.command()
+def version() -> None:
+    """Say which version this is."""
+    typer.echo(f"stockpulse {__version__}")
+
+
+cli.command("replay")(replay.replay)
+cli.add_typer(topics.topics, name="topics")
+cli.add_typer(dead_letters.dlq, name="dlq")

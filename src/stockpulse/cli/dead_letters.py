@@ -1,0 +1,57 @@
+"""`stockpulse dlq`: records that could not be taken, as the running server has them."""
+
+from typing import Annotated, Any, Final
+
+import httpx2
+import typer
+
+from stockpulse.cli import faults, server
+from stockpulse.errors import StockPulseError, Unavailable
+
+_SHOWN_REJECTS: Final = 5
+
+dlq = typer.Typer(cls=faults.Commands, help="Records that could not be taken.", no_args_is_help=True)
+
+_Url = Annotated[str, typer.Option(help="The running server.")]
+_Source = Annotated[str | None, typer.Option(help="Only those of this provider or topic.")]
+
+
+@dlq.command("list")
+def list_dead_letters(
+    url: _Url = "http://127.0.0.1:8000",
+    source: _Source = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
+) -> None:
+    """Show the newest ones, with what is wrong with each."""
+    for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
+        place = f" {letter['topic']}[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
+        again = f" (sent again {letter['retried_at']})" if letter["retried_at"] else ""
+        typer.echo(f"{letter['id']} {letter['received_at']} {letter['source']}{place}: {letter['reason']}{again}")
+        typer.echo(f"    {letter['record']}")
+
+
+@dlq.command("retry")
+def retry_dead_letters(
+    url: _Url = "http://127.0.0.1:8000",
+    source: _Source = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 1000,
+) -> None:
+    """Send them again, those that were not yet; what is still wrong stays."""
+    outcome = _asked(url, "POST", "/retry", source, limit)
+    typer.echo(f"{outcome['retried']:,} are stored now, {len(outcome['refused']):,} are still refused")
+    for number, reason in list(outcome["refused"].items())[:_SHOWN_REJECTS]:
+        typer.echo(f"  {number}: {reason}")
+
+
+def _asked(url: str, method: str, path: str, source: str | None, limit: int) -> dict[str, Any]:
+    """What the running server answers."""
+    query: dict[str, str | int] = {"limit": limit} | ({} if source is None else {"source": source})
+    try:
+        with httpx2.Client(base_url=url, timeout=server.TIMEOUT, trust_env=False) as client:
+            response = client.request(method, f"/api/v1/dead-letters{path}", params=query)
+    except httpx2.TransportError as error:
+        raise Unavailable(f"no server at {url}: {error}") from error
+    if not response.is_success:
+        raise StockPulseError(f"the server refuses: {server.message_of(response)}")
+    answer: dict[str, Any] = response.json()
+    return answer

@@ -1,0 +1,173 @@
+"""`stockpulse replay`: recorded trades, by the clock of the recording."""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stockpulse.cli.destinations import Destination, destination_at
+from stockpulse.errors import InvalidInput, OutcomeUnknown, StockPulseError
+from stockpulse.ingest.feed import Receipt
+from stockpulse.names import PROVIDER
+from stockpulse.providers.replay import ReplayProvider, parse_speed
+
+_T = TypeVar("_T")
+
+_BATCH_ROWS: Final = 50_000
+_SHOWN_REJECTS: Final = 5
+
+
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded trades (.parquet, .csv, .csv.gz, .arrow), one after the other.")
+    ],
+    speed: Annotated[
+        str, typer.Option(help="1: as recorded, 60: a minute in a second, max: as fast as they are taken.")
+    ] = "1",
+    url: Annotated[str, typer.Option(help="The running server.")] = "http://127.0.0.1:8000",
+    calendar: Annotated[str, typer.Option(help="Trading calendar of new symbols: XNYS, 24/7, …")] = "XNYS",
+    conditions: Annotated[str, typer.Option(help="The rule by which trade conditions count.")] = "all",
+    provider: Annotated[str, typer.Option(help="Under which name the trades are stored.")] = "replay",
+) -> None:
+    """Send recorded trades through the running server, by the clock of the recording.
+
+    Where no server runs on this machine, they go into its database directly.
+    """
+    if not re.fullmatch(PROVIDER, provider):
+        raise InvalidInput("provider", f"got {provider!r}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
+    factor = parse_speed(speed)
+    recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in files]
+    tally = _Tally()
+    try:
+        asyncio.run(_replay(recordings, url, conditions, provider, tally))
+    except asyncio.CancelledError:
+        raise StockPulseError("stopped before the end") from None
+    finally:
+        if tally.sent:
+            typer.echo(tally.summary())
+
+
+@dataclass
+class _Tally:
+    """What became of the rows."""
+
+    sent: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    first_rejects: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def stop_clock(self) -> None:
+        """All that was counted up to now is durable."""
+        self.seconds = time.monotonic() - self.started
+
+    def add(self, rows: int, receipt: Receipt, path: Path, before: int) -> None:
+        """Count a batch that came after so many rows of the file."""
+        self.sent += rows
+        self.accepted += receipt.accepted
+        self.duplicates += receipt.duplicates
+        self.rejected += len(receipt.rejected)
+        self.stop_clock()
+        for row, reason in receipt.rejected[: _SHOWN_REJECTS - len(self.first_rejects)]:
+            self.first_rejects.append(f"  {path}, row {before + row + 1:,}: {reason}")
+
+    @property
+    def rate(self) -> float:
+        """Rows per second."""
+        return self.sent / max(self.seconds, 1e-9)
+
+    def summary(self) -> str:
+        """A line of figures, and the first rows that were not taken."""
+        line = (
+            f"{self.sent:,} rows sent: {self.accepted:,} accepted, {self.duplicates:,} duplicates, "
+            f"{self.rejected:,} rejected; {self.seconds:.2f} s, {self.rate:,.0f} rows/s"
+        )
+        if not self.rejected:
+            return line
+        return "\n".join(
+            [line, "The rejected rows are in the table dead_letters. The first ones:", *self.first_rejects]
+        )
+
+
+async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, provider: str, tally: _Tally) -> None:
+    """All recordings, in this order, to the server or into the database."""
+    current = asyncio.current_task()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: current and current.cancel())
+    total = await asyncio.to_thread(lambda: sum(recording.total_rows for recording in recordings))
+    with _progress() as progress:
+        async with destination_at(url, recordings[0].calendar, conditions, provider, progress.console) as destination:
+            task = progress.add_task("", total=total, rate=0, event_time="")
+            tally.started = time.monotonic()
+            for recording in recordings:
+                async for ticks in _send_all(recording, destination, tally):
+                    reached = _shown(ticks["ts"].max())
+                    progress.update(task, completed=tally.sent, rate=tally.rate, event_time=reached)
+            await destination.end()
+            tally.stop_clock()
+
+
+async def _send_all(recording: ReplayProvider, destination: Destination, tally: _Tally) -> AsyncIterator[pl.DataFrame]:
+    """The batches of a recording, each after it was sent and counted."""
+    before = 0
+    async with aclosing(_ahead(recording.stream())) as batches:
+        async for ticks in batches:
+            receipt = await _send(destination, ticks, recording.path, before)
+            tally.add(len(ticks), receipt, recording.path, before)
+            before += len(ticks)
+            yield ticks
+
+
+async def _send(destination: Destination, ticks: pl.DataFrame, path: Path, before: int) -> Receipt:
+    """Send a batch; a failure says how far all is certain."""
+    try:
+        return await destination.send(ticks)
+    except StockPulseError as error:
+        last = before + len(ticks)
+        outcome = "may or may not be stored" if isinstance(error, OutcomeUnknown) else "are not stored"
+        raise StockPulseError(
+            f"{error}; of {path}, {before:,} rows are stored, rows {before + 1:,} to {last:,} {outcome}"
+        ) from error
+
+
+def _shown(moment: object) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if isinstance(moment, datetime) else ""
+
+
+def _progress() -> Progress:
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows, {task.fields[rate]:,.0f}/s"),
+        TextColumn("{task.fields[event_time]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+async def _ahead(batches: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+    """The same batches; the next one is read while the last one is worked on."""
+
+    async def read() -> _T | None:
+        return await anext(batches, None)
+
+    coming = asyncio.create_task(read())
+    try:
+        while (batch := await coming) is not None:
+            coming = asyncio.create_task(read())
+            yield batch
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

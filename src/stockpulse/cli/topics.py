@@ -1,0 +1,81 @@
+"""`stockpulse topics`: what is on Kafka."""
+
+import asyncio
+from collections.abc import Iterable
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stockpulse.app import foundation
+from stockpulse.assembly import KafkaTarget, kafka_target
+from stockpulse.cli import faults
+from stockpulse.errors import InvalidInput
+from stockpulse.journal.kafka.offsets import bounds_of
+from stockpulse.journal.kafka.topics import Topic
+from stockpulse.moving import accept_loss
+from stockpulse.settings import Settings, load_settings
+
+topics = typer.Typer(cls=faults.Commands, help="The topics on Kafka.", no_args_is_help=True)
+
+
+@topics.command("create")
+def create_topics() -> None:
+    """Make the topics that are missing, and check those that are there."""
+    _print_topics(asyncio.run(kafka_target(_kafka_settings())).cluster.topics.values())
+
+
+@topics.command("list")
+def list_topics() -> None:
+    """Show the topics, and how far the partitions of the log are worked in."""
+    settings = _kafka_settings()
+
+    async def run() -> tuple[KafkaTarget, dict[int, int], dict[int, int]]:
+        target = await kafka_target(settings)
+        return target, *await bounds_of(target.connection, target.topic, target.partitions)
+
+    target, oldest, ends = asyncio.run(run())
+    _print_topics(target.cluster.topics.values())
+    table = _table("partition", "oldest", "end", right=3)
+    for partition, end in ends.items():
+        table.add_row(str(partition), f"{oldest[partition]:,}", f"{end:,}")
+    Console().print(table)
+
+
+@topics.command("accept-loss")
+def accept_lost_records() -> None:
+    """Go on without records that the log dropped before they were worked in, or after its topic was made anew."""
+    settings = _kafka_settings()
+
+    async def run() -> list[str]:
+        async with foundation(settings) as base:
+            return await accept_loss(base)
+
+    with faults.database_faults():
+        losses = asyncio.run(run())
+    typer.echo("\n".join(losses) if losses else "nothing is lost")
+
+
+def _kafka_settings() -> Settings:
+    settings = load_settings()
+    if settings.kafka_bootstrap_servers is None:
+        raise InvalidInput("KAFKA_BOOTSTRAP_SERVERS", "is not set; takes host:port, several separated by commas")
+    faults.log_trouble_only(settings)
+    return settings
+
+
+def _print_topics(found: Iterable[Topic]) -> None:
+    table = _table("topic", "partitions", "replicas", "retention", right=3)
+    for topic in found:
+        hours = int(topic.settings.get("retention.ms", "-1")) / 3_600_000
+        kept = f"{hours:,.0f} h" if hours >= 0 else "for good"
+        table.add_row(topic.name, str(topic.partitions), str(topic.replication), kept)
+    Console().print(table)
+
+
+def _table(*columns: str, right: int) -> Table:
+    """A table whose last columns are numbers."""
+    table = Table(box=None)
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="right" if at >= len(columns) - right else "left")
+    return table
