@@ -94,7 +94,7 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     registry.register(PipelineCollector(pipeline, base.supervisor))
     compiler = Compiler(settings.cache_dir / "loops")
     if role == "all":
-        await asyncio.gather(*[ownership.take(shard) for shard in log_parts.logs.shards])
+        await ownership.take_all(log_parts.logs.shards)
     if role in {"all", "process"}:
         _keep_house(base, log_parts, ownership)
     if role != "ingest":

@@ -5,10 +5,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
 import polars as pl
-from aiokafka.errors import KafkaError
 
 from stockpulse.counters import Counters
 from stockpulse.database.connect import Pool
@@ -59,9 +57,6 @@ from stockpulse.store.partitions import Partitions
 from stockpulse.store.signals import SignalStore
 from stockpulse.store.ticks import TickSource
 from stockpulse.supervisor import Supervisor
-
-_BROKER_SECONDS: Final = 60.0
-_BROKER_PAUSE: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,21 +160,6 @@ def codec_of(settings: Settings) -> Codec:
     )
 
 
-async def cluster_of(settings: Settings, connection: KafkaConnection) -> Cluster:
-    """The cluster with its topics; brokers that are not there yet are waited for, for a while."""
-    new = NewTopics(settings.kafka_partitions, settings.kafka_replication, settings.kafka_retention_hours)
-    deadline = asyncio.get_running_loop().time() + _BROKER_SECONDS
-    while True:
-        try:
-            return await cluster_with(connection, topics_of(settings), new)
-        except (KafkaError, OSError) as fault:
-            if asyncio.get_running_loop().time() > deadline:
-                raise CannotStart(
-                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: {fault!r}"
-                ) from None
-        await asyncio.sleep(_BROKER_PAUSE)
-
-
 @dataclass(frozen=True)
 class KafkaTarget:
     """The Kafka that the settings name, and the raw topic on it."""
@@ -202,7 +182,8 @@ class KafkaTarget:
 async def kafka_target(settings: Settings) -> KafkaTarget:
     """The Kafka that the settings name, with its topics."""
     connection = connection_of(settings)
-    return KafkaTarget(connection, await cluster_of(settings, connection), settings.kafka_topic_raw)
+    new = NewTopics(settings.kafka_partitions, settings.kafka_replication, settings.kafka_retention_hours)
+    return KafkaTarget(connection, await cluster_with(connection, topics_of(settings), new), settings.kafka_topic_raw)
 
 
 async def kafka_log(base: Foundation) -> LogParts:

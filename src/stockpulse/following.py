@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stockpulse import offload
 from stockpulse.database.connect import TRANSIENT, Pool
@@ -18,7 +17,8 @@ from stockpulse.frames import PRIMARY
 from stockpulse.intervals import Interval
 from stockpulse.journal import tick_rows
 from stockpulse.journal.codecs import Codec
-from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently
+from stockpulse.journal.kafka.connection import KafkaConnection
+from stockpulse.journal.kafka.tail import tail
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names, ProviderName
@@ -114,25 +114,16 @@ class FollowedBars:
 
     def __init__(self, connection: KafkaConnection, topic: str, partitions: int, codec: Codec, names: Names) -> None:
         self._connection = connection
-        self._places = [TopicPartition(topic, number) for number in range(partitions)]
+        self._topic = topic
+        self._partitions = partitions
         self._codec = codec
         self._names = names
         self._bars: dict[tuple[str, str], dict[int, np.void]] = {}
 
     async def run(self) -> None:
         """Follow the topic from its end, for ever."""
-        consumer = AIOKafkaConsumer(**self._connection.options, auto_offset_reset="latest", enable_auto_commit=False)
-        try:
-            await consumer.start()
-            ask_gently(consumer._client)  # noqa: SLF001 - a consumer does not show its client
-            consumer.assign(self._places)
-            while True:
-                found = await consumer.getmany(timeout_ms=500)
-                values = [record.value for records in found.values() for record in records]
-                if values:
-                    self._take(await asyncio.to_thread(self._codec.decode_ohlcv, values))
-        finally:
-            await consumer.stop()
+        async for values in tail(self._connection, self._topic, self._partitions):
+            self._take(await asyncio.to_thread(self._codec.decode_ohlcv, values))
 
     def _take(self, bars: pl.DataFrame) -> None:
         for key, part in bars.group_by("interval", maintain_order=True):

@@ -3,7 +3,6 @@
 Revisions go on growing, since each log counts its offsets above those of the logs before.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +97,7 @@ def _states(ownership: Ownership) -> list[State]:
 async def _drained(base: Foundation, log: LogParts) -> tuple[Ownership, list[Leaving]]:
     """All shards, with all that is in the log worked in and stored, as they are left."""
     _, ownership = await flow_of(base, log)
-    await asyncio.gather(*[ownership.take(shard) for shard in log.logs.shards])
+    await ownership.take_all(log.logs.shards)
     leaving = []
     for shard, one in ownership.owned.items():
         await one.processing.flush_once()

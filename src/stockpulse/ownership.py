@@ -1,7 +1,7 @@
 """Shards that this process works on: taken over, recovered, worked on, and let go."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,6 +111,10 @@ class Ownership:
         self.owned[shard] = Owned(source, sink, processing)
         self._pipeline.add(shard, processing)
 
+    async def take_all(self, shards: Iterable[int]) -> None:
+        """Take several at once. If one cannot be taken, that is raised when the others are done as well."""
+        await _all_done(self.take(shard) for shard in shards)
+
     async def share(self, assigned: Callable[[], set[int]], changed: asyncio.Event) -> None:
         """Work on what is assigned, and on nothing else; for ever."""
         fenced: set[int] = set()
@@ -141,7 +145,7 @@ class Ownership:
             else:
                 self.start(shard, lost=lose)
 
-        await asyncio.gather(*[take(shard) for shard in sorted(shards)])
+        await _all_done(take(shard) for shard in sorted(shards))
 
     def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
@@ -173,6 +177,13 @@ class Ownership:
         """Let all connections go, after all tasks have ended."""
         for one in self.owned.values():
             await close(one)
+
+
+async def _all_done(works: Iterable[Awaitable[None]]) -> None:
+    """Unlike `gather` alone, nothing is left under way when one of them fails."""
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 async def _follow(records: Callable[[int], AsyncIterator[Appended]], processing: Processing) -> None:

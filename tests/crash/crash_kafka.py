@@ -156,7 +156,7 @@ async def stored_trades(dsn: str) -> list[Trade]:
 async def worked_in(app: App, bootstrap: str, topic: str, seconds: float = 60) -> None:
     """Wait until the checkpoints stand at the end of the topic."""
     records = await read_topic(bootstrap, topic)
-    counts = Counter({number: 0 for number in range(PARTITIONS)})
+    counts = Counter(dict.fromkeys(range(PARTITIONS), 0))
     for record in records:
         counts[record.partition] = max(counts[record.partition], record.offset + 1)
     connection = await asyncpg.connect(app.dsn)

@@ -1,4 +1,4 @@
-"""R6: poison among the records of the raw topic. Each is a dead letter, once; the rest flows as if it were not there."""
+"""R6: poison among the records of the raw topic. Each is a dead letter, once; the rest flows as if there were none."""
 
 import asyncio
 import contextlib

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -32,6 +33,7 @@ from stockpulse.errors import StockPulseError
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
 
 _BATCH_BYTES: Final = 768 * 1024  # brokers take a megabyte by default
+_AROUND_BYTES: Final = 24  # what stands before a record
 _MARK: Final = "stockpulse-batch"
 _STOP_SECONDS: Final = 3.0
 _REFUSALS: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, MessageSizeTooLargeError)
@@ -122,18 +124,16 @@ class Appender:
 
     def _cut(self, keys: Sequence[bytes], values: Sequence[bytes]) -> list[_Piece]:
         """Pieces that fit into one batch each."""
-        pieces, first, size = [], 0, 0
-        for at, (key, value) in enumerate(zip(keys, values, strict=True)):
-            more = len(key) + len(value) + 24  # with what stands before a record
-            if size and size + more > _BATCH_BYTES:
-                pieces.append((first, at))
-                first, size = at, 0
-            size += more
-        pieces.append((first, len(keys)))
-        return [
-            _Piece(f"{self._name}:{next(self._numbers)}".encode(), keys[start:end], values[start:end])
-            for start, end in pieces
-        ]
+        sizes = np.fromiter(map(len, keys), np.int64, len(keys)) + np.fromiter(map(len, values), np.int64, len(keys))
+        ends = np.cumsum(sizes + _AROUND_BYTES)
+        pieces, first = [], 0
+        while first < len(keys):
+            taken = ends[first - 1] if first else 0
+            last = max(int(np.searchsorted(ends, taken + _BATCH_BYTES, side="right")), first + 1)
+            mark = f"{self._name}:{next(self._numbers)}".encode()
+            pieces.append(_Piece(mark, keys[first:last], values[first:last]))
+            first = last
+        return pieces
 
     async def _append(self, partition: int, pieces: list[_Piece]) -> list[Run]:
         runs: dict[bytes, Run] = {}

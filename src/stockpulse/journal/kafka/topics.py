@@ -1,16 +1,21 @@
 """The topics: created where they are missing, checked where they are there."""
 
+import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from stockpulse.errors import CannotStart
-from stockpulse.journal.kafka.connection import KafkaConnection
+from stockpulse.journal.kafka.connection import KafkaConnection, passes
 
 _HOUR_MILLIS: Final = 3_600_000
+_MAJORITY_OF: Final = 3
+_PATIENCE_SECONDS: Final = 30.0
+_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,22 @@ class Cluster:
 
 
 async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics) -> Cluster:
-    """The cluster, with all topics there and fit for their use. Raises CannotStart where one is not."""
+    """The cluster, with all topics there and fit for their use. Raises CannotStart where one is not.
+
+    Brokers that are not there yet are waited for, for a while.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await _cluster_with(connection, names, new)
+        except (KafkaError, OSError, TimeoutError) as fault:
+            if time.monotonic() > deadline or not passes(fault):
+                servers = connection.bootstrap_servers
+                raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {servers}: {fault!r}") from None
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics) -> Cluster:
     admin = AIOKafkaAdminClient(**connection.options)
     try:
         await admin.start()
@@ -79,11 +99,13 @@ async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewT
 async def _create(
     admin: AIOKafkaAdminClient, missing: list[str], names: TopicNames, new: NewTopics, replication: int
 ) -> None:
-    retention = {"retention.ms": str(new.retention_hours * _HOUR_MILLIS), "cleanup.policy": "delete"}
+    common = {"retention.ms": str(new.retention_hours * _HOUR_MILLIS), "cleanup.policy": "delete"}
+    if replication >= _MAJORITY_OF:
+        common["min.insync.replicas"] = "2"  # an acknowledged record survives the loss of a broker
     # What others write is judged by the brokers' clock, not by theirs.
     of_raw = {"message.timestamp.type": "LogAppendTime"}
     wanted = [
-        NewTopic(name, new.partitions, replication, topic_configs=retention | (of_raw if name == names.raw else {}))
+        NewTopic(name, new.partitions, replication, topic_configs=common | (of_raw if name == names.raw else {}))
         for name in missing
     ]
     response = await admin.create_topics(wanted)
