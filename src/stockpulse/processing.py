@@ -37,6 +37,10 @@ from stockpulse.store.sink import Flush, Sink
 
 _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
+_MOST_BARS: Final = 250_000
+_MOST_TICKS: Final = 1_000_000
+"""No more wait to be stored, but for those of a batch."""
+
 _CLOCK_SECONDS: Final = 0.25
 _GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
 _GLANCE_SECONDS: Final = 1.0
@@ -90,6 +94,7 @@ class Processing:
         self._next_glance = 0.0
         self._received_at = 0
         self._reading = False  # what others have put into the log
+        self._flushed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended: list[_Stored] = []  # to be answered when their bars are stored
         self.presents = ShardPresents(names, engine.shard, now)
@@ -139,6 +144,7 @@ class Processing:
                 await self._read_up_to(await self._log.foreign_end(self.offset))
                 await self._close()
             for appended, stored in _joined(items):
+                await self._until_stored()
                 await self._read_up_to(appended.before)
                 if (rest := _beyond(appended, self.offset)) is not None:
                     await self._work_in(rest, None)
@@ -160,8 +166,15 @@ class Processing:
             return
         self._reading = True
         async for appended in self._log.replay(self.offset, offset):
+            await self._until_stored()
             await self._work_in(appended, None)
         self._reading = False
+
+    async def _until_stored(self) -> None:
+        """What cannot be stored as fast as it comes, or not at all just now, must not pile up here."""
+        while self.engine.shard.unstored() > _MOST_BARS or sum(map(len, self._ticks)) > _MOST_TICKS:
+            self._flushed.clear()
+            await self._flushed.wait()
 
     async def _close(self) -> None:
         await self._close_with(self._clocks())
@@ -305,6 +318,7 @@ class Processing:
         self._counters.flush_seconds += time.monotonic() - started
         async with self._turn:
             self.engine.flushed()
+        self._flushed.set()
 
     def is_drained(self) -> bool:
         """Whether all that was handed on is worked in."""

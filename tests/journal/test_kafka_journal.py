@@ -1,15 +1,13 @@
 """The log on Kafka against a real broker: where records stand, what others write between ours, what may be lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
-from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -340,7 +338,7 @@ async def test_records_that_were_dropped_before_they_were_worked_in_stop_the_sta
     newest = (await stored_ticks(postgres_dsn))[-1].seq
     await put(kafka, raw, [(2, SYMBOL, trade(SYMBOL, T0, 10 + number)) for number in range(5)])
     await delete_up_to(kafka, raw, 2, 6)
-    with pytest.raises(RecordsLost, match="partition 2 of .*: the records 3 to 5 were dropped") as refused:
+    with pytest.raises(RecordsLost, match=r"partition 2 of .*: the records 3 to 5 were dropped") as refused:
         async with serve(postgres_dsn, **settings):
             pass
     assert "stockpulse topics accept-loss" in str(refused.value)
