@@ -39,8 +39,8 @@ from stockpulse.journal.kafka.reader import Interpreter
 from stockpulse.journal.kafka.topics import Cluster, NewTopics, TopicNames, cluster_with
 from stockpulse.journal.postgres import PostgresJournal
 from stockpulse.journal.recent import RecentTicks
-from stockpulse.journal.recorded import RecordEncoder
-from stockpulse.journal.records import Journal
+from stockpulse.journal.recorded import RecordEncoder, Spelling
+from stockpulse.journal.records import Journal, Ticks
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.logs import EmbeddedLog, KafkaLog, KafkaParts, LogParts
@@ -124,7 +124,7 @@ async def embedded_log(base: Foundation) -> LogParts:
     journal = PostgresJournal(base.dsn, Segments(base.pool, RecentTicks()))
     base.stack.push_async_callback(journal.close)
     await journal.take()
-    return LogParts(EmbeddedLog(journal, base.redeliveries), journal, Routing(base.names), None)
+    return LogParts(EmbeddedLog(journal), journal, Routing(base.names), None)
 
 
 def connection_of(settings: Settings) -> KafkaConnection:
@@ -196,7 +196,6 @@ async def kafka_log(base: Foundation) -> LogParts:
     interpreter = Interpreter(
         codec,
         RecordEncoder(base.name_store, settings.calendar),
-        base.redeliveries,
         timedelta(seconds=settings.future_seconds),
         partitions,
     )
@@ -260,6 +259,7 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]
         now=base.now,
         extended_day=base.settings.extended_day,
         publishing=publishing,
+        redeliveries=base.redeliveries,
     )
     ownership = Ownership(tools, log.logs, pipeline, base.supervisor)
     base.stack.push_async_callback(ownership.close)
@@ -337,13 +337,15 @@ def share_partitions(base: Foundation, kafka: KafkaParts, ownership: Ownership) 
 
 async def remember_deliveries(base: Foundation, log: LogParts) -> None:
     """Know the newest ticks again, stored ones and those that are merely in the log, so that none comes in twice."""
+    spelling = Spelling(base.names)
     for shard in log.logs.shards:
         source = await log.logs.open(shard)
         try:
             offset: int = await base.pool.fetchval("SELECT journal_offset FROM checkpoints WHERE shard = $1", shard)
-            await source.remember(offset)
+            base.redeliveries.remember(spelling.keys(await source.remember(offset)))
             end = await source.log.end()
-            async for _ in source.log.replay(max(offset, end - LEAST_KEYS), end):
-                pass  # reading is remembering
+            async for appended in source.log.replay(max(offset, end - LEAST_KEYS), end):
+                if isinstance(appended.batch, Ticks):
+                    base.redeliveries.remember(spelling.keys(appended.batch.frame))
         finally:
             await source.close()

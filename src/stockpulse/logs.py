@@ -1,13 +1,15 @@
 """The two logs, as the shards of them are opened: the one inside the database, and the one on Kafka."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
+import polars as pl
+
 from stockpulse.database.connect import Pool
 from stockpulse.errors import RecordsLost
-from stockpulse.ingest.redelivery import LEAST_KEYS, Redeliveries
+from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal import tick_rows
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.connection import KafkaConnection
@@ -39,8 +41,8 @@ class ShardOfLog:
     elsewhere: Elsewhere | None
     load: Callable[[int], Awaitable[None]]
     """Bring back what has to be in memory; takes the checkpoint's offset."""
-    remember: Callable[[int], Awaitable[None]]
-    """Know again what was delivered last; takes the same."""
+    remember: Callable[[int], Awaitable[pl.DataFrame]]
+    """What was delivered last, as `tick_rows.KEYS`; takes the same."""
     close: Callable[[], Awaitable[None]]
     follow: Callable[[int], AsyncIterator[Appended]] | None = None
     """The records from an offset on, for ever, where others append."""
@@ -91,9 +93,8 @@ class EmbeddedLog:
 
     shards = (SHARD,)
 
-    def __init__(self, journal: PostgresJournal, redeliveries: Redeliveries) -> None:
+    def __init__(self, journal: PostgresJournal) -> None:
         self._journal = journal
-        self._redeliveries = redeliveries
 
     async def open(self, _shard: int) -> ShardOfLog:
         """Its only shard."""
@@ -105,8 +106,8 @@ class EmbeddedLog:
     async def _load(self, _offset: int) -> None:
         await self._journal.load_open_segment(_MEMORY_ROWS)
 
-    async def _remember(self, _offset: int) -> None:
-        self._redeliveries.remember(await self._journal.recent_keys())
+    async def _remember(self, _offset: int) -> pl.DataFrame:
+        return await self._journal.recent_keys()
 
 
 class KafkaLog:
@@ -141,11 +142,7 @@ class KafkaLog:
     async def open(self, shard: int) -> ShardOfLog:
         """A partition of it."""
         first_seq = self._first_seqs[shard]
-        interpreter = self._interpreter
-        if self._journal is None:
-            # A shard that comes back is read again from its checkpoint: what was read then is no redelivery.
-            interpreter = replace(interpreter, redeliveries=Redeliveries())
-        reader = PartitionReader(self._connection, self._topic, shard, first_seq, interpreter)
+        reader = PartitionReader(self._connection, self._topic, shard, first_seq, self._interpreter)
         segments = Segments(self._pool, RecentTicks(), slot=slot_of(first_seq))
 
         async def load(offset: int) -> None:
@@ -160,7 +157,7 @@ class KafkaLog:
             start=first_seq,
             elsewhere=Elsewhere(segments, self._topic, first_seq),
             load=load,
-            remember=partial(self._remember, segments, interpreter.redeliveries),
+            remember=partial(self._remember, segments),
             close=reader.close,
             follow=shard_log.follow if self._journal is None else None,
         )
@@ -182,21 +179,22 @@ class KafkaLog:
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
-    async def _remember(self, segments: Segments, redeliveries: Redeliveries, offset: int) -> None:
+    async def _remember(self, segments: Segments, offset: int) -> pl.DataFrame:
         await segments.load(offset)
         newest = [one for one in sorted({segments.open, *segments.sealed}, reverse=True)[:2] if segments.has(one)]
         async with self._pool.acquire() as connection:
-            redeliveries.remember(await tick_rows.newest_keys(connection, newest, LEAST_KEYS))
+            return await tick_rows.newest_identified(connection, newest, LEAST_KEYS // len(self._first_seqs))
 
     async def _load(self, segments: Segments, offset: int) -> None:
         await segments.load(offset)
         await segments.ensure(segments.open)
+        most = _MEMORY_ROWS // len(self._first_seqs)
         async with self._pool.acquire() as connection:
-            if offset - segments.open <= _MEMORY_ROWS:
+            if offset - segments.open <= most:
                 frame = await tick_rows.read_whole(connection, segments.open)
                 if len(frame):
                     segments.recent.append(segments.open, frame)
-        if offset - segments.open > _MEMORY_ROWS:
+        if offset - segments.open > most:
             await segments.seal(offset)
 
 

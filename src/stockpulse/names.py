@@ -63,6 +63,8 @@ class Names:
         self.kind_by_id: dict[int, TickKind] = {}
         self._flags = np.zeros(1, np.uint8)
         self._provider_of_kind = np.zeros(1, np.int64)
+        self._venue_of_kind = np.zeros(1, np.int64)
+        self._venues: dict[tuple[int, str], int] = {}
 
     def add_symbols(self, symbols: Iterable[Symbol]) -> None:
         """Take in symbols that the database has numbered."""
@@ -83,10 +85,11 @@ class Names:
             self.kinds[kind] = number
             self.kind_by_id[number] = kind
         size = max(self.kind_by_id, default=0) + 1
-        flags, providers = np.zeros(size, np.uint8), np.zeros(size, np.int64)
+        flags, providers, venues = np.zeros(size, np.uint8), np.zeros(size, np.int64), np.zeros(size, np.int64)
         for number, kind in self.kind_by_id.items():
             flags[number], providers[number] = kind.flags, kind.provider_id
-        self._flags, self._provider_of_kind = flags, providers
+            venues[number] = self._venues.setdefault((kind.provider_id, kind.exchange), len(self._venues))
+        self._flags, self._provider_of_kind, self._venue_of_kind = flags, providers, venues
 
     def flags_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """What ticks of these kinds count for."""
@@ -95,3 +98,7 @@ class Names:
     def providers_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Who sent ticks of these kinds."""
         return self._provider_of_kind[kind_id]
+
+    def venues_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Who sent ticks of these kinds, and of which exchange: a number of this process for each such pair."""
+        return self._venue_of_kind[kind_id]

@@ -15,6 +15,8 @@ from stockpulse.database.connect import Pool
 from stockpulse.engine.engine import Engine
 from stockpulse.errors import Fenced
 from stockpulse.indicators.evaluation import Functions
+from stockpulse.ingest.redelivery import Redeliveries, ShardRedeliveries
+from stockpulse.journal.recorded import Spelling
 from stockpulse.journal.records import Appended
 from stockpulse.journal.routing import Routing
 from stockpulse.logs import Logs, ShardOfLog
@@ -48,6 +50,7 @@ class Tools:
     now: Callable[[], datetime]
     extended_day: bool
     publishing: Publishing | None
+    redeliveries: Redeliveries
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,16 @@ class Ownership:
         if self._functions is not None:
             engine.analytics.use(self._functions)
         writer = DerivedWriter(engine.analytics, tools.rule_ids)
+        redeliveries: ShardRedeliveries | None = None  # where nobody else appends, intake has told them already
         sink = Sink(tools.dsn, tools.partitions, writer, shard, source.log.identity, source.elsewhere)
         try:
             checkpoint = await sink.take(source.epoch, source.start)
             await source.load(checkpoint.offset)
-            await source.remember(checkpoint.offset)
+            keys = await source.remember(checkpoint.offset)
+            tools.redeliveries.remember(Spelling(tools.names).keys(keys))
+            if source.elsewhere is not None:
+                redeliveries = ShardRedeliveries(tools.names, tools.routing.partitions)
+                redeliveries.sift(keys)
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
@@ -100,6 +108,7 @@ class Ownership:
                 counters=tools.counters,
                 now=tools.now,
                 segments=None if source.elsewhere is None else source.segments,
+                redeliveries=redeliveries,
                 publishing=tools.publishing,
                 extended_day=tools.extended_day,
             )

@@ -7,6 +7,7 @@ the log ───► step ───► flush
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
@@ -25,6 +26,7 @@ from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.engine import Engine, EngineChanges
 from stockpulse.engine.shard import BarEvents, Work
 from stockpulse.engine.state import State
+from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.intervals import BASE_INTERVALS, Interval
 from stockpulse.journal.records import Appended, Bars, Batch, End, ShardLog, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
@@ -65,13 +67,19 @@ class Processing:
         counters: Counters,
         now: Callable[[], datetime],
         segments: Segments | None = None,
+        redeliveries: ShardRedeliveries | None = None,
         publishing: Publishing | None = None,
         extended_day: bool = False,
         flush_seconds: float = 0.5,
     ) -> None:
-        """`segments` are those of the tick table, where that is written here and not by the log itself."""
+        """`segments` are those of the tick table, where that is written here and not by the log itself.
+
+        `redeliveries` tells ticks that came before, where others than this process append to the log.
+        """
+        self._redeliveries = redeliveries
+        self._sifted_to = 0
         self._publishing = publishing
-        self._closed: list[BarEvents] = []  # to be published
+        self._closed: deque[BarEvents] = deque()  # to be published
         self._publishing_turn = asyncio.Lock()
         self._segments = segments
         self._ticks: list[pl.DataFrame] = []  # to be stored
@@ -86,6 +94,7 @@ class Processing:
         self._extended_day = extended_day
         self._flush_seconds = flush_seconds
         self._handed_on: RowQueue[tuple[Appended, _Stored | None]] = RowQueue(_QUEUE_ROWS)
+        self._taken: deque[tuple[Appended, _Stored | None]] = deque()
         self._expected = 0  # the end of what was handed on
         self._taught = 0
         self._turn = asyncio.Lock()  # held by whoever works on the engine
@@ -134,41 +143,49 @@ class Processing:
         """Work in what was appended, close what is due, and catch up in between."""
         catching_up, self._live = False, True
         while True:
-            wait = _GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS
-            items: list[tuple[Appended, _Stored | None]] = []
-            # Not wait_for, which may swallow a cancellation (until Python 3.12): then nothing ends this loop.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    items = await self._handed_on.take(_STEP_ROWS)
-            if not items:
+            if not self._taken:
+                await self._take(_GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS)
+            if not self._taken:
                 await self._read_up_to(await self._log.foreign_end(self.offset))
                 await self._close()
-            for appended, stored in _joined(items):
+            while self._taken:  # each stays there until it is done, should this be started again in the middle
+                appended, stored = self._taken[0]
                 await self._until_stored()
                 await self._read_up_to(appended.before)
                 if (rest := _beyond(appended, self.offset)) is not None:
                     await self._work_in(rest, None)
                 if stored is not None:
                     self._ended.append(stored)
+                self._taken.popleft()
             await self._publish_closed()
             catching_up = await self._catch_up.some()
 
+    async def _take(self, seconds: float) -> None:
+        """Take what was handed on; wait for it no longer than this."""
+        # Not wait_for, which may swallow a cancellation (until Python 3.12): then nothing ends the loop.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                self._taken.extend(_joined(await self._handed_on.take(_STEP_ROWS)))
+
     async def _publish_closed(self) -> None:
+        if self._publishing is None:
+            return
         async with self._publishing_turn:
-            closed, self._closed = self._closed, []
-            if self._publishing is not None:
-                for event in closed:
-                    await self._publishing.bars(event.interval, event.rows)
+            while self._closed:
+                await self._publishing.bars(self._closed[0].interval, self._closed[0].rows)
+                self._closed.popleft()
 
     async def _read_up_to(self, offset: int) -> None:
         """Work in what others have put into the log."""
         if offset <= self.offset:
             return
         self._reading = True
-        async for appended in self._log.replay(self.offset, offset):
-            await self._until_stored()
-            await self._work_in(appended, None)
-        self._reading = False
+        try:
+            async for appended in self._log.replay(self.offset, offset):
+                await self._until_stored()
+                await self._work_in(appended, None)
+        finally:
+            self._reading = False
 
     async def _until_stored(self) -> None:
         """What cannot be stored as fast as it comes, or not at all just now, must not pile up here."""
@@ -190,12 +207,26 @@ class Processing:
         if isinstance(batch, End):
             self.presents.end(batch.provider)
             await self._close_with(self.presents.over(batch.provider))
-        elif isinstance(batch, Ticks | Bars):
+        elif isinstance(batch, Ticks):
+            fresh = await self._sifted(batch)
+            if len(fresh):
+                await self._work_in_records(fresh, clocks)
+        elif isinstance(batch, Bars):
             await self._work_in_records(batch, clocks)
         async with self._turn:
             if isinstance(batch, Unreadable):
                 self._keep(batch)
             self.engine.shard.offset = max(self.offset, appended.after)
+
+    async def _sifted(self, batch: Ticks) -> Ticks:
+        """Those that are no redeliveries. What is worked in once more, after a fault, is not asked twice."""
+        first = int(batch.frame["seq"][0])
+        if self._redeliveries is None or first < self._sifted_to:
+            return batch
+        fresh = await offload.run(len(batch), partial(self._redeliveries.sift, batch.frame))
+        self._sifted_to = int(batch.frame["seq"][-1]) + 1
+        self._counters.duplicates += len(batch) - len(fresh)
+        return Ticks(fresh)
 
     def _keep(self, batch: Batch | Unreadable) -> None:
         """Have records stored that are in no database yet."""
@@ -244,7 +275,8 @@ class Processing:
                 self._counters.bars_closed += len(event.rows)
 
     def _clocks(self) -> dict[int, int]:
-        return self.presents.closing(self._received_at if self._reading or len(self._handed_on) else None)
+        waiting = self._reading or len(self._handed_on) or len(self._taken) > 1
+        return self.presents.closing(self._received_at if waiting else None)
 
     # Flush --------------------------------------------------------------------------------------
 
@@ -322,7 +354,7 @@ class Processing:
 
     def is_drained(self) -> bool:
         """Whether all that was handed on is worked in."""
-        return not len(self._handed_on) and self.offset >= self._expected
+        return not (self._handed_on or self._taken) and self.offset >= self._expected
 
     def end_flushing(self) -> None:
         """Have the flush end, once more and for the last time."""

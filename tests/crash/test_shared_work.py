@@ -69,18 +69,25 @@ class Work:
         owned = [await one.shards() for one in self.workers if one.lives]
         return sorted(shard for some in owned for shard in some) == [str(n) for n in range(PARTITIONS)] and all(owned)
 
-    async def is_done(self) -> bool:
-        """Whether nothing is left to be worked in, stored or caught up with."""
-        for one in self.workers:
-            lags = await one.shards()
-            if any(lag["unprocessed"] or lag["unflushed"] for lag in lags.values()):
-                return False
-            if await one.analytics() != {"compiled": True, "behind": 0}:
-                return False
-        return await self.shared_out()
+    async def done(self) -> None:
+        """Wait until nothing is left to be worked in, stored or caught up with."""
+        deadline = time.monotonic() + CAUGHT_UP_SECONDS
+        while (left := await self._left()) or not await self.shared_out():
+            assert time.monotonic() < deadline, f"not done after {CAUGHT_UP_SECONDS} s: {left}"
+            await asyncio.sleep(0.1)
+
+    async def _left(self) -> list[object]:
+        said = [(await one.shards(), await one.analytics()) for one in self.workers]
+        lags = [lag for shards, _ in said for lag in shards.items() if lag[1]["unprocessed"] or lag[1]["unflushed"]]
+        return [*lags, *[analytics for _, analytics in said if analytics != {"compiled": True, "behind": 0}]]
 
     def tails(self) -> str:
-        return "".join(f"\n--- {one.settings['STOCKPULSE_ROLE']}:\n{one.tail(4000)}" for one in self._all)
+        """What they said of late, requests apart."""
+        said = ""
+        for one in self._all:
+            lines = [line for line in one.tail(200_000).splitlines() if '"event": "request"' not in line]
+            said += "\n".join(["", f"--- {one.settings['STOCKPULSE_ROLE']}:", *lines[-30:]])
+        return said
 
     @property
     def _all(self) -> list[Part]:
@@ -119,7 +126,7 @@ async def assert_all_right(work: Work, kafka: str, topic: str, load: Load) -> No
     await load.end()
     await until_true(work.shared_out, f"that all partitions are shared out:{work.tails()}")
     await worked_in(work.workers[0], kafka, raw, CAUGHT_UP_SECONDS)
-    await until_true(work.is_done, "that all is worked in and stored", CAUGHT_UP_SECONDS)
+    await work.done()
     started = time.monotonic()
     await assert_log_right(work.ingest, kafka, raw, load.batches)
     await assert_derived_right(work.ingest)

@@ -193,7 +193,7 @@ class TestDropping:
         async with opened(postgres_dsn, rows=5) as again:
             assert set(again.segments.sealed) == {first_offset(3)}
             assert min(offsets(await replayed(again, 0))) == first_offset(3)
-            assert await again.recent_keys() == []
+            assert (await again.recent_keys())["seq"].min() >= first_offset(3)
 
     async def test_waits_for_no_reader_for_long(self, journal, postgres_dsn):
         """A reader in the middle of the segment is let finish; the next round tries again."""

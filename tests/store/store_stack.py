@@ -27,6 +27,7 @@ from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingestion import Ingestion
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.recorded import Spelling
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
@@ -155,7 +156,7 @@ async def stack(
         checkpoint = await sink.take(journal.epoch, journal.head)
         encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
         redeliveries = Redeliveries()
-        redeliveries.remember(await journal.recent_keys())
+        redeliveries.remember(Spelling(names).keys(await journal.recent_keys()))
         intake = Intake(encoder, redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()

@@ -9,17 +9,16 @@ chance collision drops nothing.
 """
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from stockpulse import offload
+from stockpulse.names import Names
 
 MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000
@@ -44,8 +43,13 @@ class RedeliveryWindow:
     """The keys of one provider's recent ticks."""
 
     def __init__(
-        self, window_micros: int = 600_000_000, most_keys: int = 1_000_000, least_keys: int = LEAST_KEYS
+        self,
+        window_micros: int = 600_000_000,
+        most_keys: int = MOST_KEYS,
+        least_keys: int = LEAST_KEYS,
+        key: tuple[str, ...] = KEY,
     ) -> None:
+        self._key = key
         self._window = window_micros
         self._most = most_keys
         self._least = least_keys
@@ -62,8 +66,8 @@ class RedeliveryWindow:
         if not with_id.any():
             return new
         rows = np.flatnonzero(with_id)
-        keys = ticks.select(KEY)[rows] if len(rows) < len(ticks) else ticks.select(KEY)
-        new[rows] = keys.select(pl.struct(KEY).is_first_distinct()).to_series().to_numpy() & ~self._known(keys)
+        keys = ticks.select(self._key)[rows] if len(rows) < len(ticks) else ticks.select(self._key)
+        new[rows] = keys.select(pl.struct(self._key).is_first_distinct()).to_series().to_numpy() & ~self._known(keys)
         self._remember(keys.filter(new[rows]))
         return new
 
@@ -120,7 +124,7 @@ def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
     first = int(np.searchsorted(run.hashes, hashes.min(), side="left"))
     last = int(np.searchsorted(run.hashes, hashes.max(), side="right"))
     candidates = run.keys[np.flatnonzero(np.isin(run.hashes[first:last], hashes)) + first]
-    marked = keys.with_row_index("row").join(candidates, on=KEY, how="semi", nulls_equal=True)
+    marked = keys.with_row_index("row").join(candidates, on=keys.columns, how="semi", nulls_equal=True)
     among = np.zeros(len(keys), bool)
     among[marked["row"].to_numpy()] = True
     return among
@@ -151,12 +155,28 @@ class Redeliveries:
     def _window(self, provider: str) -> RedeliveryWindow:
         return self._windows.setdefault(provider, RedeliveryWindow())
 
-    def remember(self, rows: Iterable[tuple[str, str, str, str, datetime]]) -> None:
-        """Take up what was delivered before a restart: (provider, *KEY) in log order."""
-        schema: dict[str, Any] = {
-            "provider": pl.String,
-            **dict.fromkeys(KEY, pl.String),
-            "ts": pl.Datetime("us", "UTC"),
-        }
-        frame = pl.DataFrame(list(rows), schema=schema, orient="row")
-        self._new(frame.with_columns(pl.col("exchange").replace("", None)), None)
+    def remember(self, keys: pl.DataFrame) -> None:
+        """Take up what was delivered before a restart: the columns of KEY and `provider`, in log order."""
+        self._new(keys, None)
+
+
+_LOGGED_KEY: Final = ("symbol_id", "venue", "trade_id", "ts")
+
+
+class ShardRedeliveries:
+    """The window of one shard, in the order of its log, whoever appended to it: what comes twice is there once.
+
+    `parts` is how many shards there are, which share the bounds.
+    """
+
+    def __init__(self, names: Names, parts: int) -> None:
+        self._names = names
+        self._window = RedeliveryWindow(most_keys=MOST_KEYS // parts, least_keys=LEAST_KEYS // parts, key=_LOGGED_KEY)
+
+    def sift(self, ticks: pl.DataFrame) -> pl.DataFrame:
+        """Those of `frames.LOGGED_TICKS` that are new; they are remembered."""
+        if ticks["trade_id"].null_count() == len(ticks):
+            return ticks
+        venues = self._names.venues_of(ticks["kind_id"].to_numpy())
+        new = self._window.sift(ticks.with_columns(venue=pl.Series(venues)))
+        return ticks if new.all() else ticks.filter(pl.Series(new))

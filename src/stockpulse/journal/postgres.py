@@ -187,11 +187,11 @@ class PostgresJournal:
         await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._held.drop)
         await self.segments.index_sealed()
 
-    async def recent_keys(self) -> list[tick_rows.Key]:
-        """What the newest ticks with a trade_id are known by, in log order; see `ingest.redelivery`."""
+    async def recent_keys(self) -> pl.DataFrame:
+        """What the newest ticks with a trade_id are known by, as `tick_rows.KEYS`, in log order."""
         connection, _ = await self._locked(self._wait_seconds)
         newest = sorted({self.segments.open, *self.segments.sealed}, reverse=True)[:2]
-        return await tick_rows.newest_keys(connection, newest, LEAST_KEYS)
+        return await tick_rows.newest_identified(connection, newest, LEAST_KEYS)
 
     async def _skip_to(self, head: int) -> None:
         await self.segments.ensure(segment_of(head))

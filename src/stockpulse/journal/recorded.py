@@ -59,6 +59,13 @@ class Spelling:
             )
         return self._kinds
 
+    def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """What ticks (`tick_rows.KEYS`, or all of their columns) are known by, as `ingest.redelivery` has it."""
+        kinds = self._all_kinds()[frame["kind_id"].to_numpy()]
+        return frame.select("ts", "trade_id").with_columns(
+            self.symbols(frame["symbol_id"]).alias("symbol"), kinds["provider"], kinds["exchange"]
+        )
+
     def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
         """`frames.LOGGED_BARS` as RECORDED_BARS."""
         providers = _by_number({number: one.name for number, one in self._names.provider_by_id.items()})

@@ -1,13 +1,13 @@
 """The rows of the tick table's segments: written by COPY, read back into memory."""
 
-from datetime import datetime
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import polars as pl
 
 from stockpulse.database.connect import AnyConnection, Connection, copy_in, copy_out
 from stockpulse.database.copy import Layout, in_slices
-from stockpulse.frames import LOGGED_TICKS
+from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal.segments import table_of
 
 _COPY_SECONDS: Final = 60
@@ -30,8 +30,14 @@ _FROM: Final = "seq >= $1 AND ctid >= $2::text::tid"
 
 COLUMNS: Final = _WRITTEN.columns
 
-Key = tuple[str, str, str, str, datetime]
-"""Provider, symbol, exchange, trade_id, time."""
+KEYS: Final[dict[str, Any]] = {
+    "seq": pl.Int64,
+    "symbol_id": pl.Int32,
+    "kind_id": pl.Int32,
+    "ts": UTC_MICROS,
+    "trade_id": pl.String,
+}
+"""What a tick with a trade_id is known by."""
 
 
 def packed(frame: pl.DataFrame) -> list[memoryview | bytes]:
@@ -58,29 +64,46 @@ async def read(connection: AnyConnection, segment: int, offset: int, block: int 
 async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, block: int = 0) -> pl.DataFrame:
     """The same with their trade_id."""
     rows = (await read(connection, segment, offset, block)).drop("trade_id")
-    identified = await connection.fetch(
+    trade_ids = await _read_csv(
+        connection,
         f"SELECT seq, trade_id FROM {table_of(segment)} WHERE trade_id IS NOT NULL AND {_FROM}",  # noqa: S608 - ours
+        {"seq": pl.Int64, "trade_id": pl.String},
         offset,
         f"({block},0)",
     )
-    schema = {"seq": pl.Int64, "trade_id": pl.String}
-    trade_ids = pl.DataFrame([tuple(row) for row in identified], schema=schema, orient="row")
     return typed(rows.join(trade_ids, on="seq", how="left", maintain_order="left"), LOGGED_TICKS)
 
 
-async def newest_keys(connection: AnyConnection, segments: list[int], most: int) -> list[Key]:
-    """What the newest ticks with a trade_id are known by, of these segments, the newest first; in log order."""
-    keys: list[Key] = []
+async def newest_identified(connection: AnyConnection, segments: list[int], most: int) -> pl.DataFrame:
+    """The newest ticks with a trade_id of these segments, the newest first; as KEYS, in log order."""
+    found: list[pl.DataFrame] = []
     for segment in segments:
-        rows = await connection.fetch(
-            "SELECT p.name, s.symbol, k.exchange, t.trade_id, t.ts"  # noqa: S608 - names of ours
-            f" FROM {table_of(segment)} t JOIN symbols s ON s.id = t.symbol_id"
-            " JOIN tick_kinds k ON k.id = t.kind_id JOIN providers p ON p.id = k.provider_id"
-            " WHERE t.trade_id IS NOT NULL ORDER BY t.seq DESC LIMIT $1",
-            most - len(keys),
+        query = (
+            f"SELECT seq, symbol_id, kind_id, extract(epoch FROM ts) * 1000000, trade_id FROM {table_of(segment)}"  # noqa: S608 - ours
+            " WHERE trade_id IS NOT NULL ORDER BY seq DESC LIMIT $1"
         )
-        keys += [tuple(row) for row in rows]
-    return keys[::-1]
+        schema = KEYS | {"ts": pl.Float64}
+        found.append(await _read_csv(connection, query, schema, most - sum(map(len, found))))
+    keys = pl.concat(found) if found else pl.DataFrame(schema=KEYS)
+    return keys.with_columns(pl.col("ts").cast(pl.Int64).cast(UTC_MICROS)).sort("seq")
+
+
+async def _read_csv(
+    connection: AnyConnection, query: str, schema: Mapping[str, Any], *arguments: object
+) -> pl.DataFrame:
+    """Rows with a text: several times as fast as records."""
+    pieces: list[bytes] = []
+
+    async def take(piece: bytes) -> None:
+        pieces.append(piece)
+
+    await connection.copy_from_query(
+        query, *arguments, output=take, format="csv", force_quote=["trade_id"], timeout=_READ_SECONDS
+    )
+    text = b"".join(pieces)
+    if not text:
+        return pl.DataFrame(schema=schema)
+    return pl.read_csv(text, has_header=False, schema=dict(schema))
 
 
 def typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:

@@ -204,7 +204,8 @@ class Appender:
         try:
             await consumer.start()
             consumer.assign([place])
-            consumer.seek(place, self.ends[partition])
+            oldest = (await consumer.beginning_offsets([place]))[place]  # an outage may be longer than what is kept
+            consumer.seek(place, max(self.ends[partition], oldest))
             end = (await consumer.end_offsets([place]))[place]
             while await consumer.position(place) < end:
                 for record in (await consumer.getmany(place, timeout_ms=500)).get(place, []):

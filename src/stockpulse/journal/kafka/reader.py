@@ -16,7 +16,6 @@ from stockpulse import offload
 from stockpulse.database.connect import until_done
 from stockpulse.errors import Unavailable
 from stockpulse.frames import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
-from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
@@ -42,7 +41,6 @@ class Interpreter:
 
     codec: Codec
     encoder: RecordEncoder
-    redeliveries: Redeliveries
     tolerance: timedelta
     partitions: int
 
@@ -59,7 +57,6 @@ class PartitionReader:
         self._first_seq = first_seq
         self._interpreter = interpreter
         self._place = TopicPartition(topic, shard)
-        self._sifted_to = 0
         self._consumer: AIOKafkaConsumer | None = None
 
     async def bounds(self) -> tuple[int, int]:
@@ -149,8 +146,6 @@ class PartitionReader:
         broken = [_placed(decoded.broken, decoded.broken, seq)]
         ticks = self._checked(decoded.ticks, seq, stamps, RECORDED_TICKS, validate_ticks, broken)
         bars = self._checked(decoded.bars, seq, stamps, RECORDED_BARS, validate_bars, broken)
-        if len(ticks):
-            ticks = await self._sifted(ticks)
         encoder = self._interpreter.encoder
         frames = [
             await until_done(lambda: encoder.ticks(ticks), "numbering of new names", lambda: None),
@@ -161,13 +156,6 @@ class PartitionReader:
             ),
         ]
         return list(_in_order(frames))
-
-    async def _sifted(self, ticks: pl.DataFrame) -> pl.DataFrame:
-        """Those that are no redeliveries. What is read once more, having got lost on the way, is not asked twice."""
-        known = ticks.filter(pl.col("seq") < self._sifted_to)
-        new = ticks.filter(pl.col("seq") >= self._sifted_to)
-        self._sifted_to = max(self._sifted_to, int(ticks["seq"][-1]) + 1)
-        return pl.concat([known, await self._interpreter.redeliveries.sift(new)]) if len(new) else known
 
     def _checked(
         self,
