@@ -434,6 +434,88 @@ def test_a_server_elsewhere_that_does_not_answer_is_an_error(replay):
     assert "no server at http://stockpulse.invalid:8000" in done.stderr
 
 
+# Kafka, and what could not be taken --------------------------------------------------------------
+
+UNSET = "stockpulse: KAFKA_BOOTSTRAP_SERVERS: is not set; takes host:port, several separated by commas\n"
+
+
+@pytest.mark.parametrize("command", ["create", "list", "accept-loss"])
+def test_topics_without_brokers_in_the_settings(run, command):
+    done = run("topics", command)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", UNSET)
+
+
+@pytest.mark.parametrize("command", ["create", "list"])
+def test_topics_on_brokers_that_do_not_answer(run, monkeypatch, command):
+    monkeypatch.setattr("stockpulse.journal.kafka.topics._PATIENCE_SECONDS", 0)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("STOCKPULSE_KAFKA_PASSWORD", "secret")
+    done = run("topics", command)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("stockpulse: KAFKA_BOOTSTRAP_SERVERS: no broker answers at 127.0.0.1:1: ")
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.output
+
+
+def test_topics_are_made_and_shown(run, monkeypatch, kafka, topic):
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka)
+    monkeypatch.setenv("STOCKPULSE_KAFKA_PARTITIONS", "3")
+    monkeypatch.setenv("STOCKPULSE_KAFKA_RETENTION_HOURS", "24")
+    for name in ("RAW", "OHLCV", "ANALYTICS", "SIGNALS"):
+        monkeypatch.setenv(f"STOCKPULSE_KAFKA_TOPIC_{name}", f"{topic}.{name.lower()}")
+    for _ in range(2):
+        made = run("topics", "create")
+        assert made.exit_code == 0, made.output
+    shown = run("topics", "list").stdout.splitlines()
+    names = [f"{topic}.{name}" for name in ("raw", "ohlcv", "analytics", "signals")]
+    assert [line.split() for line in shown[1:5]] == [[name, "3", "1", "24", "h"] for name in names]
+    assert [line.split() for line in shown[6:]] == [[str(number), "0", "0"] for number in range(3)]
+
+
+def test_a_move_that_there_is_nothing_to_do_for(run, postgres_dsn, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", postgres_dsn)
+    done = run("move", "kafka")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "stockpulse: the database follows no log yet: there is nothing to be moved, just start\n"
+    assert run("move", "elsewhere").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["list", "retry"])
+def test_dead_letters_without_a_server(run, command):
+    done = run("dlq", command, "--url", "http://127.0.0.1:1")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.fullmatch(r"stockpulse: no server at http://127\.0\.0\.1:1: .*\n", done.stderr)
+
+
+def test_dead_letters_of_a_server_that_refuses(run):
+    with FakeServer(404) as server:
+        done = run("dlq", "retry", "--url", server.url)
+    assert (done.exit_code, done.stderr) == (1, "stockpulse: the server refuses: no good\n")
+
+
+def test_dead_letters_are_shown_and_what_is_good_now_is_stored(run, app):
+    """The other one stays: a price does not get better."""
+    later = time.time() + 6  # than is taken now: five seconds are
+    ticks = [
+        {"symbol": "EARLY", "ts": later, "price": 7, "size": 1},
+        {"symbol": "CHEAP", "ts": "2026-01-02T00:00:00Z", "price": -7, "size": 1},
+    ]
+    httpx2.post(f"{app.url}/ticks", params={"provider": "letters"}, json=ticks).raise_for_status()
+    command = ("--url", app.url, "--source", "letters")
+    listed = run("dlq", "list", *command).stdout.splitlines()
+    assert len(listed) == 4
+    assert all(re.match(r"\d+ 20\d\d-\S+Z letters: (ts|price): ", line) for line in listed[::2])
+    assert sorted(json.loads(line)["symbol"] for line in listed[1::2]) == ["CHEAP", "EARLY"]
+
+    time.sleep(max(later - time.time() - 4, 0))
+    done = run("dlq", "retry", *command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[0] == "1 are stored now, 1 are still refused"
+    assert re.match(r"  \d+: price: must be a number > 0", done.stdout.splitlines()[1])
+    assert "(sent again 20" in run("dlq", "list", *command).stdout
+    assert run("dlq", "retry", *command).stdout.startswith("0 are stored now, 1 are still refused")
+
+
 # The other commands -----------------------------------------------------------------------------
 
 

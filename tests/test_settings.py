@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from stockpulse.app import running
+from stockpulse.assembly import codec_of, connection_of
 from stockpulse.database.connect import normal_dsn
 from stockpulse.errors import CannotStart
 from stockpulse.settings import Settings, load_settings, variables_of
@@ -59,6 +62,10 @@ class TestNames:
             ("database_url", ("STOCKPULSE_DATABASE_URL", "DATABASE_URL")),
             ("provider", ("STOCKPULSE_PROVIDER", "DEFAULT_PROVIDER")),
             ("calendar", ("STOCKPULSE_CALENDAR",)),
+            ("kafka_bootstrap_servers", ("STOCKPULSE_KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP_SERVERS")),
+            ("kafka_topic_raw", ("STOCKPULSE_KAFKA_TOPIC_RAW", "KAFKA_TOPIC_PRICE_EVENTS")),
+            ("schema_registry_url", ("STOCKPULSE_SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_URL")),
+            ("kafka_password", ("STOCKPULSE_KAFKA_PASSWORD",)),
         ],
     )
     def test_ours_and_the_customary_ones(self, field, names):
@@ -109,8 +116,16 @@ class TestValues:
         url = given(monkeypatch, DATABASE_URL=f"{scheme}://me:{SECRET}@host:5433/prices?ssl=require").database_url
         assert normal_dsn(url.get_secret_value()) == f"postgresql://me:{SECRET}@host:5433/prices?ssl=require"
 
-    def test_a_secret_is_not_shown(self, monkeypatch):
-        settings = given(monkeypatch, DATABASE_URL=f"postgresql://me:{SECRET}@host/prices")
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("DATABASE_URL", f"postgresql://me:{SECRET}@host/prices"),
+            ("STOCKPULSE_KAFKA_PASSWORD", SECRET),
+            ("STOCKPULSE_SCHEMA_REGISTRY_SECRET", SECRET),
+        ],
+    )
+    def test_a_secret_is_not_shown(self, monkeypatch, variable, value):
+        settings = given(monkeypatch, **{variable: value})
         assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
@@ -131,6 +146,17 @@ class TestWrong:
             ("STOCKPULSE_PROVIDER", "alpaca", "takes one of simulated, test, none"),
             ("DEFAULT_PROVIDER", "alpaca", "takes one of simulated, test, none"),
             ("STOCKPULSE_SYMBOLS", "AAPL,$$", "takes symbols separated by commas; '$$' is none"),
+            ("STOCKPULSE_ROLE", "worker", "must be 'all', 'ingest', 'process' or 'api'"),
+            ("STOCKPULSE_KAFKA_CODEC", "protobuf", "must be 'json' or 'avro'"),
+            ("STOCKPULSE_KAFKA_PARTITIONS", "0", "must be greater than or equal to 1"),
+            ("STOCKPULSE_KAFKA_REPLICATION", "10", "must be less than or equal to 9"),
+            ("STOCKPULSE_KAFKA_RETENTION_HOURS", "0", "must be greater than or equal to 1"),
+            (
+                "STOCKPULSE_KAFKA_SECURITY_PROTOCOL",
+                "TLS",
+                "must be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'",
+            ),
+            ("STOCKPULSE_KAFKA_SASL_MECHANISM", "GSSAPI", "must be 'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
         ],
     )
     def test_one_line_names_the_variable_what_it_got_and_what_it_takes(self, monkeypatch, variable, value, takes):
@@ -153,6 +179,39 @@ class TestWrong:
 
     def test_a_long_one_is_cut(self, monkeypatch):
         assert len(refusal(monkeypatch, STOCKPULSE_DATABASE_POOL="9" * 10_000)) < 300
+
+
+class TestKafka:
+    @pytest.mark.parametrize("role", ["ingest", "process", "api"])
+    @pytest.mark.parametrize(
+        ("given", "needed"),
+        [
+            ({}, "KAFKA_BOOTSTRAP_SERVERS"),
+            ({"database_url": "postgresql://me@host/prices"}, "KAFKA_BOOTSTRAP_SERVERS"),
+            ({"kafka_bootstrap_servers": "127.0.0.1:1"}, "DATABASE_URL"),
+        ],
+    )
+    async def test_a_part_needs_a_log_and_a_database_in_common_with_the_others(self, role, given, needed):
+        with pytest.raises(CannotStart, match=f"^STOCKPULSE_ROLE: got '{role}', which needs {needed}$"):
+            async with running(load_settings(role=role, **given), CollectorRegistry()):
+                pass
+
+    def test_how_brokers_are_reached_shows_no_password(self, monkeypatch):
+        connection = connection_of(given(monkeypatch, STOCKPULSE_KAFKA_PASSWORD=SECRET))
+        assert connection.password == SECRET
+        assert SECRET not in f"{connection!r} {connection}"
+
+    def test_a_certificate_that_is_not_there_names_the_variable(self, monkeypatch):
+        settings = given(
+            monkeypatch, STOCKPULSE_KAFKA_SECURITY_PROTOCOL="SSL", STOCKPULSE_KAFKA_CA_FILE="/nowhere/ca.pem"
+        )
+        with pytest.raises(CannotStart, match=r"^STOCKPULSE_KAFKA_CA_FILE: cannot be read: .*No such file"):
+            _ = connection_of(settings).options
+
+    def test_avro_without_a_registry_names_the_variable(self, monkeypatch):
+        settings = given(monkeypatch, STOCKPULSE_KAFKA_CODEC="avro")
+        with pytest.raises(CannotStart, match="SCHEMA_REGISTRY_URL"):
+            codec_of(settings)
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,7 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]
         dsn=base.dsn,
         pool=base.pool,
         names=base.names,
+        load_names=base.name_store.load,
         routing=log.routing,
         partitions=base.partitions,
         rule_ids=await base.signals.numbers(analytics.rules.rules),

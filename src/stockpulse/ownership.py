@@ -42,6 +42,8 @@ class Tools:
     dsn: str
     pool: Pool
     names: Names
+    load_names: Callable[[], Awaitable[None]]
+    """Learns those that other processes have numbered."""
     routing: Routing
     partitions: Partitions
     rule_ids: list[int]
@@ -90,6 +92,7 @@ class Ownership:
         sink = Sink(tools.dsn, tools.partitions, writer, shard, source.log.identity, source.elsewhere)
         try:
             checkpoint = await sink.take(source.epoch, source.start)
+            await tools.load_names()  # all that the state speaks of
             await source.load(checkpoint.offset)
             keys = await source.remember(checkpoint.offset)
             tools.redeliveries.remember(Spelling(tools.names).keys(keys))
@@ -118,6 +121,8 @@ class Ownership:
             await source.close()
             raise
         self.owned[shard] = Owned(source, sink, processing)
+        if self._functions is not None:  # they may have come meanwhile
+            engine.analytics.use(self._functions)
         self._pipeline.add(shard, processing)
 
     async def take_all(self, shards: Iterable[int]) -> None:

@@ -17,13 +17,15 @@ class NameStore:
 
     async def load(self) -> None:
         """Read what is not known yet of the dictionary, and all providers, whose clocks may have changed."""
-        newest_symbol = max(self.names.symbol_by_id, default=0)
-        newest_kind = max(self.names.kind_by_id, default=0)
+        # Not those above the greatest that is known: other processes number names as well, and each knows its own first.
         async with self._pool.acquire() as connection:
-            symbols = await connection.fetch("SELECT id, symbol, calendar FROM symbols WHERE id > $1", newest_symbol)
+            symbols = await connection.fetch(
+                "SELECT id, symbol, calendar FROM symbols WHERE id <> ALL($1::int[])", list(self.names.symbol_by_id)
+            )
             providers = await connection.fetch("SELECT id, name, clock, delay_us FROM providers")
             kinds = await connection.fetch(
-                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds WHERE id > $1", newest_kind
+                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds WHERE id <> ALL($1::int[])",
+                list(self.names.kind_by_id),
             )
         self.names.add_symbols(Symbol(*row) for row in symbols)
         for row in providers:

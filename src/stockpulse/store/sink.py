@@ -8,12 +8,14 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
 import polars as pl
 import structlog
 
+from stockpulse import offload
 from stockpulse.database.connect import TRANSIENT, Connection, Held, until_done
 from stockpulse.engine.analytics import INTRADAY, AnalyticsChanges, Glance
 from stockpulse.engine.bars import Ints, Rows
@@ -213,8 +215,10 @@ class Sink:
                 await self._write_log(connection, self._elsewhere, flush, now)
 
     async def _write_log(self, connection: Connection, log_of: Elsewhere, flush: Flush, now: datetime) -> None:
-        for frame in flush.ticks:
-            await tick_rows.write(connection, log_of.segments.open, tick_rows.packed(frame))
+        if flush.ticks:
+            frame = pl.concat(flush.ticks)
+            pieces = await offload.run(len(frame), partial(tick_rows.packed, frame))
+            await tick_rows.write(connection, log_of.segments.open, pieces)
         if flush.unreadable:
             rows = pl.concat(flush.unreadable)
             place = Place(log_of.topic, self._shard, log_of.first_seq)
