@@ -128,6 +128,7 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
         dead_letters=DeadLetterStore(base.pool),
         ownership=ownership,
         log=log_parts,
+        needs_kafka=role != "api",
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import polars as pl
 
@@ -16,7 +17,7 @@ from stockpulse.engine.bars import Rows
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.shard import Shard
 from stockpulse.engine.signals import Rule, Rules
-from stockpulse.errors import CannotStart, OtherJournal
+from stockpulse.errors import CannotStart, OtherJournal, Unavailable
 from stockpulse.expressions import parse
 from stockpulse.following import FollowedBars, FollowedShard, follow_names, follow_ticks
 from stockpulse.indicators.catalogue import CATALOGUE
@@ -33,7 +34,7 @@ from stockpulse.journal.codecs.choice import choose
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection
 from stockpulse.journal.kafka.group import Membership
-from stockpulse.journal.kafka.journal import KafkaJournal, Watch, identity_of
+from stockpulse.journal.kafka.journal import KafkaJournal, Watch, identity_of, is_on
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.reader import Interpreter
 from stockpulse.journal.kafka.topics import Cluster, NewTopics, TopicNames, cluster_with
@@ -50,13 +51,15 @@ from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
 from stockpulse.publishing import Publishing, Topic
 from stockpulse.settings import Settings
-from stockpulse.store.claims import claim, other_than
+from stockpulse.store.claims import claim, followed_log
 from stockpulse.store.dead_letters import DeadLetters
 from stockpulse.store.derived import drop_other_states
 from stockpulse.store.partitions import Partitions
 from stockpulse.store.signals import SignalStore
 from stockpulse.store.ticks import TickSource
 from stockpulse.supervisor import Supervisor
+
+_REGISTRY_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,9 @@ async def foundation_of(
 
 async def embedded_log(base: Foundation) -> LogParts:
     """The log inside the database, taken."""
-    others = await other_than(base.pool, "postgres")
-    if others:
-        raise OtherJournal(others, "postgres")
+    followed = await followed_log(base.pool)
+    if followed is not None and followed != "postgres":
+        raise OtherJournal(followed, "postgres")
     journal = PostgresJournal(base.dsn, Segments(base.pool, RecentTicks()))
     base.stack.push_async_callback(journal.close)
     await journal.take()
@@ -179,19 +182,25 @@ class KafkaTarget:
         return identity_of(self.cluster.id, self.topic, self.partitions)
 
 
-async def kafka_target(settings: Settings) -> KafkaTarget:
-    """The Kafka that the settings name, with its topics."""
+async def kafka_target(settings: Settings, *, create: bool = True) -> KafkaTarget:
+    """The Kafka that the settings name, with its topics. Raises CannotStart where one is missing and not created."""
     connection = connection_of(settings)
-    new = NewTopics(settings.kafka_partitions, settings.kafka_replication, settings.kafka_retention_hours)
+    new = None
+    if create:
+        new = NewTopics(settings.kafka_partitions, settings.kafka_replication, settings.kafka_retention_hours)
     return KafkaTarget(connection, await cluster_with(connection, topics_of(settings), new), settings.kafka_topic_raw)
 
 
 async def kafka_log(base: Foundation) -> LogParts:
     """The log on Kafka; to be appended to, unless this process has another role."""
     settings, topic = base.settings, base.settings.kafka_topic_raw
-    codec, target = codec_of(settings), await kafka_target(settings)
+    codec = codec_of(settings)
+    followed = await followed_log(base.pool)
+    if followed is not None and not is_on(followed, topic):  # before topics are made that nobody wants
+        raise OtherJournal(followed, f"kafka:{settings.kafka_bootstrap_servers}/{topic}")
+    target = await kafka_target(settings)
     connection, cluster, partitions = target.connection, target.cluster, target.partitions
-    await asyncio.to_thread(codec.prepare)
+    await _prepared(codec)
     routing = Routing(base.names, partitions)
     interpreter = Interpreter(
         codec,
@@ -216,6 +225,18 @@ async def kafka_log(base: Foundation) -> LogParts:
     parts = KafkaParts(connection, cluster, codec, first_seqs)
     waiting_seconds = journal.waiting_seconds if journal is not None else lambda: 0.0
     return LogParts(logs, journal, routing, left, watch, waiting_seconds, parts)
+
+
+async def _prepared(codec: Codec) -> None:
+    """Have the codec ready; a schema registry that does not answer yet is waited for, for a while."""
+    deadline = asyncio.get_running_loop().time() + _REGISTRY_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(codec.prepare)
+        except Unavailable as fault:
+            if asyncio.get_running_loop().time() > deadline:
+                raise CannotStart(f"SCHEMA_REGISTRY_URL: {fault}") from None
+        await asyncio.sleep(1)
 
 
 async def publishing_of(base: Foundation, kafka: KafkaParts) -> Publishing:

@@ -58,9 +58,13 @@ class OtherJournal(CannotStart):
     """The checkpoint belongs to another log."""
 
     def __init__(self, known: str, wanted: str) -> None:
-        super().__init__(
-            f"the database follows another log: {known}, and this one is {wanted}; `stockpulse move` takes all over"
-        )
+        target = wanted.partition(":")[0]
+        way = f"`stockpulse move {target}` takes all over"
+        if known.startswith("kafka:") and target == "kafka":
+            way = (
+                "`stockpulse move postgres` with the settings of that one, then `stockpulse move kafka`, takes all over"
+            )
+        super().__init__(f"the database follows another log: {known}, and this one is {wanted}; {way}")
 
 
 class RecordsLost(CannotStart):

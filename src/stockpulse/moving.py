@@ -22,6 +22,7 @@ from stockpulse.store.claims import (
     change_logs,
     checkpoints_of,
     first_of,
+    followed_log,
     left_at,
     next_slot,
 )
@@ -39,7 +40,7 @@ class Moved:
 
 async def move(base: Foundation, target: Target) -> Moved:
     """Have the database follow the other log. Nothing else may run on it; whatever does is fenced."""
-    current = await base.pool.fetchval("SELECT min(journal) FROM checkpoints")
+    current = await followed_log(base.pool)
     if current is None:
         raise CannotStart("the database follows no log yet: there is nothing to be moved, just start")
     if target == "kafka" and not base.settings.kafka_bootstrap_servers:

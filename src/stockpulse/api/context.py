@@ -47,6 +47,8 @@ class Context:
     dead_letters: DeadLetterStore
     ownership: Ownership
     log: LogParts
+    needs_kafka: bool
+    """What only reads does without, for a while."""
 
 
 async def _context(request: Request) -> Context:

@@ -113,9 +113,9 @@ async def ready(context: Ctx) -> Readiness:
     """200 when the database answers and ticks are taken, else 503."""
     if await _database(context) != "ok":
         raise Unavailable("the database does not answer")
-    if _kafka(context) == "down":
-        rows = context.pipeline.lag().numbered + context.pipeline.lag().submitted
-        raise Unavailable(f"Kafka does not answer; {rows:,} rows wait in memory")
+    if _kafka(context) == "down" and context.needs_kafka:
+        waiting = context.pipeline.ingestion.unanswered if context.pipeline.ingestion is not None else 0
+        raise Unavailable(f"Kafka does not answer; {waiting:,} submissions wait in memory")
     stopped = [name for name, task in context.supervisor.health.items() if task.state is State.FAILED]
     if stopped:
         raise Unavailable(f"a background task has failed: {', '.join(stopped)}")

@@ -24,7 +24,7 @@ def list_dead_letters(
 ) -> None:
     """Show the newest ones, with what is wrong with each."""
     for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
-        place = f" {letter['topic']}[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
+        place = f"[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
         again = f" (sent again {letter['retried_at']})" if letter["retried_at"] else ""
         typer.echo(f"{letter['id']} {letter['received_at']} {letter['source']}{place}: {letter['reason']}{again}")
         typer.echo(f"    {letter['record']}")
@@ -39,6 +39,8 @@ def retry_dead_letters(
     """Send them again, those that were not yet; what is still wrong stays."""
     outcome = _asked(url, "POST", "/retry", source, limit)
     typer.echo(f"{outcome['retried']:,} are stored now, {len(outcome['refused']):,} are still refused")
+    if len(outcome["refused"]) > _SHOWN_REJECTS:
+        typer.echo("The first ones:")
     for number, reason in list(outcome["refused"].items())[:_SHOWN_REJECTS]:
         typer.echo(f"  {number}: {reason}")
 

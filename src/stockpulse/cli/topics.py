@@ -31,7 +31,7 @@ def list_topics() -> None:
     settings = _kafka_settings()
 
     async def run() -> tuple[KafkaTarget, dict[int, int], dict[int, int]]:
-        target = await kafka_target(settings)
+        target = await kafka_target(settings, create=False)
         return target, *await bounds_of(target.connection, target.topic, target.partitions)
 
     target, oldest, ends = asyncio.run(run())

@@ -17,7 +17,7 @@ class NameStore:
 
     async def load(self) -> None:
         """Read what is not known yet of the dictionary, and all providers, whose clocks may have changed."""
-        # Not those above the greatest that is known: other processes number names as well, and each knows its own first.
+        # Other processes number names as well: not all that are new here are above the greatest one known.
         async with self._pool.acquire() as connection:
             symbols = await connection.fetch(
                 "SELECT id, symbol, calendar FROM symbols WHERE id <> ALL($1::int[])", list(self.names.symbol_by_id)

@@ -54,10 +54,10 @@ def slot_of(first_seq: int) -> range:
     return range(first_seq, first_seq + (1 << SLOT_BITS))
 
 
-async def other_than(pool: Pool, journal: str) -> str | None:
-    """Another log that the database follows, if it does."""
-    other: str | None = await pool.fetchval("SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1", journal)
-    return other
+async def followed_log(pool: Pool) -> str | None:
+    """The log that the database follows, if it follows one."""
+    journal: str | None = await pool.fetchval("SELECT min(journal) FROM checkpoints")
+    return journal
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _refusal(subject: str, refused: SchemaRegistryError) -> Exception:
     if status in (_REFUSED, _FORBIDDEN):
         return CannotStart(
             f"the schema registry does not let us register {subject} (HTTP {status}):"
-            " check SCHEMA_REGISTRY_KEY and SCHEMA_REGISTRY_SECRET"
+            " check STOCKPULSE_SCHEMA_REGISTRY_KEY and STOCKPULSE_SCHEMA_REGISTRY_SECRET"
         )
     if status in _PASSING or status >= _FAULT_OF_SERVER:
         return _outage(refused)

@@ -34,6 +34,11 @@ def identity_of(cluster: str, topic: str, partitions: int) -> str:
     return f"kafka:{cluster}/{topic}/{partitions}"
 
 
+def is_on(identity: str, topic: str) -> bool:
+    """Whether that is a log on a topic of this name."""
+    return identity.startswith("kafka:") and identity.split("/")[-2] == topic
+
+
 class KafkaJournal:
     """Appends to the raw topic."""
 

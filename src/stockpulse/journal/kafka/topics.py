@@ -61,10 +61,10 @@ class Cluster:
     topics: dict[str, Topic]
 
 
-async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics) -> Cluster:
-    """The cluster, with all topics there and fit for their use. Raises CannotStart where one is not.
+async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics | None) -> Cluster:
+    """The cluster, with all topics there and fit for their use; missing ones are made, if it is said how.
 
-    Brokers that are not there yet are waited for, for a while.
+    Raises CannotStart where one is missing or not fit. Brokers that are not there yet are waited for, for a while.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -72,12 +72,13 @@ async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewT
             return await _cluster_with(connection, names, new)
         except (KafkaError, OSError, TimeoutError) as fault:
             if time.monotonic() > deadline or not passes(fault):
-                servers = connection.bootstrap_servers
-                raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {servers}: {fault!r}") from None
+                lets_in = f", or lets {connection.username} in" if connection.username else ""
+                where = f"no broker answers at {connection.bootstrap_servers}{lets_in}"
+                raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: {where}: {fault!r}") from None
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics) -> Cluster:
+async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics | None) -> Cluster:
     admin = AIOKafkaAdminClient(**connection.options)
     try:
         await admin.start()
@@ -85,7 +86,9 @@ async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: New
         there = await _described(admin, wanted)
         missing = [name for name in wanted if name not in there]
         described: dict[str, Any] = await admin.describe_cluster()
-        if missing:
+        if missing and new is None:
+            raise CannotStart(f"there is no topic {', '.join(missing)}: `stockpulse topics create` makes it")
+        if missing and new is not None:
             await _create(admin, missing, names, new, new.replication or min(3, len(described["brokers"])))
             there = await _described(admin, wanted)
             if len(there) < len(wanted):  # made, but not known everywhere yet
