@@ -364,10 +364,10 @@ async def remember_deliveries(base: Foundation, log: LogParts) -> None:
         source = await log.logs.open(shard)
         try:
             offset: int = await base.pool.fetchval("SELECT journal_offset FROM checkpoints WHERE shard = $1", shard)
-            base.redeliveries.remember(spelling.keys(await source.remember(offset)))
+            await base.redeliveries.remember(spelling.keys(await source.remember(offset)))
             end = await source.log.end()
             async for appended in source.log.replay(max(offset, end - LEAST_KEYS), end):
                 if isinstance(appended.batch, Ticks):
-                    base.redeliveries.remember(spelling.keys(appended.batch.frame))
+                    await base.redeliveries.remember(spelling.keys(appended.batch.frame))
         finally:
             await source.close()

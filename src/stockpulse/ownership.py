@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
+import polars as pl
 import structlog
 
 from stockpulse.counters import Counters
@@ -72,8 +73,13 @@ class Ownership:
         self._logs = logs
         self._pipeline = pipeline
         self._supervisor = supervisor
+        self._spelling = Spelling(tools.names)
         self._functions: Functions | None = None
         self.owned: dict[int, Owned] = {}
+
+    async def _remember(self, ticks: pl.DataFrame) -> None:
+        """Have intake know ticks that did not come by it."""
+        await self._tools.redeliveries.remember(self._spelling.keys(ticks.filter(pl.col("trade_id").is_not_null())))
 
     def use(self, functions: Functions) -> None:
         """Calculate indicators with these from now on."""
@@ -95,7 +101,7 @@ class Ownership:
             await tools.load_names()  # all that the state speaks of
             await source.load(checkpoint.offset)
             keys = await source.remember(checkpoint.offset)
-            tools.redeliveries.remember(Spelling(tools.names).keys(keys))
+            await self._remember(keys)
             if source.elsewhere is not None:
                 redeliveries = ShardRedeliveries(tools.names, tools.routing.partitions)
                 redeliveries.sift(keys)
@@ -112,6 +118,7 @@ class Ownership:
                 now=tools.now,
                 segments=None if source.elsewhere is None else source.segments,
                 redeliveries=redeliveries,
+                delivered=self._remember,
                 publishing=tools.publishing,
                 extended_day=tools.extended_day,
             )

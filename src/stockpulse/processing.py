@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -68,15 +68,18 @@ class Processing:
         now: Callable[[], datetime],
         segments: Segments | None = None,
         redeliveries: ShardRedeliveries | None = None,
+        delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
         publishing: Publishing | None = None,
         extended_day: bool = False,
         flush_seconds: float = 0.5,
     ) -> None:
         """`segments` are those of the tick table, where that is written here and not by the log itself.
 
-        `redeliveries` tells ticks that came before, where others than this process append to the log.
+        `redeliveries` tells ticks that came before, where others than this process append to the log; `delivered` is
+        told of ticks that were read from there.
         """
         self._redeliveries = redeliveries
+        self._delivered = delivered
         self._sifted_to = 0
         self._publishing = publishing
         self._closed: deque[BarEvents] = deque()  # to be published
@@ -133,7 +136,7 @@ class Processing:
         self._teach()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
-            await self._work_in(appended, {})
+            await self._work_in_read(appended, {})
             await self.flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
         self.engine.shard.offset = self._expected = max(self.offset, end)
@@ -183,7 +186,7 @@ class Processing:
         try:
             async for appended in self._log.replay(self.offset, offset):
                 await self._until_stored()
-                await self._work_in(appended, None)
+                await self._work_in_read(appended, None)
         finally:
             self._reading = False
 
@@ -199,6 +202,12 @@ class Processing:
     async def _close_with(self, clocks: dict[int, int]) -> None:
         async with self._turn:
             self._note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
+
+    async def _work_in_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+        """One batch that was read from the log: intake has not seen it, not in this life at least."""
+        if isinstance(appended.batch, Ticks) and self._delivered is not None:
+            await self._delivered(appended.batch.frame)
+        await self._work_in(appended, clocks)
 
     async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""

@@ -82,7 +82,7 @@ async def assert_same_bars(dsn: str, bars: list[dict[str, Any]]) -> None:
         bar = have[key]
         assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (opened, high, low, close)
         assert (bar["volume"], bar["trade_count"], bar["revision"]) == (volume / 1e9, count, revision)
-        assert (bar["final"], bar["source"]) == (True, "ticks")
+        assert (bar["final"], bar["source"]) == (True, "trades")
 
 
 @needs_kcat
@@ -210,7 +210,7 @@ async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
         taken = {str(tick.trade_id) for tick in await stored_ticks(postgres_dsn)}
         astray = {json.loads(letter["record"])["trade_id"] for letter in letters}
         assert taken
-        assert len(astray) == len(letters) > len(taken)
+        assert len(astray) == len(letters) > 0
         assert taken | astray == {tick["trade_id"] for tick in sent}
         assert not taken & astray
         assert all("murmur2_random" in letter["reason"] for letter in letters)

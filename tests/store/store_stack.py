@@ -156,7 +156,7 @@ async def stack(
         checkpoint = await sink.take(journal.epoch, journal.head)
         encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
         redeliveries = Redeliveries()
-        redeliveries.remember(Spelling(names).keys(await journal.recent_keys()))
+        await redeliveries.remember(Spelling(names).keys(await journal.recent_keys()))
         intake = Intake(encoder, redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()

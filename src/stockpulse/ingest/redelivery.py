@@ -155,9 +155,10 @@ class Redeliveries:
     def _window(self, provider: str) -> RedeliveryWindow:
         return self._windows.setdefault(provider, RedeliveryWindow())
 
-    def remember(self, keys: pl.DataFrame) -> None:
-        """Take up what was delivered before a restart: the columns of KEY and `provider`, in log order."""
-        self._new(keys, None)
+    async def remember(self, keys: pl.DataFrame) -> None:
+        """Take up what came by other ways, or before a restart: the columns of KEY and `provider`, in log order."""
+        async with self._turn:
+            await offload.run(len(keys), partial(self._new, keys, None))
 
 
 _LOGGED_KEY: Final = ("symbol_id", "venue", "trade_id", "ts")

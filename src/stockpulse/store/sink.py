@@ -119,20 +119,20 @@ class Sink:
         connection = await self._connection()
         row = await connection.fetchrow(
             "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset)"
-            " VALUES ($1, $2, coalesce($3, 1), $4) ON CONFLICT (shard)"
-            " DO UPDATE SET epoch = CASE WHEN c.journal <> $2 THEN c.epoch"
-            " WHEN $3::bigint IS NULL THEN c.epoch + 1 ELSE greatest(c.epoch, $3) END"
-            " RETURNING journal, epoch, journal_offset",
+            " SELECT $1::int, $2::text, coalesce($3, 1), $4::bigint"
+            " WHERE NOT EXISTS (SELECT FROM checkpoints WHERE journal <> $2)"
+            " ON CONFLICT (shard) DO UPDATE"
+            " SET epoch = CASE WHEN $3::bigint IS NULL THEN c.epoch + 1 ELSE greatest(c.epoch, $3) END"
+            " RETURNING epoch, journal_offset",
             self._shard,
             self._journal,
             epoch,
             start,
         )
-        if row is None:
-            raise Fenced
-        journal, self.epoch, self.offset = row
-        if journal != self._journal:
-            raise OtherJournal(journal, self._journal)
+        if row is None:  # whoever still follows a log that was left must not begin anew with a shard of it
+            query = "SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1"
+            raise OtherJournal(await connection.fetchval(query, self._journal), self._journal)
+        self.epoch, self.offset = row
         rows = await connection.fetch(
             "SELECT part, state FROM checkpoint_parts WHERE shard = $1 ORDER BY part", self._shard
         )
