@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import httpx2
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.partitioner import murmur2
@@ -19,6 +21,9 @@ from aiokafka.partitioner import murmur2
 PARTITIONS = 6
 NANOS = 10**9
 TABLES = {60: "bars_1m", 300: "intraday_ohlcv", 86_400: "historical_ohlcv"}
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
+"""The fixture of that name."""
 
 Put = tuple[int, str, dict[str, Any] | bytes | None]
 """Partition, key and value of a record to be sent."""

@@ -9,9 +9,9 @@ import httpx2
 import pytest
 
 from app_process import AppProcess
-from conftest import Serve
 from kafka_app import (
     PARTITIONS,
+    Serve,
     StoredTick,
     assert_bars_right,
     command,

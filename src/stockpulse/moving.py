@@ -101,7 +101,7 @@ async def _drained(base: Foundation, log: LogParts) -> tuple[Ownership, list[Lea
     await ownership.take_all(log.logs.shards)
     leaving = []
     for shard, one in ownership.owned.items():
-        await one.processing.flush_once()
+        await one.processing.outlet.flush_once()
         first_seq = one.source.elsewhere.first_seq if one.source.elsewhere is not None else 0
         leaving.append(Leaving(shard, one.source.log.identity, one.sink.epoch, one.sink.offset, first_seq))
     return ownership, leaving

@@ -22,6 +22,7 @@ from stockpulse.journal.records import Appended
 from stockpulse.journal.routing import Routing
 from stockpulse.logs import Logs, ShardOfLog
 from stockpulse.names import Names
+from stockpulse.outlet import Outlet
 from stockpulse.pipeline import Pipeline
 from stockpulse.processing import Processing
 from stockpulse.publishing import Publishing
@@ -108,18 +109,27 @@ class Ownership:
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
+            turn = asyncio.Lock()
+            outlet = Outlet(
+                engine,
+                turn,
+                sink,
+                counters=tools.counters,
+                now=tools.now,
+                segments=None if source.elsewhere is None else source.segments,
+                publishing=tools.publishing,
+            )
             processing = Processing(
                 shard_log=source.log,
                 engine=engine,
-                sink=sink,
+                turn=turn,
+                outlet=outlet,
                 reads=EngineReads(tools.pool),
                 names=tools.names,
                 counters=tools.counters,
                 now=tools.now,
-                segments=None if source.elsewhere is None else source.segments,
                 redeliveries=redeliveries,
                 delivered=self._remember,
-                publishing=tools.publishing,
                 extended_day=tools.extended_day,
             )
             await processing.recover()
@@ -171,7 +181,7 @@ class Ownership:
     def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
         one = self.owned[shard]
-        stages = [("flush", one.processing.flush), ("step", one.processing.step)]
+        stages = [("flush", one.processing.outlet.flush), ("step", one.processing.step)]
         if one.source.follow is not None:
             stages.append(("follow", partial(_follow, one.source.follow, one.processing)))
         for stage, run in stages:

@@ -75,7 +75,7 @@ class Pipeline:
         while not self._drained() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for shard in self.shards.values():
-            shard.end_flushing()
+            shard.outlet.end()
         return self._drained()
 
     def _drained(self) -> bool:

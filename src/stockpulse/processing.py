@@ -20,33 +20,23 @@ from stockpulse import offload
 from stockpulse.calendar import Calendar, trading_calendar
 from stockpulse.catch_up import CatchUp
 from stockpulse.counters import Counters
-from stockpulse.engine.analytics import Glance
 from stockpulse.engine.bars import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
-from stockpulse.engine.engine import Engine, EngineChanges
-from stockpulse.engine.shard import BarEvents, Work
-from stockpulse.engine.state import State
+from stockpulse.engine.engine import Engine
+from stockpulse.engine.shard import Work
 from stockpulse.ingest.redelivery import ShardRedeliveries
-from stockpulse.intervals import BASE_INTERVALS, Interval
-from stockpulse.journal.records import Appended, Bars, Batch, End, ShardLog, Ticks, Unreadable
-from stockpulse.journal.segments import Segments
+from stockpulse.intervals import Interval
+from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unreadable
 from stockpulse.names import Names
+from stockpulse.outlet import Outlet
 from stockpulse.presents import ShardPresents
-from stockpulse.publishing import Publishing
 from stockpulse.queues import RowQueue
 from stockpulse.store.engine_reads import EngineReads
-from stockpulse.store.sink import Flush, Sink
 
 _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
-_MOST_BARS: Final = 250_000
-_MOST_TICKS: Final = 1_000_000
-"""No more wait to be stored, but for those of a batch."""
-
 _CLOCK_SECONDS: Final = 0.25
 _GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
-_GLANCE_SECONDS: Final = 1.0
-_GLANCE_ROWS_PER_SECOND: Final = 250
 
 log = structlog.get_logger(__name__)
 
@@ -61,54 +51,39 @@ class Processing:
         *,
         shard_log: ShardLog,
         engine: Engine,
-        sink: Sink,
+        turn: asyncio.Lock,
+        outlet: Outlet,
         reads: EngineReads,
         names: Names,
         counters: Counters,
         now: Callable[[], datetime],
-        segments: Segments | None = None,
         redeliveries: ShardRedeliveries | None = None,
         delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
-        publishing: Publishing | None = None,
         extended_day: bool = False,
-        flush_seconds: float = 0.5,
     ) -> None:
-        """`segments` are those of the tick table, where that is written here and not by the log itself.
+        """`turn` is held by whoever works on the engine.
 
         `redeliveries` tells ticks that came before, where others than this process append to the log; `delivered` is
         told of ticks that were read from there.
         """
-        self._redeliveries = redeliveries
-        self._delivered = delivered
-        self._sifted_to = 0
-        self._publishing = publishing
-        self._closed: deque[BarEvents] = deque()  # to be published
-        self._publishing_turn = asyncio.Lock()
-        self._segments = segments
-        self._ticks: list[pl.DataFrame] = []  # to be stored
-        self._unreadable: list[pl.DataFrame] = []
         self._log = shard_log
         self.engine = engine
-        self._sink = sink
-        self._reads = reads
         self._names = names
+        self._reads = reads
         self._counters = counters
-        self._now = now
+        self._redeliveries = redeliveries
+        self._delivered = delivered
         self._extended_day = extended_day
-        self._flush_seconds = flush_seconds
+        self._turn = turn
+        self._catch_up = CatchUp(engine, turn, reads)
         self._handed_on: RowQueue[tuple[Appended, _Stored | None]] = RowQueue(_QUEUE_ROWS)
         self._taken: deque[tuple[Appended, _Stored | None]] = deque()
         self._expected = 0  # the end of what was handed on
+        self._sifted_to = 0
         self._taught = 0
-        self._turn = asyncio.Lock()  # held by whoever works on the engine
-        self._catch_up = CatchUp(engine, self._turn, reads)
-        self._live = False  # not before the log is worked in
-        self._next_glance = 0.0
         self._received_at = 0
         self._reading = False  # what others have put into the log
-        self._flushed = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._ended: list[_Stored] = []  # to be answered when their bars are stored
+        self.outlet = outlet
         self.presents = ShardPresents(names, engine.shard, now)
 
     @property
@@ -137,14 +112,14 @@ class Processing:
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
             await self._work_in_read(appended, {})
-            await self.flush_once()  # so that a recovery that is cut short goes on where it was
+            await self.outlet.flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
         self.engine.shard.offset = self._expected = max(self.offset, end)
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
 
     async def step(self) -> None:
         """Work in what was appended, close what is due, and catch up in between."""
-        catching_up, self._live = False, True
+        catching_up, self.outlet.live = False, True
         while True:
             if not self._taken:
                 await self._take(_GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS)
@@ -153,14 +128,14 @@ class Processing:
                 await self._close()
             while self._taken:  # each stays there until it is done, should this be started again in the middle
                 appended, stored = self._taken[0]
-                await self._until_stored()
+                await self.outlet.until_room()
                 await self._read_up_to(appended.before)
                 if (rest := _beyond(appended, self.offset)) is not None:
                     await self._work_in(rest, None)
                 if stored is not None:
-                    self._ended.append(stored)
+                    self.outlet.answer(stored)
                 self._taken.popleft()
-            await self._publish_closed()
+            await self.outlet.publish_closed()
             catching_up = await self._catch_up.some()
 
     async def _take(self, seconds: float) -> None:
@@ -170,14 +145,6 @@ class Processing:
             async with asyncio.timeout(seconds):
                 self._taken.extend(_joined(await self._handed_on.take(_STEP_ROWS)))
 
-    async def _publish_closed(self) -> None:
-        if self._publishing is None:
-            return
-        async with self._publishing_turn:
-            while self._closed:
-                await self._publishing.bars(self._closed[0].interval, self._closed[0].rows)
-                self._closed.popleft()
-
     async def _read_up_to(self, offset: int) -> None:
         """Work in what others have put into the log."""
         if offset <= self.offset:
@@ -185,23 +152,17 @@ class Processing:
         self._reading = True
         try:
             async for appended in self._log.replay(self.offset, offset):
-                await self._until_stored()
+                await self.outlet.until_room()
                 await self._work_in_read(appended, None)
         finally:
             self._reading = False
-
-    async def _until_stored(self) -> None:
-        """What cannot be stored as fast as it comes, or not at all just now, must not pile up here."""
-        while self.engine.shard.unstored() > _MOST_BARS or sum(map(len, self._ticks)) > _MOST_TICKS:
-            self._flushed.clear()
-            await self._flushed.wait()
 
     async def _close(self) -> None:
         await self._close_with(self._clocks())
 
     async def _close_with(self, clocks: dict[int, int]) -> None:
         async with self._turn:
-            self._note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
+            self.outlet.note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
 
     async def _work_in_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch that was read from the log: intake has not seen it, not in this life at least."""
@@ -224,7 +185,7 @@ class Processing:
             await self._work_in_records(batch, clocks)
         async with self._turn:
             if isinstance(batch, Unreadable):
-                self._keep(batch)
+                self.outlet.keep(batch)
             self.engine.shard.offset = max(self.offset, appended.after)
 
     async def _sifted(self, batch: Ticks) -> Ticks:
@@ -237,15 +198,6 @@ class Processing:
         self._counters.duplicates += len(batch) - len(fresh)
         return Ticks(fresh)
 
-    def _keep(self, batch: Batch | Unreadable) -> None:
-        """Have records stored that are in no database yet."""
-        if isinstance(batch, Unreadable) and len(batch):
-            self._unreadable.append(batch.frame)
-            self._counters.rejected += len(batch)
-        elif isinstance(batch, Ticks) and self._segments is not None:
-            self._ticks.append(batch.frame)
-            self._segments.recent.append(self._segments.open, batch.frame)
-
     async def _work_in_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
         async with self._turn:
             for work in await self._digest(batch):
@@ -253,8 +205,8 @@ class Processing:
                     for wanted in ranges:
                         self.engine.admit(wanted.interval, await self._reads.bars(wanted))
                 now = self._clocks() if clocks is None else clocks
-                self._note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
-            self._keep(batch)  # in the same turn: from here on a flush says that they are worked in
+                self.outlet.note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
+            self.outlet.keep(batch)  # in the same turn: from here on a flush says that they are worked in
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
     async def _digest(self, batch: Ticks | Bars) -> list[Work]:
@@ -274,107 +226,20 @@ class Processing:
             self.engine.learn(symbol.id, trading_calendar(symbol.calendar))
         self._taught = len(self._names.in_order)
 
-    def _note(self, events: Iterable[BarEvents]) -> None:
-        for event in events:
-            if self._publishing is not None:
-                self._closed.append(event)
-            if event.revised:
-                self._counters.bars_revised += len(event.rows)
-            else:
-                self._counters.bars_closed += len(event.rows)
-
     def _clocks(self) -> dict[int, int]:
         waiting = self._reading or len(self._handed_on) or len(self._taken) > 1
         return self.presents.closing(self._received_at if waiting else None)
 
-    # Flush --------------------------------------------------------------------------------------
-
-    async def flush(self) -> None:
-        """Store what changed, again and again, and once more at the end."""
-        while not self._stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._flush_seconds):
-                    await self._stopping.wait()
-            await self.flush_once()
-        await self.flush_once()  # what came while the one before was under way
-
-    async def flush_once(self) -> None:
-        """Store what changed."""
-        async with self._turn:
-            glance = await self._glance()
-            changes = self.engine.take_changes()
-            whole = self.engine.snapshot() if changes and self._sink.wants_whole() else None
-            ended, self._ended = self._ended, []
-            ticks, self._ticks = self._ticks, []
-            unreadable, self._unreadable = self._unreadable, []
-            forming = self._forming() if glance else {}
-        if self._publishing is not None:
-            await self._publish(self._publishing, changes, forming)
-        if changes or glance:
-            await self._write(changes, glance, whole, ticks, unreadable)
-        for stored in ended:
-            stored.set_result(None)
-
-    def _forming(self) -> dict[Interval, Rows]:
-        return {interval: self.engine.shard.selected(interval, final=False) for interval in BASE_INTERVALS}
-
-    async def _publish(self, publishing: Publishing, changes: EngineChanges, forming: dict[Interval, Rows]) -> None:
-        """What is stored next is published first, or a restart in between would never publish it."""
-        await self._publish_closed()
-        await publishing.analytics(changes.analytics)
-        for interval, rows in forming.items():
-            await publishing.bars(interval, rows)
-        await publishing.published()
-
-    async def _glance(self) -> Glance | None:
-        """A look at the market, now and then: the more symbols there are in one, the longer until the next."""
-        if not self._live or time.monotonic() < self._next_glance:
-            return None
-        glance = await offload.run(self.engine.shard.forming(), self.engine.glance)
-        count = len(glance.prices.symbol_id)
-        self._next_glance = time.monotonic() + max(_GLANCE_SECONDS, count / _GLANCE_ROWS_PER_SECOND)
-        return glance if count else None
-
-    async def _write(
-        self,
-        changes: EngineChanges,
-        glance: Glance | None,
-        whole: State | None,
-        ticks: list[pl.DataFrame],
-        unreadable: list[pl.DataFrame],
-    ) -> None:
-        started = time.monotonic()
-        flush = Flush(
-            offset=changes.offset,
-            bars=changes.bars,
-            analytics=changes.analytics,
-            glance=glance,
-            state=changes.state if whole is None else whole,
-            whole=whole is not None,
-            ticks=ticks,
-            unreadable=unreadable,
-        )
-        await self._sink.flush(flush, self._now())
-        self._counters.flushes += 1
-        self._counters.flush_seconds += time.monotonic() - started
-        async with self._turn:
-            self.engine.flushed()
-        self._flushed.set()
-
     def is_drained(self) -> bool:
         """Whether all that was handed on is worked in."""
         return not (self._handed_on or self._taken) and self.offset >= self._expected
-
-    def end_flushing(self) -> None:
-        """Have the flush end, once more and for the last time."""
-        self._stopping.set()
 
     # Reading ------------------------------------------------------------------------------------
 
     def lag(self) -> tuple[int, int, int]:
         """Rows to be worked in, rows to be stored, and symbols whose indicators have to catch up."""
         unprocessed = max(self._log.head, self._expected) - self.offset
-        return max(unprocessed, 0), self.offset - self._sink.offset, self.engine.analytics.behind()
+        return max(unprocessed, 0), self.offset - self.outlet.offset, self.engine.analytics.behind()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""

@@ -13,8 +13,7 @@ import pytest
 
 from app_process import free_port
 from broker import Broker
-from conftest import Serve
-from kafka_app import in_environment, on_kafka, stored_ticks, symbols_on, trade
+from kafka_app import Serve, in_environment, on_kafka, stored_ticks, symbols_on, trade
 
 PROTECTED = {"kafka_security_protocol": "SASL_SSL"}
 T0 = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)

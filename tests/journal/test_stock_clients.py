@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from conftest import Serve
 from kafka_app import (
     PARTITIONS,
+    Serve,
     assert_bars_right,
     bars_of,
     on_kafka,

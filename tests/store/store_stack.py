@@ -31,6 +31,7 @@ from stockpulse.journal.recorded import Spelling
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.names import Names
+from stockpulse.outlet import Outlet
 from stockpulse.pipeline import Pipeline
 from stockpulse.presents import Presents
 from stockpulse.processing import Processing
@@ -94,7 +95,7 @@ class Stack:
     async def flush(self) -> None:
         """One flush at a time, as from the one task that flushes in the app."""
         async with self.flushing:
-            await self.processing.flush_once()
+            await self.processing.outlet.flush_once()
 
     async def flush_now_and_then(self) -> None:
         while True:
@@ -154,20 +155,21 @@ async def stack(
         await journal.take()
         await journal.load_open_segment(memory_rows)
         checkpoint = await sink.take(journal.epoch, journal.head)
-        encoder = Encoder(name_store, FeedArbiter(standby=["simulated"]))
         redeliveries = Redeliveries()
         await redeliveries.remember(Spelling(names).keys(await journal.recent_keys()))
-        intake = Intake(encoder, redeliveries, timedelta(seconds=5))
+        intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.begin(names.symbol_by_id)
         await drop_other_states(pool, analytics.tracks.values())
         routing, counters = Routing(names), Counters()
         pipeline = Pipeline(routing, Presents(names, routing, clock), counters)
+        turn = asyncio.Lock()
         processing = Processing(
             shard_log=journal,
             engine=engine,
-            sink=sink,
+            turn=turn,
+            outlet=Outlet(engine, turn, sink, counters=counters, now=clock),
             reads=EngineReads(pool),
             names=names,
             counters=counters,
