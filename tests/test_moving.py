@@ -137,7 +137,6 @@ async def all_stored(dsn: str, sent: list[Tick]) -> list[StoredTick]:
     return await stored_ticks(dsn)
 
 
-@pytest.mark.xfail(reason="each log knows its own newest ticks only", strict=True)
 async def test_what_came_before_a_move_is_known_again_after_it(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

@@ -221,7 +221,9 @@ async def kafka_log(base: Foundation) -> LogParts:
     base.supervisor.start("kafka", watch.run)
     left = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
     await left.load(min(first_seqs.values()))
-    logs = KafkaLog(base.pool, connection, topic, target.identity, first_seqs, interpreter, journal, watch)
+    logs = KafkaLog(
+        base.pool, connection, topic, target.identity, first_seqs, interpreter, journal, watch, routing, left
+    )
     parts = KafkaParts(connection, cluster, codec, first_seqs)
     waiting_seconds = journal.waiting_seconds if journal is not None else lambda: 0.0
     return LogParts(logs, journal, routing, left, watch, waiting_seconds, parts)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol
 
@@ -123,6 +124,8 @@ class KafkaLog:
         interpreter: Interpreter,
         journal: KafkaJournal | None,
         watch: Watch,
+        routing: Routing,
+        left: Segments,
     ) -> None:
         """Without a journal nothing is appended here, and all is followed."""
         self._pool = pool
@@ -133,6 +136,8 @@ class KafkaLog:
         self._interpreter = interpreter
         self._journal = journal
         self._watch = watch
+        self._routing = routing
+        self._left = left
 
     @property
     def shards(self) -> Iterable[int]:
@@ -157,7 +162,7 @@ class KafkaLog:
             start=first_seq,
             elsewhere=Elsewhere(segments, self._topic, first_seq),
             load=load,
-            remember=partial(self._remember, segments),
+            remember=partial(self._remember, segments, shard),
             close=reader.close,
             follow=shard_log.follow if self._journal is None else None,
         )
@@ -179,11 +184,17 @@ class KafkaLog:
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
-    async def _remember(self, segments: Segments, offset: int) -> pl.DataFrame:
+    async def _remember(self, segments: Segments, shard: int, offset: int) -> pl.DataFrame:
         await segments.load(offset)
-        newest = [one for one in sorted({segments.open, *segments.sealed}, reverse=True)[:2] if segments.has(one)]
+        most, now = LEAST_KEYS // len(self._first_seqs), datetime.now(UTC)
         async with self._pool.acquire() as connection:
-            return await tick_rows.newest_identified(connection, newest, LEAST_KEYS // len(self._first_seqs))
+            keys = await tick_rows.newest_identified(connection, segments.newest(now), most)
+            if len(keys) == most:
+                return keys
+            # Shortly after a move what came last is in the log that was left.
+            before = await tick_rows.newest_identified(connection, self._left.newest(now, always=0), LEAST_KEYS)
+        here = self._routing.of_symbols(before["symbol_id"].to_numpy()) == shard
+        return pl.concat([before.filter(pl.Series(here)), keys])
 
     async def _load(self, segments: Segments, offset: int) -> None:
         await segments.load(offset)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
@@ -190,7 +191,7 @@ class PostgresJournal:
     async def recent_keys(self) -> pl.DataFrame:
         """What the newest ticks with a trade_id are known by, as `tick_rows.KEYS`, in log order."""
         connection, _ = await self._locked(self._wait_seconds)
-        newest = sorted({self.segments.open, *self.segments.sealed}, reverse=True)[:2]
+        newest = self.segments.newest(datetime.now(UTC))
         return await tick_rows.newest_identified(connection, newest, LEAST_KEYS)
 
     async def _skip_to(self, head: int) -> None:

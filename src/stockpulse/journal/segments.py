@@ -10,8 +10,9 @@ for all that can come, and gets its end when it is sealed.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -24,6 +25,9 @@ SEGMENT_OFFSETS: Final = 1 << SEGMENT_BITS
 
 SLOT_BITS: Final = 42
 """Each shard of each log that there has been counts its offsets in a slot of its own, so that they are unique."""
+
+_RECENT: Final = timedelta(hours=1)
+_MOST_RECENT: Final = 16
 
 _TABLES: Final = ("realtime_prices", "provider_bars")
 
@@ -105,6 +109,13 @@ class Segments:
         """Whether its tables are there."""
         return segment in self._made
 
+    def newest(self, now: datetime, always: int = 2) -> list[int]:
+        """Where the newest ticks are, the newest first: so many segments, and a few more that are not old."""
+        made = [one for one in sorted({self.open, *self.sealed}, reverse=True) if self.has(one)]
+        more = [self.sealed[one] for one in made[always:_MOST_RECENT] if one in self.sealed]
+        young = [one.first for one in more if one.newest_append is not None and one.newest_append >= now - _RECENT]
+        return made[:always] + young
+
     async def prepare_next(self) -> None:
         """Have the segment that the log goes on to ready, if it is known which that is."""
         if self._slot is None:
@@ -156,12 +167,17 @@ class Segments:
             f"ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({segment}) TO ({end})"
         )
 
-    async def seal(self, head: int) -> None:
-        """Let the open segment end here and open the next one; nothing is being written meanwhile."""
+    async def seal(self, head: int, allow: Callable[[AnyConnection], Awaitable[None]] | None = None) -> None:
+        """Let the open segment end here and open the next one; nothing is being written meanwhile.
+
+        `allow`, called within the transaction, raises if somebody else may be writing by now.
+        """
         table = table_of(self.open)
         async with self._pool.acquire() as connection, connection.transaction():
             # Waiting for long for the lock would make every reader wait behind us; the next round tries again.
             await connection.execute("SET LOCAL lock_timeout = '2s'")
+            if allow is not None:
+                await allow(connection)
             # The constraint spares a look at every row under the lock.
             await connection.execute(
                 f"ALTER TABLE {table} ADD CONSTRAINT bounds CHECK (seq >= {self.open} AND seq < {head});"

@@ -78,12 +78,15 @@ async def newest_identified(connection: AnyConnection, segments: list[int], most
     """The newest ticks with a trade_id of these segments, the newest first; as KEYS, in log order."""
     found: list[pl.DataFrame] = []
     for segment in segments:
+        left = most - sum(map(len, found))
+        if left <= 0:
+            break
         query = (
             f"SELECT seq, symbol_id, kind_id, extract(epoch FROM ts) * 1000000, trade_id FROM {table_of(segment)}"  # noqa: S608 - ours
             " WHERE trade_id IS NOT NULL ORDER BY seq DESC LIMIT $1"
         )
         schema = KEYS | {"ts": pl.Float64}
-        found.append(await _read_csv(connection, query, schema, most - sum(map(len, found))))
+        found.append(await _read_csv(connection, query, schema, left))
     keys = pl.concat(found) if found else pl.DataFrame(schema=KEYS)
     return keys.with_columns(pl.col("ts").cast(pl.Int64).cast(UTC_MICROS)).sort("seq")
 

@@ -16,7 +16,7 @@ import polars as pl
 import structlog
 
 from stockpulse import offload
-from stockpulse.database.connect import TRANSIENT, Connection, Held, until_done
+from stockpulse.database.connect import TRANSIENT, AnyConnection, Connection, Held, until_done
 from stockpulse.engine.analytics import INTRADAY, AnalyticsChanges, Glance
 from stockpulse.engine.bars import Ints, Rows
 from stockpulse.engine.state import State, decode, encode
@@ -170,7 +170,13 @@ class Sink:
         """Between two flushes nothing is written to the open segment."""
         if segments.is_due(self.offset):
             with contextlib.suppress(*TRANSIENT):  # a reader is in the way, say: the next flush tries again
-                await segments.seal(self.offset)
+                await segments.seal(self.offset, self._require_ours)
+
+    async def _require_ours(self, connection: AnyConnection) -> None:
+        """Raises Fenced when another process has the shard; until the end of the transaction none can take it."""
+        query = "SELECT 1 FROM checkpoints WHERE shard = $1 AND epoch = $2 AND journal_offset = $3 FOR UPDATE"
+        if await connection.fetchval(query, self._shard, self.epoch, self.offset) is None:
+            raise Fenced
 
     async def _make_partitions(self, flush: Flush, now: datetime) -> None:
         if self._elsewhere is not None:

@@ -119,7 +119,7 @@ class Appender:
             runs = await self._append(partition, self._cut(keys, values))
         finally:
             del self._under_way[partition]
-        self.ends[partition] = runs[-1].base + runs[-1].count
+        self.ends[partition] = max(run.base + run.count for run in runs)  # settled ones need not be in order
         return _joined(runs)
 
     def _cut(self, keys: Sequence[bytes], values: Sequence[bytes]) -> list[_Piece]:
