@@ -158,14 +158,16 @@ class Ingestion:
 
     async def _append_group(self, group: list[_Numbered]) -> None:
         frames = [item.frame for item in group if len(item.frame)]
+        appended: list[Appended] = []
         if frames:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
             for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more than so many at once
-                for appended in await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame)):
-                    await self._hand_on(appended)
-        for item in group:
+                appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
+        for item in group:  # before the shards begin with it: what follows from it is nobody's wait
             self._count(item.receipt, of_bars=item.of_bars)
             self._answer(item.waiting.done, item.receipt)
+        for one in appended:
+            await self._hand_on(one)
 
     def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
         self._counters.appends += 1

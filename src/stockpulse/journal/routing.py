@@ -52,13 +52,11 @@ class Routing:
         """The shard of one symbol; -1 if there is no such symbol."""
         return int(self.of_symbols(np.array([symbol_id]))[0]) if symbol_id in self._names.symbol_by_id else -1
 
-    def split(self, frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
-        """The rows of each shard, in their order; those without any are left out."""
-        if self.partitions == 1:
-            return {0: frame}
+    def rows(self, frame: pl.DataFrame) -> dict[int, npt.NDArray[np.int64]]:
+        """Which rows are of each shard, in their order; those without any are left out."""
         shard = self.of_symbols(frame["symbol_id"].to_numpy())
         parts = {number: np.flatnonzero(shard == number) for number in range(self.partitions)}
-        return {number: frame[rows] for number, rows in parts.items() if len(rows)}
+        return {number: rows for number, rows in parts.items() if len(rows)}
 
     def _learn(self) -> None:
         new = self._names.in_order[self._known :]

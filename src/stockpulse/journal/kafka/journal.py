@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 import structlog
@@ -73,13 +72,34 @@ class KafkaJournal:
         """Append a batch to its partitions; it is acknowledged by all replicas when this returns."""
         if isinstance(batch, End):
             return await self._append_end(batch)
-        parts = self._routing.split(batch.frame)
         of_bars = isinstance(batch, Bars)
-        appended = await asyncio.gather(*[self._append(shard, part, of_bars) for shard, part in parts.items()])
-        return [one for several in appended for one in several]
+        frames = {shard: batch.frame[rows] for shard, rows in self._routing.rows(batch.frame).items()}
+        if len(batch) <= offload.INLINE_ROWS:
+            appends = self._appends_of_few(frames, of_bars)
+        else:
+            appends = [self._append_written(shard, frame, of_bars) for shard, frame in frames.items()]
+        return [one for several in await asyncio.gather(*appends) for one in several]
 
-    async def _append(self, shard: int, frame: pl.DataFrame, of_bars: bool) -> list[Appended]:
-        keys, values = await offload.run(len(frame), partial(self._encoded, frame, of_bars))
+    def _appends_of_few(
+        self, frames: dict[int, pl.DataFrame], of_bars: bool
+    ) -> list[Coroutine[Any, Any, list[Appended]]]:
+        """All partitions are written at once: that has its price, however few rows there are."""
+        keys, values = self._encoded(pl.concat(frames.values()), of_bars)
+        appends, first = [], 0
+        for shard, frame in frames.items():
+            last = first + len(frame)
+            appends.append(self._append(shard, frame, keys[first:last], values[first:last], of_bars))
+            first = last
+        return appends
+
+    async def _append_written(self, shard: int, frame: pl.DataFrame, of_bars: bool) -> list[Appended]:
+        """Each partition is sent as soon as it is written."""
+        keys, values = await asyncio.to_thread(self._encoded, frame, of_bars)
+        return await self._append(shard, frame, keys, values, of_bars)
+
+    async def _append(
+        self, shard: int, frame: pl.DataFrame, keys: Sequence[bytes], values: Sequence[bytes], of_bars: bool
+    ) -> list[Appended]:
         runs = await self._appender.append(shard, keys, values)
         appended, done = [], 0
         for run in runs:
