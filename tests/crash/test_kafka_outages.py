@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import psutil
 import pytest
-from crash_harness import App, Load, Market, NoAnswer, assert_derived_right, seed_of
+from crash_harness import App, Load, Market, NoAnswer, assert_derived_right, seed_of, thorough
 from crash_kafka import app_on_kafka, assert_log_right, raw_of, worked_in
 
 from broker import Broker
@@ -19,7 +19,7 @@ from broker import Broker
 pytestmark = pytest.mark.timeout(900)
 
 #: RELIABILITY.md wants 60; a few are enough to see the same happen.
-OUTAGE_SECONDS = float(os.environ.get("STOCKPULSE_CRASH_OUTAGE_SECONDS", "8"))
+OUTAGE_SECONDS = float(os.environ.get("STOCKPULSE_CRASH_OUTAGE_SECONDS", "4"))
 NOTICED_SECONDS = 8
 BACK_SECONDS = 20
 DRAINED_SECONDS = 60
@@ -96,7 +96,7 @@ async def killed(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> No
     await asyncio.to_thread(broker.start)
 
 
-@pytest.mark.parametrize("outage", [stopped, frozen, killed])
+@pytest.mark.parametrize("outage", [stopped, frozen, pytest.param(killed, marks=thorough)])
 async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker: Broker, outage: Outage) -> None:
     seed = seed_of(31)
     async with app_on_kafka(own_broker.bootstrap, TOPIC, durable_timeout_seconds=DURABLE_SECONDS) as app:
@@ -133,6 +133,7 @@ async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker
         assert (await app.terminate())[0] == 0
 
 
+@thorough
 async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
     """What was under way may have landed or not."""
     seed = seed_of(33)
@@ -155,6 +156,7 @@ async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
         await assert_derived_right(app)
 
 
+@thorough
 async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
     """More than there is room for, while nothing is appended: memory stays bounded, and what is in it lands once."""
     seed = seed_of(35)

@@ -24,6 +24,7 @@ from crash_harness import (
     data_folder,
     kills_wanted,
     seed_of,
+    thorough,
     until_true,
 )
 from crash_kafka import assert_log_right, worked_in
@@ -141,9 +142,9 @@ async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str,
     seed = seed_of(41)
     dice = random.Random(seed)
     async with working(postgres_dsn, kafka, topic) as work:
-        load = Load(work.ingest, Market(seed, in_parts=True), connections=3)
+        load = Load(work.ingest, Market(seed, in_parts=True, most=1000), connections=3)
         async with load.flowing():
-            for _ in range(kills_wanted(2)):
+            for _ in range(kills_wanted(1)):
                 await asyncio.sleep(dice.uniform(0.2, 2.0))
                 victim = dice.choice(work.workers)
                 await victim.kill()
@@ -153,6 +154,7 @@ async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str,
         await assert_all_right(work, kafka, topic, load)
 
 
+@thorough
 async def test_frozen_worker_that_wakes_up_when_others_do_its_work_spoils_nothing(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -197,7 +199,7 @@ async def test_who_takes_a_shard_from_one_that_is_still_at_it_fences_it(
     async with working(postgres_dsn, kafka, topic) as work:
         load = Load(work.ingest, Market(seed, in_parts=True, most=1000), connections=2)
         async with load.flowing():
-            for _ in range(kills_wanted(2)):
+            for _ in range(kills_wanted(1)):
                 await asyncio.sleep(1)
                 connection = await asyncpg.connect(postgres_dsn)
                 try:

@@ -7,11 +7,21 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
 
 from stockpulse.errors import CannotStart
 from stockpulse.journal.kafka.connection import KafkaConnection, passes
 
+_REFUSALS: Final = (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError)
 _HOUR_MILLIS: Final = 3_600_000
 _MAJORITY_OF: Final = 3
 _PATIENCE_SECONDS: Final = 30.0
@@ -71,11 +81,27 @@ async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewT
         try:
             return await _cluster_with(connection, names, new)
         except (KafkaError, OSError, TimeoutError) as fault:
+            await _require_entry(connection)
             if time.monotonic() > deadline or not passes(fault):
-                lets_in = f", or lets {connection.username} in" if connection.username else ""
-                where = f"no broker answers at {connection.bootstrap_servers}{lets_in}"
-                raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: {where}: {fault!r}") from None
+                servers = connection.bootstrap_servers
+                raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {servers}: {fault!r}") from None
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _require_entry(connection: KafkaConnection) -> None:
+    """Raises CannotStart where a broker answers and does not let us in: to clients that looks like an outage."""
+    host, _, port = connection.bootstrap_servers.split(",")[0].strip().rpartition(":")
+    options = {name: value for name, value in connection.options.items() if name != "bootstrap_servers"}
+    try:
+        conn = await create_conn(host.strip("[]"), int(port), **options)
+    except _REFUSALS as refused:
+        raise CannotStart(
+            f"Kafka does not let {connection.username} in ({type(refused).__name__}): check STOCKPULSE_KAFKA_USERNAME,"
+            " STOCKPULSE_KAFKA_PASSWORD and STOCKPULSE_KAFKA_SASL_MECHANISM"
+        ) from None
+    except (KafkaError, OSError, TimeoutError, ValueError):
+        return  # away, then
+    conn.close()
 
 
 async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics | None) -> Cluster:
