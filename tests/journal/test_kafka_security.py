@@ -57,7 +57,7 @@ def test_a_wrong_password_stops_the_start_and_is_not_told(
     assert "Traceback" not in said, said
     [line] = [entry for entry in entries(said) if entry.get("level") == "critical"]
     assert "STOCKPULSE_KAFKA_PASSWORD" in line["reason"]
-    assert f"lets {secured_broker.user} in" in line["reason"]
+    assert f"let {secured_broker.user} in" in line["reason"]
     assert WRONG not in said
 
 
