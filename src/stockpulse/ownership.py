@@ -109,29 +109,7 @@ class Ownership:
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
-            turn = asyncio.Lock()
-            outlet = Outlet(
-                engine,
-                turn,
-                sink,
-                counters=tools.counters,
-                now=tools.now,
-                segments=None if source.elsewhere is None else source.segments,
-                publishing=tools.publishing,
-            )
-            processing = Processing(
-                shard_log=source.log,
-                engine=engine,
-                turn=turn,
-                outlet=outlet,
-                reads=EngineReads(tools.pool),
-                names=tools.names,
-                counters=tools.counters,
-                now=tools.now,
-                redeliveries=redeliveries,
-                delivered=self._remember,
-                extended_day=tools.extended_day,
-            )
+            processing = self._processing(source, sink, engine, redeliveries)
             await processing.recover()
         except BaseException:
             await sink.close()
@@ -141,6 +119,33 @@ class Ownership:
         if self._functions is not None:  # they may have come meanwhile
             engine.analytics.use(self._functions)
         self._pipeline.add(shard, processing)
+
+    def _processing(
+        self, source: ShardOfLog, sink: Sink, engine: Engine, redeliveries: ShardRedeliveries | None
+    ) -> Processing:
+        tools, turn = self._tools, asyncio.Lock()
+        outlet = Outlet(
+            engine,
+            turn,
+            sink,
+            counters=tools.counters,
+            now=tools.now,
+            segments=None if source.elsewhere is None else source.segments,
+            publishing=tools.publishing,
+        )
+        return Processing(
+            shard_log=source.log,
+            engine=engine,
+            turn=turn,
+            outlet=outlet,
+            reads=EngineReads(tools.pool),
+            names=tools.names,
+            counters=tools.counters,
+            now=tools.now,
+            redeliveries=redeliveries,
+            delivered=self._remember,
+            extended_day=tools.extended_day,
+        )
 
     async def take_all(self, shards: Iterable[int]) -> None:
         """Take several at once. If one cannot be taken, that is raised when the others are done as well."""
@@ -181,16 +186,19 @@ class Ownership:
     def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
         one = self.owned[shard]
-        stages = [("flush", one.processing.outlet.flush), ("step", one.processing.step)]
+        stages: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("flush", one.processing.outlet.flush),
+            ("step", one.processing.step),
+        ]
         if one.source.follow is not None:
             stages.append(("follow", partial(_follow, one.source.follow, one.processing)))
         for stage, run in stages:
             guarded = run if lost is None else partial(self._until_lost, shard, run, lost)
             self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded)
 
-    async def _until_lost(self, shard: int, run: Callable[[], object], lost: Callable[[int], None]) -> None:
+    async def _until_lost(self, shard: int, run: Callable[[], Awaitable[None]], lost: Callable[[int], None]) -> None:
         try:
-            await run()  # type: ignore[misc]
+            await run()
         except Fenced:
             log.info("another process has taken the shard", shard=shard)
             lost(shard)

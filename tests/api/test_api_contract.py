@@ -371,6 +371,8 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/signals": "signals",
         "GET /api/v1/signals/{symbol}": "signals_of_symbol",
         "GET /api/v1/screen": "screen",
+        "GET /api/v1/dead-letters": "dead_letters",
+        "POST /api/v1/dead-letters/retry": "retry_dead_letters",
     }
 
 

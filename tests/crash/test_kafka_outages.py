@@ -96,7 +96,9 @@ async def killed(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> No
     await asyncio.to_thread(broker.start)
 
 
-@pytest.mark.parametrize("outage", [stopped, frozen, pytest.param(killed, marks=thorough)])
+@pytest.mark.parametrize(
+    "outage", [pytest.param(stopped, marks=thorough), frozen, pytest.param(killed, marks=thorough)]
+)
 async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker: Broker, outage: Outage) -> None:
     seed = seed_of(31)
     async with app_on_kafka(own_broker.bootstrap, TOPIC, durable_timeout_seconds=DURABLE_SECONDS) as app:

@@ -1,6 +1,7 @@
 """R1: SIGKILL of the app at any moment under load. Nothing acknowledged is lost, nothing is there twice."""
 
 import asyncio
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -114,4 +115,9 @@ async def test_compiling_ends_with_the_app(tmp_path: Path) -> None:
 
 
 def compilers_of(app: App) -> list[psutil.Process]:
-    return [process for process in processes_of(app.folder) if "stockpulse.compiler" in process.cmdline()]
+    found = []
+    for process in processes_of(app.folder):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end as it is looked at
+            if "stockpulse.compiler" in process.cmdline():
+                found.append(process)
+    return found

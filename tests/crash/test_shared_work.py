@@ -191,6 +191,7 @@ def of_shards(epochs: dict[int, int], shards: dict[str, dict[str, int]]) -> list
     return [(shard, epochs[int(shard)]) for shard in shards]
 
 
+@thorough
 async def test_who_takes_a_shard_from_one_that_is_still_at_it_fences_it(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
