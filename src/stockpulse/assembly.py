@@ -366,7 +366,8 @@ async def remember_deliveries(base: Foundation, log: LogParts) -> None:
         source = await log.logs.open(shard)
         try:
             offset: int = await base.pool.fetchval("SELECT journal_offset FROM checkpoints WHERE shard = $1", shard)
-            await base.redeliveries.remember(spelling.keys(await source.remember(offset)))
+            await source.segments.load(offset)
+            await base.redeliveries.remember(spelling.keys(await source.remember()))
             end = await source.log.end()
             async for appended in source.log.replay(max(offset, end - LEAST_KEYS), end):
                 if isinstance(appended.batch, Ticks):

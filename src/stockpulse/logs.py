@@ -42,8 +42,8 @@ class ShardOfLog:
     elsewhere: Elsewhere | None
     load: Callable[[int], Awaitable[None]]
     """Bring back what has to be in memory; takes the checkpoint's offset."""
-    remember: Callable[[int], Awaitable[pl.DataFrame]]
-    """What was delivered last, as `tick_rows.KEYS`; takes the same."""
+    remember: Callable[[], Awaitable[pl.DataFrame]]
+    """What was delivered last, as `tick_rows.KEYS`; the segments have been loaded."""
     close: Callable[[], Awaitable[None]]
     follow: Callable[[int], AsyncIterator[Appended]] | None = None
     """The records from an offset on, for ever, where others append."""
@@ -101,14 +101,11 @@ class EmbeddedLog:
         """Its only shard."""
         journal = self._journal
         return ShardOfLog(
-            journal, journal.segments, journal.epoch, journal.head, None, self._load, self._remember, _nothing
+            journal, journal.segments, journal.epoch, journal.head, None, self._load, journal.recent_keys, _nothing
         )
 
     async def _load(self, _offset: int) -> None:
         await self._journal.load_open_segment(_MEMORY_ROWS)
-
-    async def _remember(self, _offset: int) -> pl.DataFrame:
-        return await self._journal.recent_keys()
 
 
 class KafkaLog:
@@ -184,8 +181,7 @@ class KafkaLog:
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
-    async def _remember(self, segments: Segments, shard: int, offset: int) -> pl.DataFrame:
-        await segments.load(offset)
+    async def _remember(self, segments: Segments, shard: int) -> pl.DataFrame:
         most, now = LEAST_KEYS // len(self._first_seqs), datetime.now(UTC)
         async with self._pool.acquire() as connection:
             keys = await tick_rows.newest_identified(connection, segments.newest(now), most)

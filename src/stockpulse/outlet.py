@@ -141,7 +141,7 @@ class Outlet:
             ended, self._ended = self._ended, []
             ticks, self._ticks = self._ticks, []
             unreadable, self._unreadable = self._unreadable, []
-            forming = self._forming() if glance else {}
+            forming = self._forming() if glance and self._publishing is not None else {}
         if self._publishing is not None:
             await self._publish(self._publishing, changes, forming)
         if changes or glance:

@@ -101,7 +101,7 @@ class Ownership:
             checkpoint = await sink.take(source.epoch, source.start)
             await tools.load_names()  # all that the state speaks of
             await source.load(checkpoint.offset)
-            keys = await source.remember(checkpoint.offset)
+            keys = await source.remember()
             await self._remember(keys)
             if source.elsewhere is not None:
                 redeliveries = ShardRedeliveries(tools.names, tools.routing.partitions)

@@ -80,7 +80,7 @@ class Encoder:
         """`frames.TICKS` as `frames.LOGGED_TICKS`, without `seq`."""
         rows = len(frame)
         symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
-        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols), feed)
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
         followers = self._arbiter.followers(self._symbols.distinct(symbols), feed.provider, micros(received_at))
         labels, kinds, codes = await offload.run(rows, partial(self._labelled, frame, feed, followers))
         await self._number_kinds(kinds, kinds.unknown(labels, codes), feed)
@@ -113,7 +113,7 @@ class Encoder:
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """`frames.BARS` as `frames.LOGGED_BARS`, without `seq`; daily ones under the label of their calendar."""
         symbols = self._symbols.codes(frame["symbol"])
-        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols), feed)
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
         encoded = frame.select(
             self._symbols.of(symbols).alias("symbol_id"),
@@ -127,14 +127,15 @@ class Encoder:
         ).select(list(LOGGED_BARS)[1:])
         return encoded.with_columns(at_labels(encoded, self._store.names))
 
-    async def _number_symbols(self, symbols: list[str], feed: Feed) -> None:
-        """Have symbols numbered that this encoder has not met."""
-        if not symbols:
-            return
-        for calendar, names in groupby(sorted(symbols, key=feed.calendar_of), feed.calendar_of):
-            await self._store.ensure_symbols(names, calendar)
-        known = self._store.names.symbols
-        self._symbols.learn(symbols, [known[name].id for name in symbols])
+
+async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str], feed: Feed) -> None:
+    """Have symbols numbered that an encoder has not met; new ones get the calendar that the feed has for them."""
+    if not symbols:
+        return
+    for calendar, names in groupby(sorted(symbols, key=feed.calendar_of), feed.calendar_of):
+        await store.ensure_symbols(names, calendar)
+    known = store.names.symbols
+    numbers.learn(symbols, [known[name].id for name in symbols])
 
 
 def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
-import numpy as np
 import polars as pl
 import structlog
 
@@ -17,6 +16,7 @@ from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal import tick_rows
+from stockpulse.journal.ordering import runs_in_order
 from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
 
@@ -103,11 +103,6 @@ class PostgresJournal:
         return connection, fresh
 
     # Appending ----------------------------------------------------------------------------------
-
-    @property
-    def shards(self) -> tuple[int]:
-        """There is one."""
-        return (SHARD,)
 
     async def append(self, batch: Batch) -> list[Appended]:
         """Append a batch; it is on disk when this returns. An unreachable server is waited for."""
@@ -221,17 +216,6 @@ def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], s
 
 def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Ticks | Bars]:
     """Ticks and bars of a stretch of the log as batches, in the order of their offsets."""
-    kinds = np.concatenate([np.zeros(len(ticks), np.int8), np.ones(len(bars), np.int8)])
-    seqs = np.concatenate([ticks["seq"].to_numpy(), bars["seq"].to_numpy()])
-    kinds = kinds[np.argsort(seqs, kind="stable")]
-    edges = np.flatnonzero(np.diff(kinds)) + 1
-    taken = [0, 0]
-    for run in np.split(kinds, edges):
-        if len(run) == 0:
-            continue
-        kind = int(run[0])
-        for start in range(0, len(run), _REPLAY_ROWS):
-            count = min(_REPLAY_ROWS, len(run) - start)
-            frame = (ticks, bars)[kind].slice(taken[kind], count)
-            taken[kind] += count
-            yield Ticks(frame) if kind == 0 else Bars(frame)
+    for kind, run in runs_in_order([ticks, bars]):
+        for frame in run.iter_slices(_REPLAY_ROWS):
+            yield (Ticks, Bars)[kind](frame)

@@ -1,7 +1,6 @@
 """Between the numbers that the log's frames carry and the names that stand on a topic."""
 
 from functools import partial
-from itertools import groupby
 from typing import Final
 
 import polars as pl
@@ -10,7 +9,7 @@ from stockpulse import offload
 from stockpulse.database.names import NameStore
 from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS, PRIMARY
 from stockpulse.ingest.conditions import RULES, all_count
-from stockpulse.ingest.encode import MINUTES, Numbers, at_labels
+from stockpulse.ingest.encode import MINUTES, Numbers, at_labels, number_symbols
 from stockpulse.ingest.feed import Feed
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
 from stockpulse.names import Names, TickKind
@@ -98,7 +97,7 @@ class RecordEncoder:
         """RECORDED_TICKS, whose provider and time of receipt are filled in, and `seq` as `frames.LOGGED_TICKS`."""
         rows = len(frame)
         symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
-        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols))
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
         labels = await offload.run(rows, lambda: _labels(frame))
         kinds = await offload.run(rows, partial(self._kinds.codes, labels))
         await self._number_kinds(self._kinds.unknown(labels, kinds))
@@ -108,13 +107,6 @@ class RecordEncoder:
             self._kinds.of(kinds).alias("kind_id"),
             *("ts", "received_at", "price", "size", "trade_id"),
         ).cast(LOGGED_TICKS)
-
-    async def _number_symbols(self, symbols: list[str]) -> None:
-        if symbols:
-            calendar_of = self._feed.calendar_of
-            for calendar, names in groupby(sorted(symbols, key=calendar_of), calendar_of):
-                await self._store.ensure_symbols(names, calendar)
-            self._symbols.learn(symbols, [self._store.names.symbols[name].id for name in symbols])
 
     async def _number_kinds(self, labels: list[str]) -> None:
         if labels:
@@ -130,7 +122,7 @@ class RecordEncoder:
     async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
         """RECORDED_BARS, filled in in the same way, and `seq` as `frames.LOGGED_BARS`."""
         symbols = self._symbols.codes(frame["symbol"])
-        await self._number_symbols(self._symbols.unknown(frame["symbol"], symbols))
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
         providers = {name: await self._store.provider_named(name) for name in frame["provider"].unique()}
         encoded = frame.select(
             "seq",

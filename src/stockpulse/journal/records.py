@@ -1,6 +1,6 @@
 """What the log holds, and what a log can do."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,11 +92,6 @@ class ShardLog(Protocol):
 
 class Journal(Protocol):
     """A durable log, as its writer sees it."""
-
-    @property
-    def shards(self) -> Sequence[int]:
-        """The numbers of its shards."""
-        ...
 
     async def append(self, batch: Batch) -> list[Appended]:
         """Append a batch, durably; returns what each shard got, once it is on disk. An outage is waited for.

@@ -49,11 +49,6 @@ class KafkaJournal:
         self.first_seqs: dict[int, int] = {}
         """What the offsets of each partition are counted from."""
 
-    @property
-    def shards(self) -> range:
-        """The partitions."""
-        return range(self._routing.partitions)
-
     async def start(self, ends: dict[int, int]) -> None:
         """Begin; `ends` are where the partitions end now, as the topic counts."""
         await self._appender.start(ends)
@@ -121,7 +116,7 @@ class KafkaJournal:
             [run] = await self._appender.append(shard, [end.provider.encode()], [value])
             return _at(shard, end, run, self.first_seqs.get(shard, 0))
 
-        return list(await asyncio.gather(*[append(shard) for shard in self.shards]))
+        return list(await asyncio.gather(*[append(shard) for shard in range(self._routing.partitions)]))
 
     async def close(self) -> None:
         """Let the brokers go."""

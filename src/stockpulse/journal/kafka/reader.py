@@ -19,6 +19,7 @@ from stockpulse.frames import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
+from stockpulse.journal.ordering import runs_in_order
 from stockpulse.journal.recorded import RecordEncoder
 from stockpulse.journal.records import Appended, Bars, End, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
@@ -239,16 +240,7 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
 
 def _in_order(frames: Sequence[pl.DataFrame]) -> Iterator[tuple[Ticks | Bars | End | Unreadable, int]]:
     """Rows of several kinds as batches, in the order of their offsets."""
-    seqs = np.concatenate([frame["seq"].to_numpy() for frame in frames])
-    kinds = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
-    kinds = kinds[np.argsort(seqs, kind="stable")]
-    taken = [0] * len(frames)
-    for run in np.split(kinds, np.flatnonzero(np.diff(kinds)) + 1):
-        if len(run) == 0:
-            continue
-        kind = int(run[0])
-        frame = frames[kind].slice(taken[kind], len(run))
-        taken[kind] += len(run)
+    for kind, frame in runs_in_order(frames):
         if kind == 3:  # noqa: PLR2004 - as they stand above
             for seq, provider in frame.iter_rows():
                 yield End(provider), seq + 1
