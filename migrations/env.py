@@ -7,9 +7,9 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from stockpulse.app import database_of
-from stockpulse.database.migrate import sqlalchemy_engine
-from stockpulse.database.tables import metadata
 from stockpulse.errors import CannotStart
+from stockpulse.postgres.migrate import sqlalchemy_engine
+from stockpulse.postgres.tables import metadata
 from stockpulse.settings import load_settings
 
 

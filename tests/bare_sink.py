@@ -1,10 +1,10 @@
 """The engine and the sink with bars alone: no indicators, no rules."""
 
-from stockpulse.engine.analytics import Analytics, AnalyticsChanges
+from stockpulse.engine.indicators import Analytics, AnalyticsChanges
 from stockpulse.engine.signals import Rules
-from stockpulse.intervals import M1
-from stockpulse.store.derived import DerivedWriter
-from stockpulse.store.sink import Flush, Sink
+from stockpulse.market.intervals import M1
+from stockpulse.storage.analytics_writer import DerivedWriter
+from stockpulse.storage.sink import Flush, Sink
 
 
 def none_to_run(loop):

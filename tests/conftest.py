@@ -28,11 +28,11 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from stockpulse import app as composition
-from stockpulse import assembly
 from stockpulse.api.context import Context
-from stockpulse.compiler import Compiler
-from stockpulse.database import migrate
-from stockpulse.database.embedded import DATABASE, EmbeddedPostgres
+from stockpulse.indicators.compiler import Compiler
+from stockpulse.node import parts
+from stockpulse.postgres import migrate
+from stockpulse.postgres.embedded.server import DATABASE, EmbeddedPostgres
 from stockpulse.settings import Settings, variables_of
 
 pytest_plugins = ["kafka_fixtures"]
@@ -67,7 +67,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Itera
 @pytest.fixture(scope="session")
 def compiled(cache_dir: Path) -> Path:
     """With this, an app has its indicators at once; the first one to ask waits half a minute for it."""
-    engine = assembly.engine_of(Settings(_env_file=None))
+    engine = parts.engine_of(Settings(_env_file=None))
     compiler, instances = Compiler(cache_dir / "loops"), engine.analytics.instances
     with (cache_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers take turns: all but the first find it done

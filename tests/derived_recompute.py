@@ -7,15 +7,15 @@ from typing import Any
 import asyncpg
 import numpy as np
 
-from stockpulse.calendar import trading_calendar
-from stockpulse.engine.analytics import SIGNALS, Analytics
-from stockpulse.engine.bars import total
-from stockpulse.engine.sequences import Derived
-from stockpulse.engine.track import Track
+from stockpulse.engine.bar_math import total
+from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.indicator_track import Track
+from stockpulse.engine.indicators import SIGNALS, Analytics
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.intervals import D1, M1, M5
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import D1, M1, M5
 
 BARS = {M1: "bars_1m", M5: "intraday_ohlcv", D1: "historical_ohlcv"}
 VALUES = {"intraday": "intraday_analytics", "daily": "daily_analytics"}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from stockpulse.app import create_app
-from stockpulse.frames import BARS, TICKS
 from stockpulse.indicators import momentum
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.settings import Settings, variables_of
 
 PROJECT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 
 from app_process import AppProcess
-from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
 
 FOLDER = Path(os.environ.get("STOCKPULSE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DAYS = [date(2013, 10, day) for day in (7, 8, 9)]

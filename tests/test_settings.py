@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stockpulse.app import running
-from stockpulse.assembly import codec_of, connection_of
-from stockpulse.database.connect import normal_dsn
 from stockpulse.errors import CannotStart
+from stockpulse.node.parts import codec_of, connection_of
+from stockpulse.postgres.connect import normal_dsn
 from stockpulse.settings import Settings, load_settings, variables_of
 
 SECRET = "hunter2"

@@ -17,11 +17,19 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 from stockpulse import __version__
-from stockpulse.api import analytics, bars, data, dead_letters, docs, errors, health, signals, symbols, ticks
+from stockpulse.aio.supervisor import State, Supervisor
+from stockpulse.api import analytics, bars, data, dead_letters, docs, error_responses, health, signals, symbols, ticks
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
-from stockpulse.api.requests import RequestLog
-from stockpulse.assembly import (
+from stockpulse.api.request_log import RequestLog
+from stockpulse.errors import CannotStart, InvalidInput
+from stockpulse.indicators.compiler import Compiler
+from stockpulse.journal.backends import LogParts
+from stockpulse.journal.kafka.connection import KAFKA_TRANSIENT
+from stockpulse.journal.segments import Segments
+from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.node.maintenance import audit, compile_indicators, retain, tend_segments
+from stockpulse.node.parts import (
     Foundation,
     embedded_log,
     engine_of,
@@ -34,30 +42,22 @@ from stockpulse.assembly import (
     remember_deliveries,
     share_partitions,
 )
-from stockpulse.calendar import Calendar, trading_calendar
-from stockpulse.compiler import Compiler
-from stockpulse.database import migrate
-from stockpulse.database.connect import TRANSIENT, Pool, create_pool, normal_dsn
-from stockpulse.database.embedded import EmbeddedPostgres
-from stockpulse.errors import CannotStart, InvalidInput
-from stockpulse.feeds import Backfill, follow
-from stockpulse.housekeeping import audit, compile_indicators, retain, tend_segments
-from stockpulse.journal.kafka.connection import KAFKA_TRANSIENT
-from stockpulse.journal.segments import Segments
-from stockpulse.logs import LogParts
-from stockpulse.ownership import Ownership
+from stockpulse.pipeline.live_feed import Backfill, follow
+from stockpulse.pipeline.shards import Ownership
+from stockpulse.postgres import migrate
+from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.providers.base import Provider
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings, load_settings
-from stockpulse.store.analytics import AnalyticsReader
-from stockpulse.store.bars import BarReader
-from stockpulse.store.dead_letters import DeadLetterStore
-from stockpulse.store.derived import drop_old_states
-from stockpulse.store.run_log import RunLog
-from stockpulse.store.screening import Screener
-from stockpulse.store.ticks import TickReader
-from stockpulse.supervisor import State, Supervisor
-from stockpulse.telemetry import RequestMetrics, configure_logging
+from stockpulse.storage.analytics_reader import AnalyticsReader
+from stockpulse.storage.analytics_writer import drop_old_states
+from stockpulse.storage.bar_reader import BarReader
+from stockpulse.storage.dead_letters import DeadLetterStore
+from stockpulse.storage.run_log import RunLog
+from stockpulse.storage.screener import Screener
+from stockpulse.storage.tick_reader import TickReader
+from stockpulse.telemetry.logs import RequestMetrics, configure_logging
 
 _AWAY: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 _REQUEST_SECONDS: Final = 4
@@ -315,7 +315,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         middleware=[Middleware(RequestLog, metrics=RequestMetrics(registry))],
     )
-    errors.install(app)
+    error_responses.install(app)
     docs.install(app)
     for part in _ROUTERS[settings.role]:
         app.include_router(part, prefix="/api/v1")

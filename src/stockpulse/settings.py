@@ -12,9 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stockpulse.engine.signals import RULE_NAME
 from stockpulse.errors import CannotStart, InvalidInput
-from stockpulse.expressions import parse
-from stockpulse.intervals import BASE_INTERVALS, parse_interval
-from stockpulse.names import SYMBOL
+from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
+from stockpulse.market.symbology import SYMBOL
+from stockpulse.rules import parse
 
 _PREFIX = "STOCKPULSE_"
 

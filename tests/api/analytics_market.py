@@ -8,9 +8,9 @@ import numpy as np
 import orjson
 import polars as pl
 
-from stockpulse.compiler import Compiler
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
 

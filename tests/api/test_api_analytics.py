@@ -26,14 +26,14 @@ from analytics_market import (
 )
 
 from stockpulse import app as composition
-from stockpulse.calendar import trading_calendar
-from stockpulse.clock import Clock
-from stockpulse.frames import BARS
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.feed import Feed
-from stockpulse.store.analytics import SERVED_ANALYTICS, SERVED_REALTIME
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.clocks import Clock
+from stockpulse.market.schemas import BARS
+from stockpulse.storage.analytics_reader import SERVED_ANALYTICS, SERVED_REALTIME
 
 TIERS = {"intraday": "5m", "daily": "1d"}
 ALL = ",".join(one.indicator.name for one in stored_instances())

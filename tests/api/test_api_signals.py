@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 from analytics_market import MINUTE, frame, get, send, tick, until, walk
 
-from stockpulse.calendar import trading_calendar
 from stockpulse.errors import CannotStart
+from stockpulse.market.calendar import trading_calendar
 from stockpulse.settings import load_settings
-from stockpulse.store.signals import SERVED_SIGNALS
+from stockpulse.storage.signals import SERVED_SIGNALS
 
 START = datetime(2025, 11, 28, 12, tzinfo=UTC)
 CANDLE = {"candle": {"buy": "close > open", "sell": "close < open"}}

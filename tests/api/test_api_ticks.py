@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from stockpulse.api import limits
-from stockpulse.calendar import trading_calendar
+from stockpulse.market.calendar import trading_calendar
 
 JSON, LINES, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 OPEN = datetime(2025, 11, 28, 14, 30, tzinfo=UTC)

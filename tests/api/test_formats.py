@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from stockpulse.api import errors, formats
+from stockpulse.api import error_responses, formats
 from stockpulse.api.encoders import MEDIA_TYPES, Format, Rows, json_rows
 from stockpulse.api.formats import Wanted, answer, answer_frame, choose_format
-from stockpulse.api.times import Zone
+from stockpulse.api.time_params import Zone
 from stockpulse.errors import DatabaseUnavailable, InvalidInput
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -73,7 +73,7 @@ class Source:
 
 def app_for(source, schema=BARS):
     app = FastAPI()
-    errors.install(app)
+    error_responses.install(app)
 
     @app.get("/bars", responses=formats.FORMAT_RESPONSES)
     async def bars(wanted: Wanted, zone: Zone):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stockpulse.api.limits import MAX_ROWS
 from stockpulse.api.ticks_body import PARSED_TICKS, parse_ticks
 from stockpulse.errors import InvalidInput, TooLarge
-from stockpulse.frames import TICKS
+from stockpulse.market.schemas import TICKS
 
 JSON, LINES, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 NOON = datetime(2026, 2, 27, 12, 5, tzinfo=UTC)

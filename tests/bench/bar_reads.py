@@ -15,8 +15,8 @@ import asyncpg
 import httpx2
 
 from bench import AppProcess, quantiles, report
-from stockpulse.clock import Clock
 from stockpulse.ingest.feed import Feed
+from stockpulse.market.clocks import Clock
 from stockpulse.providers.simulated import SimulatedProvider
 
 COLUMNS = (

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from app_process import AppProcess
-from stockpulse.database import migrate
-from stockpulse.database.embedded import EmbeddedPostgres
-from stockpulse.telemetry import configure_logging
+from stockpulse.postgres import migrate
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.telemetry.logs import configure_logging
 
 __all__ = ["AppProcess", "fresh_database", "quantiles", "report"]
 

@@ -23,12 +23,12 @@ from indicator_data import Bars, random_walk, together
 from talib_table import TALIB
 
 from bench import AppProcess, report
-from stockpulse.compiler import Compiler
-from stockpulse.engine.bars import BAR
-from stockpulse.engine.track import Track
+from stockpulse.engine.bar_math import BAR
+from stockpulse.engine.indicator_track import Track
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
-from stockpulse.intervals import M5
+from stockpulse.market.intervals import M5
 
 WINDOW = 250
 BATCH_SYMBOLS, BATCH_BARS = 500, 2520

@@ -20,16 +20,16 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from bench import fresh_database, report
+from stockpulse.aio.supervisor import State
 from stockpulse.app import running
-from stockpulse.database.connect import connect
-from stockpulse.database.copy import in_slices
-from stockpulse.feeds import feed_of
-from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal import tick_rows
+from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
+from stockpulse.market.times import micros
+from stockpulse.pipeline.live_feed import feed_of
+from stockpulse.postgres.binary_copy import in_slices
+from stockpulse.postgres.connect import connect
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
-from stockpulse.supervisor import State
-from stockpulse.times import micros
 
 NAIVE_TICKS = 3000
 PER_EVENT_SECOND = 20_000

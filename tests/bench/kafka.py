@@ -21,7 +21,7 @@ from bench import fresh_database, quantiles, report
 from broker import Broker, jars
 from ingest import pipeline, plain_copy
 from stockpulse.app import running
-from stockpulse.feeds import feed_of
+from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
 

@@ -20,7 +20,7 @@ import httpx2
 import polars as pl
 
 from bench import AppProcess, quantiles, report
-from stockpulse.frames import TICKS
+from stockpulse.market.schemas import TICKS
 from stockpulse.providers.simulated import SimulatedProvider
 
 ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}

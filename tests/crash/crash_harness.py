@@ -34,9 +34,9 @@ import pytest
 
 from derived_recompute import differences, recomputed
 from derived_recompute import stored as stored_derived
-from stockpulse import assembly
-from stockpulse.compiler import Compiler
-from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.indicators.compiler import Compiler
+from stockpulse.node import parts
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.settings import Settings
 
 READY_SECONDS = 60
@@ -701,7 +701,7 @@ def assert_bars_right(stored: Stored) -> None:
 
 async def assert_derived_right(app: App) -> None:
     """Analytics and signals are those of the stored bars, calculated in one go."""
-    analytics = assembly.engine_of(Settings(_env_file=None)).analytics
+    analytics = parts.engine_of(Settings(_env_file=None)).analytics
     compiler = Compiler(Path(app.settings.get(CACHE) or os.environ[CACHE]) / "loops")
     connection = await asyncpg.connect(app.dsn)
     try:

@@ -20,8 +20,8 @@ from crash_harness import (
 )
 from crash_proxy import Cut, Proxy
 
-from stockpulse.database import migrate
-from stockpulse.database.embedded import EmbeddedPostgres
+from stockpulse.postgres import migrate
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
 
 CUTS = [Cut.BEFORE, Cut.WITHIN, Cut.AFTER, Cut.AFTER, Cut.HALF_OPEN]
 

@@ -15,21 +15,21 @@ from crash_harness import SECOND, data_folder
 from crash_proxy import Cut, Proxy
 
 from bare_sink import flush_of, written
-from stockpulse.calendar import trading_calendar
-from stockpulse.database import migrate
-from stockpulse.database.connect import Pool, create_pool
-from stockpulse.database.embedded import EmbeddedPostgres
-from stockpulse.engine.shard import END_OF_TIME, Shard, TickBatch
-from stockpulse.engine.state import Changes
+from stockpulse.engine.bar_engine import END_OF_TIME, Shard, TickBatch
+from stockpulse.engine.checkpoint_state import Changes
 from stockpulse.errors import Fenced, JournalInUse
-from stockpulse.frames import LOGGED_TICKS
-from stockpulse.intervals import BASE_INTERVALS
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Ticks
 from stockpulse.journal.segments import Segments, first_offset
-from stockpulse.store.partitions import Partitions
-from stockpulse.store.stored_bars import LAYOUT, TABLE, copy_out
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import BASE_INTERVALS
+from stockpulse.market.schemas import LOGGED_TICKS
+from stockpulse.postgres import migrate
+from stockpulse.postgres.connect import Pool, create_pool
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out
+from stockpulse.storage.partitions import Partitions
 
 pytestmark = pytest.mark.timeout(120)
 

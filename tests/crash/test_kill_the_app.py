@@ -118,6 +118,6 @@ def compilers_of(app: App) -> list[psutil.Process]:
     found = []
     for process in processes_of(app.folder):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end as it is looked at
-            if "stockpulse.compiler" in process.cmdline():
+            if "stockpulse.indicators.compiler" in process.cmdline():
                 found.append(process)
     return found

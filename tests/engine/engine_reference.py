@@ -13,12 +13,12 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from stockpulse.calendar import NO_DAY, trading_calendar
-from stockpulse.engine.bars import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
-from stockpulse.engine.shard import END_OF_TIME, ProviderBars, Shard, TickBatch
-from stockpulse.engine.state import decode, encode
-from stockpulse.frames import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
-from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5
+from stockpulse.engine.bar_engine import END_OF_TIME, ProviderBars, Shard, TickBatch
+from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
+from stockpulse.engine.checkpoint_state import decode, encode
+from stockpulse.market.calendar import NO_DAY, trading_calendar
+from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
+from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 
 
 def properties(share=1.0):

@@ -20,10 +20,10 @@ from engine_reference import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.calendar import trading_calendar
-from stockpulse.engine.bars import BAR
-from stockpulse.engine.state import SYMBOL_STATE, decode, encode
-from stockpulse.intervals import BASE_INTERVALS, D1, M1, M5
+from stockpulse.engine.bar_math import BAR
+from stockpulse.engine.checkpoint_state import SYMBOL_STATE, decode, encode
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 
 T = micros("2024-03-05T15:00")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stockpulse.compiler import Compiler
+from stockpulse.indicators.compiler import Compiler
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,8 @@ from indicator_data import (
     real_bars,
 )
 
-from stockpulse.compiler import Compiler
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.definition import Value
 
 TOLERANCE = 1e-9

@@ -27,8 +27,8 @@ from indicator_data import (
 )
 from talib_table import TALIB
 
-from stockpulse.compiler import Compiler
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.definition import Value
 
 TOLERANCE = 1e-9

@@ -14,7 +14,7 @@ import pytest
 from indicator_data import calculated, instance, random_walk
 from numba.core.caching import FunctionCache
 
-from stockpulse.compiler import _FUNCTIONS, Compiler
+from stockpulse.indicators.compiler import _FUNCTIONS, Compiler
 from stockpulse.indicators.evaluation import Instance
 
 CHEAP = (instance("momentum"), instance("trange"))
@@ -123,7 +123,7 @@ def test_what_two_processes_prepared_at_once_needs_no_compiler(folder, tmp_path,
 WRITES_AND_WAITS = """
 import sys, time
 from pathlib import Path
-from stockpulse import compiler
+from stockpulse.indicators import compiler
 
 def write_text(self, *arguments, write=Path.write_text, **named):
     write(self, *arguments, **named)

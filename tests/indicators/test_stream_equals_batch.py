@@ -13,9 +13,9 @@ import pytest
 from hypothesis import strategies as st
 from indicator_data import Array, Bars, random_values, random_walk, together
 
-from stockpulse.compiler import Compiler
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
 
 Ints = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.frames import TICKS
 from stockpulse.ingest.redelivery import KEY, RedeliveryWindow
+from stockpulse.market.schemas import TICKS
 
 T = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

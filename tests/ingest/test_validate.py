@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.frames import BARS, TICKS, UTC_MICROS
 from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 TOLERANCE = timedelta(seconds=5)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from stockpulse.database.connect import create_pool
-from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal.postgres import PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Bars, Ticks
 from stockpulse.journal.segments import Segments
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, UTC_MICROS
+from stockpulse.postgres.connect import create_pool
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 MINUTE = 60_000_000

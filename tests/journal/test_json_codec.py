@@ -29,9 +29,9 @@ from records_data import (
 )
 
 from stockpulse.api.ticks_body import parse_ticks
-from stockpulse.frames import TICKS
 from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECORDED_TICKS, json_codec
 from stockpulse.journal.codecs.json_codec import JsonCodec
+from stockpulse.market.schemas import TICKS
 
 CODEC = JsonCodec()
 GOOD = CODEC.encode_ticks(ticks(TICK))[0]

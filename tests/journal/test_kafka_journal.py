@@ -31,9 +31,9 @@ from kafka_app import (
 )
 from stockpulse.api.context import Context
 from stockpulse.errors import CannotStart, RecordsLost
-from stockpulse.ingestion import HandOn
 from stockpulse.journal.records import Appended, Ticks
 from stockpulse.journal.routing import murmur2, partition_of
+from stockpulse.pipeline.ingestor import HandOn
 
 T0 = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 OURS = "/ticks?provider=ours&calendar=24/7&clock=event"

@@ -7,10 +7,10 @@ import pytest
 from journal_log import NOW, T, bars, offsets, opened, records, replayed, some, ticks
 from polars.testing import assert_frame_equal
 
-from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.journal import tick_rows
 from stockpulse.journal.records import Appended, Bars, Ticks
 from stockpulse.journal.segments import SEGMENT_OFFSETS, first_offset, segment_of
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
 
 SEEDS = range(25)
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from journal_log import ticks
 
-from stockpulse.frames import LOGGED_TICKS
 from stockpulse.journal.recent import RecentTicks
-from stockpulse.times import from_micros
+from stockpulse.market.schemas import LOGGED_TICKS
+from stockpulse.market.times import from_micros
 
 
 def frames(sizes):

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 from journal_log import NOW, ticks
 
-from stockpulse.database.connect import connect, create_pool
-from stockpulse.frames import LOGGED_TICKS
 from stockpulse.journal import tick_rows
+from stockpulse.journal.followed_log import first_of, slot_of
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.segments import SLOT_BITS, Segments, table_of
-from stockpulse.store.claims import first_of, slot_of
+from stockpulse.market.schemas import LOGGED_TICKS
+from stockpulse.postgres.connect import connect, create_pool
 
 FIRST = first_of(3)
 DAY = timedelta(days=1)

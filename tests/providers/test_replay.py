@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from stockpulse.errors import InvalidInput
-from stockpulse.frames import TICKS
+from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import Clock, Provider
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 

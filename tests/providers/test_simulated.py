@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from stockpulse.errors import InvalidInput
-from stockpulse.frames import BARS, TICKS
+from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.providers.base import Clock, Provider
-from stockpulse.providers.randomwalk import KNOWN_ANCHORS, RandomWalk, to_cents
+from stockpulse.providers.random_walk import KNOWN_ANCHORS, RandomWalk, to_cents
 from stockpulse.providers.simulated import BATCH_ROWS, INTERVALS, SIZES, SimulatedProvider
 
 START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)

@@ -10,16 +10,16 @@ from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows, json_rows
-from stockpulse.api.errors import error_responses
+from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
-from stockpulse.api.times import End, Start, Zone, check_order
+from stockpulse.api.time_params import End, Start, Zone, check_order
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import LONGEST, Indicator
 from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.indicators.selection import columns_of, select
-from stockpulse.intervals import D1, M5, Interval
-from stockpulse.names import Symbol
-from stockpulse.store.analytics import SERVED_ANALYTICS
+from stockpulse.market.intervals import D1, M5, Interval
+from stockpulse.market.symbology import Symbol
+from stockpulse.storage.analytics_reader import SERVED_ANALYTICS
 
 router = APIRouter(tags=["analytics"])
 

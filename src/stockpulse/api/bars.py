@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Context, Ctx, Minutes, QuerySymbol
-from stockpulse.api.errors import error_responses
+from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
-from stockpulse.api.times import Zone
-from stockpulse.intervals import M1
-from stockpulse.names import Symbol
-from stockpulse.store.bars import SERVED_BARS, Move
+from stockpulse.api.time_params import Zone
+from stockpulse.market.intervals import M1
+from stockpulse.market.symbology import Symbol
+from stockpulse.storage.bar_reader import SERVED_BARS, Move
 
 router = APIRouter(tags=["bars"])
 

@@ -8,21 +8,21 @@ from typing import Annotated, Final, cast
 from fastapi import Depends, Path, Query, Request
 from prometheus_client import CollectorRegistry
 
-from stockpulse.database.connect import Pool
+from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import NotFound, shown
-from stockpulse.intervals import Interval, parse_interval
-from stockpulse.logs import LogParts
-from stockpulse.names import Names, Symbol
-from stockpulse.ownership import Ownership
-from stockpulse.pipeline import Pipeline
-from stockpulse.presents import Presents
-from stockpulse.store.analytics import AnalyticsReader
-from stockpulse.store.bars import BarReader
-from stockpulse.store.dead_letters import DeadLetterStore
-from stockpulse.store.screening import Screener
-from stockpulse.store.signals import SignalStore
-from stockpulse.store.ticks import TickReader
-from stockpulse.supervisor import Supervisor
+from stockpulse.journal.backends import LogParts
+from stockpulse.market.intervals import Interval, parse_interval
+from stockpulse.market.symbology import Names, Symbol
+from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.pipeline.provider_clocks import Presents
+from stockpulse.pipeline.shards import Ownership
+from stockpulse.postgres.connect import Pool
+from stockpulse.storage.analytics_reader import AnalyticsReader
+from stockpulse.storage.bar_reader import BarReader
+from stockpulse.storage.dead_letters import DeadLetterStore
+from stockpulse.storage.screener import Screener
+from stockpulse.storage.signals import SignalStore
+from stockpulse.storage.tick_reader import TickReader
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows
-from stockpulse.api.errors import error_responses
+from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame, only
-from stockpulse.api.times import End, Start, Zone, check_order
-from stockpulse.calendar import trading_calendar
-from stockpulse.intervals import Interval
-from stockpulse.names import Symbol
-from stockpulse.store.bars import SERVED_BARS
-from stockpulse.store.filling import filled
+from stockpulse.api.time_params import End, Start, Zone, check_order
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import Interval
+from stockpulse.market.symbology import Symbol
+from stockpulse.storage.bar_reader import SERVED_BARS
+from stockpulse.storage.gap_filling import filled
 
 router = APIRouter(tags=["data"])
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Ctx
-from stockpulse.api.errors import error_responses
-from stockpulse.retrying import retry
+from stockpulse.api.error_responses import error_responses
+from stockpulse.pipeline.dead_letter_retry import retry
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 retries = APIRouter(prefix="/dead-letters", tags=["dead letters"])

@@ -8,12 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from stockpulse import __version__
+from stockpulse.aio.supervisor import State
 from stockpulse.api.context import Context, Ctx
-from stockpulse.api.errors import error_responses
-from stockpulse.database.connect import TRANSIENT
+from stockpulse.api.error_responses import error_responses
 from stockpulse.errors import Unavailable
-from stockpulse.processing import Processing
-from stockpulse.supervisor import State
+from stockpulse.pipeline.shard_processor import Processing
+from stockpulse.postgres.connect import TRANSIENT
 
 router = APIRouter(tags=["health"])
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stockpulse.counters import Counters, Lag
-from stockpulse.pipeline import Pipeline
-from stockpulse.supervisor import State, Supervisor
+from stockpulse.aio.supervisor import State, Supervisor
+from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.telemetry.counters import Counters, Lag
 
 
 class PipelineCollector(Collector):

@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
 from stockpulse.api.encoders import Format, Rows
-from stockpulse.api.errors import error_responses
+from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, only
-from stockpulse.api.times import Zone
+from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
-from stockpulse.expressions import LONGEST, parse
-from stockpulse.intervals import BASE_INTERVALS
-from stockpulse.names import Symbol
+from stockpulse.market.intervals import BASE_INTERVALS
+from stockpulse.market.symbology import Symbol
+from stockpulse.rules import LONGEST, parse
 
 router = APIRouter(tags=["signals"])
 

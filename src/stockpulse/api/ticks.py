@@ -11,17 +11,17 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Ctx, Minutes, QuerySymbol
-from stockpulse.api.errors import error_responses
+from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
 from stockpulse.api.ticks_body import parse_ticks
-from stockpulse.api.times import Zone
-from stockpulse.calendar import trading_calendar
-from stockpulse.clock import Clock
+from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable, shown
-from stockpulse.ingest.conditions import RULES, rule_named
 from stockpulse.ingest.feed import Feed
-from stockpulse.names import PROVIDER
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.clocks import Clock
+from stockpulse.market.symbology import PROVIDER
+from stockpulse.providers.trade_conditions import RULES, rule_named
 
 intake = APIRouter(prefix="/ticks", tags=["ticks"])
 router = APIRouter(prefix="/ticks", tags=["ticks"])

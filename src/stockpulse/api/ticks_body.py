@@ -9,8 +9,8 @@ import polars as pl
 from stockpulse.api.arrow_body import read_arrow
 from stockpulse.api.limits import MAX_ROWS, too_many_rows
 from stockpulse.errors import InvalidInput, shown
-from stockpulse.frames import TICKS
 from stockpulse.ingest.rows import TICK_FIELDS, Sent, assemble, sent_columns, sent_objects
+from stockpulse.market.schemas import TICKS
 
 #: `frames.TICKS`, why the row is not one (null: it is), and then what was sent (null where it is one).
 PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})

@@ -8,14 +8,14 @@ import uvicorn
 
 from stockpulse import __version__
 from stockpulse.app import create_app, database_of, foundation
-from stockpulse.cli import dead_letters, faults, replay, topics
-from stockpulse.database.migrate import upgrade
-from stockpulse.moving import Moved, Target, move
+from stockpulse.cli import dead_letters, failures, replay, topics
+from stockpulse.node.log_migration import Moved, Target, move
+from stockpulse.postgres.migrate import upgrade
 from stockpulse.settings import load_settings
-from stockpulse.telemetry import configure_logging
+from stockpulse.telemetry.logs import configure_logging
 
 cli = typer.Typer(
-    cls=faults.Commands,
+    cls=failures.Commands,
     help="A whole market-data backend in one process.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,13 +38,13 @@ def serve(
 def migrate_schema() -> None:
     """Bring the schema of the database up to date."""
     settings = load_settings()
-    faults.log_trouble_only(settings)
+    failures.log_trouble_only(settings)
 
     async def run() -> None:
         async with database_of(settings) as dsn:
             await upgrade(dsn)
 
-    with faults.database_faults():
+    with failures.database_faults():
         asyncio.run(run())
     typer.echo("the schema is up to date")
 
@@ -58,13 +58,13 @@ def move_log(
     Stop every process on this database before. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
     """
     settings = load_settings()
-    faults.log_trouble_only(settings)
+    failures.log_trouble_only(settings)
 
     async def run() -> Moved:
         async with foundation(settings) as base:
             return await move(base, target)
 
-    with faults.database_faults():
+    with failures.database_faults():
         moved = asyncio.run(run())
     typer.echo(f"moved to {target}: {moved.symbols:,} symbols, shards: {moved.shards}")
 

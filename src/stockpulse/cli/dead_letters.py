@@ -5,12 +5,12 @@ from typing import Annotated, Any, Final
 import httpx2
 import typer
 
-from stockpulse.cli import faults, server
+from stockpulse.cli import failures, http_client
 from stockpulse.errors import StockPulseError, Unavailable
 
 _SHOWN_REJECTS: Final = 5
 
-dlq = typer.Typer(cls=faults.Commands, help="Records that could not be taken.", no_args_is_help=True)
+dlq = typer.Typer(cls=failures.Commands, help="Records that could not be taken.", no_args_is_help=True)
 
 _Url = Annotated[str, typer.Option(help="The running server.")]
 _Source = Annotated[str | None, typer.Option(help="Only those of this provider or topic.")]
@@ -49,11 +49,11 @@ def _asked(url: str, method: str, path: str, source: str | None, limit: int) -> 
     """What the running server answers."""
     query: dict[str, str | int] = {"limit": limit} | ({} if source is None else {"source": source})
     try:
-        with httpx2.Client(base_url=url, timeout=server.TIMEOUT, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=http_client.TIMEOUT, trust_env=False) as client:
             response = client.request(method, f"/api/v1/dead-letters{path}", params=query)
     except httpx2.TransportError as error:
         raise Unavailable(f"no server at {url}: {error}") from error
     if not response.is_success:
-        raise StockPulseError(f"the server refuses: {server.message_of(response)}")
+        raise StockPulseError(f"the server refuses: {http_client.message_of(response)}")
     answer: dict[str, Any] = response.json()
     return answer

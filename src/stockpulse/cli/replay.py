@@ -16,10 +16,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stockpulse.cli.destinations import Destination, destination_at
+from stockpulse.cli.replay_target import Destination, destination_at
 from stockpulse.errors import InvalidInput, OutcomeUnknown, StockPulseError
 from stockpulse.ingest.feed import Receipt
-from stockpulse.names import PROVIDER
+from stockpulse.market.symbology import PROVIDER
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 
 _T = TypeVar("_T")

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from stockpulse.app import foundation
-from stockpulse.assembly import KafkaTarget, kafka_target
-from stockpulse.cli import faults
+from stockpulse.cli import failures
 from stockpulse.errors import InvalidInput
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.topics import Topic
-from stockpulse.moving import accept_loss
+from stockpulse.node.log_migration import accept_loss
+from stockpulse.node.parts import KafkaTarget, kafka_target
 from stockpulse.settings import Settings, load_settings
 
-topics = typer.Typer(cls=faults.Commands, help="The topics on Kafka.", no_args_is_help=True)
+topics = typer.Typer(cls=failures.Commands, help="The topics on Kafka.", no_args_is_help=True)
 
 
 @topics.command("create")
@@ -51,7 +51,7 @@ def accept_lost_records() -> None:
         async with foundation(settings) as base:
             return await accept_loss(base)
 
-    with faults.database_faults():
+    with failures.database_faults():
         losses = asyncio.run(run())
     typer.echo("\n".join(losses) if losses else "nothing is lost")
 
@@ -60,7 +60,7 @@ def _kafka_settings() -> Settings:
     settings = load_settings()
     if settings.kafka_bootstrap_servers is None:
         raise InvalidInput("KAFKA_BOOTSTRAP_SERVERS", "is not set; takes host:port, several separated by commas")
-    faults.log_trouble_only(settings)
+    failures.log_trouble_only(settings)
     return settings
 
 

@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from stockpulse.calendar import Calendar
-from stockpulse.engine.bars import from_provider
-from stockpulse.engine.shard import ProviderBars, TickBatch
-from stockpulse.intervals import D1, M1, M5
-from stockpulse.names import Names
+from stockpulse.engine.bar_engine import ProviderBars, TickBatch
+from stockpulse.engine.bar_math import from_provider
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.intervals import D1, M1, M5
+from stockpulse.market.symbology import Names
 
 _INTERVALS: Final = {1440: D1, 5: M5, 1: M1}
 

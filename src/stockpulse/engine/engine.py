@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stockpulse.calendar import Calendar
-from stockpulse.engine.analytics import Analytics, AnalyticsChanges, Glance
-from stockpulse.engine.bars import Ints, Rows
-from stockpulse.engine.shard import BarEvents, ProviderBars, Range, Shard, TickBatch, Work
-from stockpulse.engine.state import State
-from stockpulse.intervals import M5, Interval
+from stockpulse.engine.bar_engine import BarEvents, ProviderBars, Range, Shard, TickBatch, Work
+from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.checkpoint_state import State
+from stockpulse.engine.indicators import Analytics, AnalyticsChanges, Glance
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.intervals import M5, Interval
 
 
 @dataclass(frozen=True)

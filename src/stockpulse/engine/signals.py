@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bars import Floats, Ints
-from stockpulse.engine.sequences import Derived
-from stockpulse.expressions import Expression
+from stockpulse.engine.bar_math import Floats, Ints
+from stockpulse.engine.derived_rows import Derived
 from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.rules import Expression
 
 SIGNALS: Final = ("HOLD", "BUY", "SELL")
 """A signal is stored as its place in this list."""

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stockpulse import offload
-from stockpulse.calendar import trading_calendar
-from stockpulse.database.names import NameStore
-from stockpulse.frames import LOGGED_BARS, PRIMARY, UTC_MICROS
-from stockpulse.ingest.arbiter import FeedArbiter
+from stockpulse.aio import offload
 from stockpulse.ingest.feed import Feed
-from stockpulse.names import Names, TickKind
-from stockpulse.times import micros
+from stockpulse.ingest.feed_arbiter import FeedArbiter
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
+from stockpulse.market.symbology import Names, TickKind
+from stockpulse.market.times import micros
+from stockpulse.postgres.symbology_store import NameStore
 
 Codes = npt.NDArray[np.uint32]
 

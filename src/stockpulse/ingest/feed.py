@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from stockpulse.calendar import ALWAYS_OPEN
-from stockpulse.clock import Clock
-from stockpulse.ingest.conditions import Rule, all_count
+from stockpulse.market.calendar import ALWAYS_OPEN
+from stockpulse.market.clocks import Clock
+from stockpulse.providers.trade_conditions import Rule, all_count
 
 
 @dataclass(frozen=True)

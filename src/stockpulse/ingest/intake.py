@@ -6,7 +6,7 @@ from functools import partial
 
 import polars as pl
 
-from stockpulse import offload
+from stockpulse.aio import offload
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.redelivery import Redeliveries

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stockpulse import offload
-from stockpulse.names import Names
+from stockpulse.aio import offload
+from stockpulse.market.symbology import Names
 
 MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000

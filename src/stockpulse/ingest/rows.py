@@ -12,7 +12,7 @@ from typing import Any, Final
 import polars as pl
 
 from stockpulse.errors import shown
-from stockpulse.ingest.readers import CODES, IDENTIFIER, NUMBER, TEXT, TIME, Reader, nulls
+from stockpulse.ingest.columns import CODES, IDENTIFIER, NUMBER, TEXT, TIME, Reader, nulls
 
 _INT64_ENDS: Final = 2**63
 _EXACT_INTEGERS: Final = 2**53  # below it, a float holds whole numbers exactly

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stockpulse.frames import BARS, TICKS
-from stockpulse.intervals import MINUTE_MICROS
-from stockpulse.names import SYMBOL
-from stockpulse.times import micros
+from stockpulse.market.intervals import MINUTE_MICROS
+from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.symbology import SYMBOL
+from stockpulse.market.times import micros
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12

@@ -9,16 +9,16 @@ import asyncpg
 import polars as pl
 import structlog
 
-from stockpulse import offload
-from stockpulse.database.connect import Connection, Held, copy_in, copy_out, until_done
-from stockpulse.database.copy import Layout, in_slices
+from stockpulse.aio import offload
 from stockpulse.errors import Fenced, JournalInUse
-from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal import tick_rows
-from stockpulse.journal.ordering import runs_in_order
+from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.postgres.binary_copy import Layout, in_slices
+from stockpulse.postgres.connect import Connection, Held, copy_in, copy_out, until_done
 
 SHARD: Final = 0
 """There is one shard here; each partition of a Kafka topic is one of its own."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-from stockpulse.times import from_micros
+from stockpulse.market.times import from_micros
 
 _CHUNK_ROWS: Final = 1 << 17
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stockpulse.names import Names
+from stockpulse.market.symbology import Names
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995

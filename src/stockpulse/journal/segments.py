@@ -17,8 +17,8 @@ from typing import Final
 
 import structlog
 
-from stockpulse.database.connect import AnyConnection, Pool
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.postgres.connect import AnyConnection, Pool
 
 SEGMENT_BITS: Final = 22
 SEGMENT_OFFSETS: Final = 1 << SEGMENT_BITS

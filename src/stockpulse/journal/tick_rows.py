@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import polars as pl
 
-from stockpulse.database.connect import AnyConnection, Connection, copy_in, copy_out
-from stockpulse.database.copy import Layout, in_slices
-from stockpulse.frames import LOGGED_TICKS, UTC_MICROS
 from stockpulse.journal.segments import table_of
+from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
+from stockpulse.postgres.binary_copy import Layout, in_slices
+from stockpulse.postgres.connect import AnyConnection, Connection, copy_in, copy_out
 
 _COPY_SECONDS: Final = 60
 _READ_SECONDS: Final = 600

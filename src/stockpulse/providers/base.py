@@ -6,7 +6,7 @@ from typing import Protocol
 
 import polars as pl
 
-from stockpulse.clock import Clock
+from stockpulse.market.clocks import Clock
 
 
 class Provider(Protocol):

@@ -15,7 +15,7 @@ from typing import IO, Final, Protocol
 import polars as pl
 
 from stockpulse.errors import InvalidInput
-from stockpulse.frames import TICKS, UTC_MICROS
+from stockpulse.market.schemas import TICKS, UTC_MICROS
 
 MICROS: Final = 1_000_000  # of a second
 

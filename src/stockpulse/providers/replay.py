@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 
 from stockpulse.errors import InvalidInput
-from stockpulse.frames import BARS
+from stockpulse.market.schemas import BARS
 from stockpulse.providers.base import Clock
 from stockpulse.providers.recording import find_columns, open_recording, reading, to_ticks
 

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 
 from stockpulse.errors import InvalidInput
-from stockpulse.frames import BARS, TICKS, UTC_MICROS
+from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
+from stockpulse.market.times import micros
 from stockpulse.providers.base import Clock
-from stockpulse.providers.randomwalk import (
+from stockpulse.providers.random_walk import (
     Floats,
     Hashes,
     Ints,
@@ -26,7 +27,6 @@ from stockpulse.providers.randomwalk import (
     scramble,
     to_cents,
 )
-from stockpulse.times import micros
 
 MICROS: Final = 1_000_000  # of a second
 DAY_SECONDS: Final = 86_400

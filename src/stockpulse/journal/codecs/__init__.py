@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
-from stockpulse.frames import BARS, UTC_MICROS
+from stockpulse.market.schemas import BARS, UTC_MICROS
 
 #: A trade on the raw topic. Its provider and when it was received are null where another program did not say.
 RECORDED_TICKS: Final = pl.Schema(

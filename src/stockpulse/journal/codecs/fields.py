@@ -4,9 +4,9 @@ import re
 from typing import Final
 
 from stockpulse.errors import shown
-from stockpulse.ingest.readers import FLAG, NUMBER, TEXT, TIME, WHOLE
+from stockpulse.ingest.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.ingest.rows import TICK_FIELDS, Field
-from stockpulse.names import PROVIDER
+from stockpulse.market.symbology import PROVIDER
 
 _OF_TICK: Final = {one.column: one for one in TICK_FIELDS}
 _PROVIDER: Final = Field("provider", TEXT)

@@ -16,7 +16,7 @@ import orjson
 import polars as pl
 
 from stockpulse.errors import shown
-from stockpulse.ingest.readers import FLAG, NUMBER, TEXT, TIME, WHOLE
+from stockpulse.ingest.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.ingest.rows import Field, assemble, readable, sent_columns, sent_objects
 from stockpulse.journal.codecs import (
     ANALYTICS_KEYS,

@@ -28,7 +28,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from stockpulse import offload
+from stockpulse.aio import offload
 from stockpulse.errors import StockPulseError
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
 

@@ -12,16 +12,16 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stockpulse import offload
-from stockpulse.frames import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.aio import offload
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.appender import Appender, Run
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently
 from stockpulse.journal.kafka.reader import PartitionReader
-from stockpulse.journal.recorded import Spelling
 from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.routing import Routing
-from stockpulse.names import Names
+from stockpulse.journal.symbol_names import Spelling
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.market.symbology import Names
 
 _WATCH_SECONDS: Final = 0.25
 

@@ -12,18 +12,18 @@ import polars as pl
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stockpulse import offload
-from stockpulse.database.connect import until_done
+from stockpulse.aio import offload
 from stockpulse.errors import Unavailable
-from stockpulse.frames import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
 from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
-from stockpulse.journal.ordering import runs_in_order
-from stockpulse.journal.recorded import RecordEncoder
+from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Appended, Bars, End, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
-from stockpulse.names import PROVIDER
+from stockpulse.journal.symbol_names import RecordEncoder
+from stockpulse.market.schemas import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
+from stockpulse.market.symbology import PROVIDER
+from stockpulse.postgres.connect import until_done
 
 _MOST_RECORDS: Final = 50_000
 _FETCH_BYTES: Final = 8 << 20

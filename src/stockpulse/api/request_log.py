@@ -1,0 +1,53 @@
+"""One log line, and one count, for every request."""
+
+import time
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stockpulse.telemetry.logs import RequestMetrics
+
+_FAULT: Final = 500
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+log = structlog.get_logger("stockpulse.requests")
+
+
+class RequestLog:
+    """Wraps the app, from where it sees every answer, those to unknown paths too."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, then say what it was."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = _FAULT
+        # HEAD is answered as GET is; the server leaves the body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(inner, receive, watched)
+        finally:
+            self._note(scope, inner.get("route"), status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, found: object, status: int, seconds: float) -> None:
+        # Without the query string: it may hold a key.
+        say = log.error if status >= _FAULT else log.info
+        say("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 2))
+        # The template and not the path itself, of which anybody can make as many as they like; so with methods.
+        route = getattr(found, "path_format", "(none)")
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.seconds.labels(method, route).observe(seconds)

@@ -1,0 +1,46 @@
+"""What goes wrong, as one plain line on stderr."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import asyncpg
+import typer
+from sqlalchemy.exc import DBAPIError
+from typer.core import TyperGroup
+
+from stockpulse.errors import DatabaseUnavailable, StockPulseError
+from stockpulse.postgres.connect import TRANSIENT
+from stockpulse.settings import Settings
+from stockpulse.telemetry.logs import configure_logging
+
+_DATABASE_FAULTS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.PostgresError, DBAPIError)
+
+
+class Commands(TyperGroup):
+    """Commands that end with one plain line on stderr where StockPulse says what is wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except StockPulseError as error:
+            typer.echo(f"stockpulse: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+def log_trouble_only(settings: Settings) -> None:
+    """What goes well, the command itself shows."""
+    configure_logging(settings.log_format, debug=settings.debug)
+    if not settings.debug:
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+@contextmanager
+def database_faults() -> Iterator[None]:
+    """Turns what goes wrong on the way to the database into one line."""
+    try:
+        yield
+    except _DATABASE_FAULTS as fault:
+        raise DatabaseUnavailable(f"the database does not answer: {fault!r}") from fault

@@ -1,0 +1,142 @@
+"""Where recorded trades are sent to: a running server or, where none runs, the database itself."""
+
+import asyncio
+import io
+import ipaddress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import httpx2
+import polars as pl
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+
+from stockpulse.app import running
+from stockpulse.cli import failures, http_client
+from stockpulse.errors import OutcomeUnknown, StockPulseError, Unavailable
+from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.clocks import Clock
+from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.providers.trade_conditions import rule_named
+from stockpulse.settings import load_settings
+
+_RETRY_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 8, 8)
+_LIMITS: Final = httpx2.Limits(keepalive_expiry=2)  # before the server, which waits for 5 seconds, closes it
+
+
+class Destination(Protocol):
+    """Where trades are replayed to."""
+
+    async def send(self, ticks: pl.DataFrame) -> Receipt:
+        """Returns once what is good of them is durable."""
+        ...
+
+    async def end(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+
+@asynccontextmanager
+async def destination_at(
+    url: str, calendar: str, conditions: str, provider: str, console: Console
+) -> AsyncIterator[Destination]:
+    """The server at this address or, where nothing listens on this machine, the database itself."""
+    query = {"provider": provider, "calendar": calendar, "conditions": conditions, "clock": Clock.EVENT.value}
+    # The proxies that the environment may name are for the world outside.
+    async with httpx2.AsyncClient(base_url=url, timeout=http_client.TIMEOUT, limits=_LIMITS, trust_env=False) as client:
+        if await _server_answers(client):
+            yield _Server(client, query)
+            return
+    settings = load_settings().model_copy(update={"provider": "none"})
+    feed = Feed(provider, trading_calendar(calendar).name, Clock.EVENT, rule=rule_named(conditions))
+    failures.log_trouble_only(settings)
+    console.print(f"No server at {url}: replaying into the database.", highlight=False, soft_wrap=True)
+    with failures.database_faults():
+        async with running(settings, CollectorRegistry()) as context:
+            yield _Database(context.pipeline, feed)
+
+
+async def _server_answers(client: httpx2.AsyncClient) -> bool:
+    """Whether a server is there; False where nothing listens on this machine."""
+    try:
+        response = await client.get("/api/v1/version")
+        if response.status_code == httpx2.codes.OK and response.json().get("name") == "stockpulse":
+            return True
+    except httpx2.ConnectError as error:
+        if _is_here(client.base_url.host):
+            return False
+        raise Unavailable(f"no server at {client.base_url}: {error}") from error
+    except (httpx2.HTTPError, ValueError, AttributeError) as error:
+        raise Unavailable(f"no StockPulse at {client.base_url}: {error!r}") from error
+    raise Unavailable(f"what answers at {client.base_url} is no StockPulse")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Database:
+    """The database of this machine, written to by this process."""
+
+    def __init__(self, pipeline: Pipeline, feed: Feed) -> None:
+        self._pipeline = pipeline
+        self._feed = feed
+
+    async def send(self, ticks: pl.DataFrame) -> Receipt:
+        return await self._pipeline.submit(ticks, self._feed)
+
+    async def end(self) -> None:
+        await self._pipeline.end(self._feed)
+
+
+class _Server:
+    """A running StockPulse.
+
+    A batch whose outcome is unknown is sent again only where each of its rows has a trade_id, by which the
+    server tells that it has it already.
+    """
+
+    def __init__(self, client: httpx2.AsyncClient, query: Mapping[str, str]) -> None:
+        self._client = client
+        self._query = query
+
+    async def send(self, ticks: pl.DataFrame) -> Receipt:
+        body = io.BytesIO()
+        ticks.write_ipc_stream(body)
+        return await self._post(body.getvalue(), {}, repeatable=not ticks["trade_id"].has_nulls())
+
+    async def end(self) -> None:
+        await self._post(b"", {"end_of_stream": "true"}, repeatable=True)
+
+    async def _post(self, body: bytes, query: Mapping[str, str], *, repeatable: bool) -> Receipt:
+        pauses, unknown = iter(_RETRY_SECONDS), False
+        while True:
+            try:
+                return await self._post_once(body, {**self._query, **query})
+            except (OutcomeUnknown, Unavailable) as fault:
+                unknown = unknown or isinstance(fault, OutcomeUnknown)
+                pause = next(pauses, None)
+                if pause is None or (unknown and not repeatable):
+                    raise (OutcomeUnknown if unknown else Unavailable)(str(fault)) from fault
+            await asyncio.sleep(pause)
+
+    async def _post_once(self, body: bytes, query: Mapping[str, str]) -> Receipt:
+        headers = {"content-type": "application/vnd.apache.arrow.stream"}
+        try:
+            response = await self._client.post("/api/v1/ticks", params=query, content=body, headers=headers)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Unavailable(f"the server is gone: {error}") from error
+        except httpx2.TransportError as error:
+            raise OutcomeUnknown(f"the connection failed: {error!r}") from error
+        if response.is_success:
+            answer = response.json()
+            rejected = tuple((one["row"], one["reason"]) for one in answer["rejected"])
+            return Receipt(answer["accepted"], answer["duplicates"], rejected)
+        if response.is_server_error:
+            raise OutcomeUnknown(f"the server fails: {http_client.message_of(response)}")
+        raise StockPulseError(f"the server refuses: {http_client.message_of(response)}")

@@ -1,0 +1,116 @@
+"""The bars of one interval that the engine holds in memory.
+
+The table is a cache over what is stored, with write-back: it holds the forming bars, one closed bar
+back, and whatever has changed and is not stored yet. A bar that it does not hold is brought in from
+the store before a record touches it, so a trade of last year takes the same path as one of now.
+"""
+
+import numpy as np
+
+from stockpulse.engine.bar_math import BAR, Ints, Mask, Rows, keys, merge
+
+
+class BarTable:
+    """Bars of one interval, sorted by (symbol, start)."""
+
+    def __init__(self) -> None:
+        self.rows: Rows = np.empty(0, BAR)
+        self._keys: Ints = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def find(self, wanted: Rows) -> tuple[Ints, Mask]:
+        """Where each of the wanted buckets stands, and whether it is here; the place is 0 where it is not."""
+        return self._find(keys(wanted["symbol_id"], wanted["ts"]))
+
+    def _find(self, key: Ints) -> tuple[Ints, Mask]:
+        if len(self._keys) == 0:
+            return np.zeros(len(key), np.int64), np.zeros(len(key), bool)
+        at = np.searchsorted(self._keys, key)
+        at[at == len(self._keys)] = 0
+        return at, self._keys[at] == key
+
+    def missing(self, symbol_id: Ints, ts: Ints) -> Mask:
+        """Buckets that may be stored but are not here.
+
+        The newest bar of a symbol never leaves the table, so what is newer than it is new.
+        """
+        key = keys(symbol_id, ts)
+        _, found = self._find(key)
+        end_of_symbol = np.searchsorted(self._keys, keys(symbol_id + 1, np.zeros_like(ts)))
+        newest = np.where(end_of_symbol > 0, self._newest(end_of_symbol - 1), -1)
+        return ~found & (key < newest)
+
+    def _newest(self, at: Ints) -> Ints:
+        return self._keys[at] if len(self._keys) else np.full(len(at), -1)
+
+    def admit(self, stored: Rows) -> None:
+        """Bring stored bars in; one that is here already is newer than the stored one and stays."""
+        _, found = self.find(stored)
+        self._insert(stored[~found])
+
+    def merge(self, parts: Rows) -> Ints:
+        """Merge parts of bars, one for each bucket, into the bars that are here; return their keys."""
+        key = keys(parts["symbol_id"], parts["ts"])
+        at, found = self._find(key)
+        self.rows[at[found]] = merge(self.rows[at[found]], parts[found])
+        self._insert(parts[~found])
+        return key
+
+    def replace(self, bars: Rows) -> Ints:
+        """Put whole bars in the place of those that are here; what was announced as final stays so.
+
+        Returns their keys.
+        """
+        key = keys(bars["symbol_id"], bars["ts"])
+        at, found = self._find(key)
+        bars = bars.copy()
+        bars["final"][found] = self.rows["final"][at[found]]
+        self.rows[at[found]] = bars[found]
+        self._insert(bars[~found])
+        return key
+
+    def final(self, key: Ints) -> Rows:
+        """Those with these keys that have been announced as final, each once. All are here."""
+        at, _ = self._find(np.unique(key))
+        rows: Rows = self.rows[at[self.rows["final"][at]]]
+        return rows
+
+    def _insert(self, new: Rows) -> None:
+        if len(new) == 0:
+            return
+        key = keys(new["symbol_id"], new["ts"])
+        order = np.argsort(key, kind="stable")
+        at = np.searchsorted(self._keys, key[order])
+        self.rows = np.insert(self.rows, at, new[order])
+        self._keys = np.insert(self._keys, at, key[order])
+
+    def put(self, rows: Rows) -> None:
+        """Put rows in as they are, over those that are here."""
+        at, found = self.find(rows)
+        self.rows[at[found]] = rows[found]
+        self._insert(rows[~found])
+
+    def within(self, symbol_id: Ints, start: Ints, end: Ints) -> tuple[Rows, Ints]:
+        """The bars of symbols with start <= ts < end, one range after the other, and the range of each."""
+        first = np.searchsorted(self._keys, keys(symbol_id, start))
+        counts = np.searchsorted(self._keys, keys(symbol_id, end)) - first
+        of_range = np.repeat(np.arange(len(first)), counts)
+        within_range = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.rows[first[of_range] + within_range], of_range
+
+    def of_symbol(self, symbol_id: int) -> Rows:
+        """The bars of a symbol."""
+        bounds = keys(np.array([symbol_id, symbol_id + 1]), np.array([0, 0]))
+        first, last = np.searchsorted(self._keys, bounds)
+        return self.rows[first:last]
+
+    def evict(self) -> None:
+        """Let go of what is stored and final, but for the newest final bar of each symbol."""
+        final = np.flatnonzero(self.rows["final"])
+        symbol_id = self.rows["symbol_id"][final]
+        followed = final[:-1][symbol_id[:-1] == symbol_id[1:]]
+        spare = followed[~self.rows["dirty"][followed]]
+        if len(spare):
+            self.rows, self._keys = np.delete(self.rows, spare), np.delete(self._keys, spare)

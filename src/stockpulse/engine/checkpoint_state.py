@@ -1,0 +1,66 @@
+"""The state of a shard as it goes into a checkpoint and comes back."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stockpulse.engine.bar_math import Rows
+from stockpulse.market.intervals import Interval
+
+State = dict[str, npt.NDArray[Any]]
+"""Arrays by kind: `BAR` records under the name of each base interval, `SYMBOL_STATE` under "symbols", and so on."""
+
+SYMBOL_STATE: Final = np.dtype(
+    [
+        ("symbol_id", "i8"),
+        ("watermark", "i8"),  # greatest event time of a trade, UTC microseconds
+        ("provider_id", "i8"),  # whose clock closes its bars when it is quiet; 0: nothing has come yet
+        ("dirty", "?"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed since the last flush, up to the log's `offset`."""
+
+    offset: int
+    moved: bool
+    """Whether the offset is another one."""
+    bars: dict[Interval, Rows]
+    """Final bars, to be stored."""
+    state: State
+    """All that changed, for the checkpoint."""
+
+    def __bool__(self) -> bool:
+        return self.moved or bool(self.state)
+
+
+def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.void]:
+    """Records that stand at the numbers of their symbols, with room for this one, which has none yet."""
+    have = len(records)
+    more = max(symbol_id + 1, 2 * have) - have
+    grown = np.zeros(more, records.dtype)
+    grown["symbol_id"] = np.arange(have, have + more)
+    return np.concatenate([records, grown])
+
+
+def of_symbols(records: npt.NDArray[np.void], among: npt.NDArray[np.int64] | None) -> npt.NDArray[np.void]:
+    """A copy of the records, or of those of these symbols."""
+    return records.copy() if among is None else records[np.isin(records["symbol_id"], among)]
+
+
+def encode(state: State) -> bytes:
+    """The state as one blob that names and types its own fields (NumPy's npz)."""
+    blob = io.BytesIO()
+    np.savez(blob, allow_pickle=False, **state)
+    return blob.getvalue()
+
+
+def decode(blob: bytes) -> State:
+    """What `encode` was given."""
+    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,141 @@
+"""Between the numbers that the log's frames carry and the names that stand on a topic."""
+
+from functools import partial
+from typing import Final
+
+import polars as pl
+
+from stockpulse.aio import offload
+from stockpulse.ingest.encode import MINUTES, Numbers, at_labels, number_symbols
+from stockpulse.ingest.feed import Feed
+from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, PRIMARY
+from stockpulse.market.symbology import Names, TickKind
+from stockpulse.postgres.symbology_store import NameStore
+from stockpulse.providers.trade_conditions import RULES, all_count
+
+_SEPARATOR: Final = "\x1f"
+_INTERVALS: Final = {minutes: name for name, minutes in MINUTES.items()}
+
+
+class Spelling:
+    """Frames of the log with names in the place of numbers."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._symbols = pl.Series(dtype=pl.String)
+        self._kinds = pl.DataFrame()
+
+    def symbols(self, symbol_id: pl.Series) -> pl.Series:
+        """The name of each symbol."""
+        if len(self._symbols) <= max(self._names.symbol_by_id, default=0):
+            self._symbols = _by_number({number: one.name for number, one in self._names.symbol_by_id.items()})
+        return self._symbols.gather(symbol_id)
+
+    def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """`frames.LOGGED_TICKS` as RECORDED_TICKS."""
+        kinds = self._all_kinds()[frame["kind_id"].to_numpy()]
+        return pl.DataFrame(
+            {
+                "symbol": self.symbols(frame["symbol_id"]),
+                **{name: frame[name] for name in ("ts", "price", "size", "received_at", "trade_id")},
+                **{name: kinds[name] for name in ("provider", "exchange", "conditions", "flags")},
+            }
+        ).select(list(RECORDED_TICKS))
+
+    def _all_kinds(self) -> pl.DataFrame:
+        known = self._names.kind_by_id
+        if len(self._kinds) <= max(known, default=0):
+            provider = {number: self._names.provider_by_id[kind.provider_id].name for number, kind in known.items()}
+            flags = {number: kind.flags for number, kind in known.items()}
+            self._kinds = pl.DataFrame(
+                {
+                    "provider": _by_number(provider),
+                    "exchange": _by_number({number: kind.exchange or None for number, kind in known.items()}),
+                    "conditions": _by_number({number: kind.conditions or None for number, kind in known.items()}),
+                    "flags": pl.Series([flags.get(at) for at in range(max(flags, default=0) + 1)], dtype=pl.Int64),
+                }
+            )
+        return self._kinds
+
+    def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """What ticks (`tick_rows.KEYS`, or all of their columns) are known by, as `ingest.redelivery` has it."""
+        kinds = self._all_kinds()[frame["kind_id"].to_numpy()]
+        return frame.select("ts", "trade_id").with_columns(
+            self.symbols(frame["symbol_id"]).alias("symbol"), kinds["provider"], kinds["exchange"]
+        )
+
+    def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """`frames.LOGGED_BARS` as RECORDED_BARS."""
+        providers = _by_number({number: one.name for number, one in self._names.provider_by_id.items()})
+        return frame.select(
+            self.symbols(frame["symbol_id"]).alias("symbol"),
+            pl.col("minutes").replace_strict(_INTERVALS, return_dtype=pl.String).alias("interval"),
+            *("ts", "open", "high", "low", "close", "volume"),
+            pl.when(pl.col("trade_count") >= 0).then("trade_count").alias("trade_count"),
+            pl.col("vwap").fill_nan(None),
+            providers.gather(frame["provider_id"]).alias("provider"),
+            "received_at",
+        ).select(list(RECORDED_BARS))
+
+
+def _by_number(texts: dict[int, str | None] | dict[int, str]) -> pl.Series:
+    return pl.Series([texts.get(number) for number in range(max(texts, default=0) + 1)], dtype=pl.String)
+
+
+class RecordEncoder:
+    """Numbers the names of records that were read from a topic, having new ones numbered first."""
+
+    def __init__(self, store: NameStore, calendar: str) -> None:
+        """`calendar` is that of symbols which nobody has spoken of before."""
+        self._store = store
+        self._feed = Feed("kafka", calendar)
+        self._symbols = Numbers("stockpulse.recorded.symbols")
+        self._kinds = Numbers("stockpulse.recorded.kinds")
+
+    async def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """RECORDED_TICKS, whose provider and time of receipt are filled in, and `seq` as `frames.LOGGED_TICKS`."""
+        rows = len(frame)
+        symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
+        labels = await offload.run(rows, lambda: _labels(frame))
+        kinds = await offload.run(rows, partial(self._kinds.codes, labels))
+        await self._number_kinds(self._kinds.unknown(labels, kinds))
+        return frame.select(
+            "seq",
+            self._symbols.of(symbols).alias("symbol_id"),
+            self._kinds.of(kinds).alias("kind_id"),
+            *("ts", "received_at", "price", "size", "trade_id"),
+        ).cast(LOGGED_TICKS)
+
+    async def _number_kinds(self, labels: list[str]) -> None:
+        if labels:
+            kinds = [await self._kind(label) for label in labels]
+            await self._store.ensure_kinds(kinds)
+            self._kinds.learn(labels, [self._store.names.kinds[kind] for kind in kinds])
+
+    async def _kind(self, label: str) -> TickKind:
+        provider, exchange, conditions, flags = label.split(_SEPARATOR)
+        counts = int(flags) if flags else RULES.get(provider, all_count)(conditions) | PRIMARY
+        return TickKind(await self._store.provider_named(provider), exchange, conditions, counts)
+
+    async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """RECORDED_BARS, filled in in the same way, and `seq` as `frames.LOGGED_BARS`."""
+        symbols = self._symbols.codes(frame["symbol"])
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
+        providers = {name: await self._store.provider_named(name) for name in frame["provider"].unique()}
+        encoded = frame.select(
+            "seq",
+            self._symbols.of(symbols).alias("symbol_id"),
+            pl.col("provider").replace_strict(providers, return_dtype=pl.Int32).alias("provider_id"),
+            pl.col("interval").replace_strict(MINUTES, return_dtype=pl.Int32).alias("minutes"),
+            *("ts", "received_at", "open", "high", "low", "close", "volume"),
+            pl.col("trade_count").fill_null(-1),
+            pl.col("vwap").fill_null(float("nan")),
+        ).select(list(LOGGED_BARS))
+        return encoded.with_columns(at_labels(encoded, self._store.names))
+
+
+def _labels(frame: pl.DataFrame) -> pl.Series:
+    texts = [pl.col(name).cast(pl.String).fill_null("") for name in ("provider", "exchange", "conditions", "flags")]
+    return frame.select(pl.concat_str(texts, separator=_SEPARATOR)).to_series()

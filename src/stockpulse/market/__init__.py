@@ -1,0 +1,1 @@
+"""The vocabulary that every part shares: symbols, times, intervals, trading calendars, schemas."""

@@ -1,0 +1,1 @@
+"""One process: its parts, its role, how it starts and how it stops."""

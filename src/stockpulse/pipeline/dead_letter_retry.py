@@ -1,0 +1,56 @@
+"""Sending records again that could not be taken before."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import polars as pl
+
+from stockpulse.ingest.feed import Feed
+from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.journal.codecs.json_codec import JsonCodec
+from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.symbology import PROVIDER
+from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.providers.trade_conditions import RULES, all_count
+from stockpulse.storage.dead_letters import DeadLetter
+
+_NOBODY: Final = "retry"
+
+
+@dataclass(frozen=True)
+class Retried:
+    """The letters that are durable now, and why the others are not, by their number."""
+
+    done: list[DeadLetter]
+    refused: dict[int, str]
+
+
+async def retry(
+    letters: list[DeadLetter], pipeline: Pipeline, calendar: str, now: datetime, tolerance: timedelta
+) -> Retried:
+    """Send these again, the oldest first. What would be refused again is not sent, and stays as it is."""
+    letters = sorted(letters, key=lambda letter: (letter.received_at, letter.id))
+    decoded = JsonCodec().decode([(letter.record or "").encode() for letter in letters])
+    refused = {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}
+    refused |= {letters[row].id: "the end of a recording is not sent again" for row, _ in decoded.ends}
+    done: list[DeadLetter] = []
+    for frame, columns, of_bars in ((decoded.ticks, TICKS, False), (decoded.bars, BARS, True)):
+        for (provider,), part in frame.with_columns(_sender(letters, frame)).group_by("sender", maintain_order=True):
+            checked = (validate_bars if of_bars else validate_ticks)(part, now, tolerance)
+            rows = part["row"].gather(checked.rejected["row"])
+            refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
+            if len(checked.good):
+                name = str(provider)
+                feed = Feed(name, calendar, rule=RULES.get(name, all_count))
+                await pipeline.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
+                done += [letters[row] for row in checked.good["row"]]
+    return Retried(done, refused)
+
+
+def _sender(letters: list[DeadLetter], frame: pl.DataFrame) -> pl.Series:
+    """Whom each record is from: it says so itself, or its source is a provider."""
+    sources = pl.Series([letters[row].source for row in frame["row"]], dtype=pl.String)
+    named = frame["provider"].fill_null(sources) if len(frame) else frame["provider"]
+    fits = named.str.contains(f"^{PROVIDER}$").fill_null(value=False)
+    return named.zip_with(fits, pl.repeat(_NOBODY, len(frame), dtype=pl.String, eager=True)).alias("sender")

@@ -1,0 +1,72 @@
+"""Indicators that are behind, brought up to date from the bars that are stored: a part at a time."""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from stockpulse.aio import offload
+from stockpulse.engine.bar_math import Ints, Mask, Rows, newest_of_each
+from stockpulse.engine.engine import Engine
+from stockpulse.engine.indicator_track import ANCHOR_BARS, Track
+from stockpulse.market.intervals import Interval
+from stockpulse.storage.engine_reads import EngineReads
+
+_SYMBOLS: Final = 500
+_BARS: Final = 20_000
+_LEAST_BARS: Final = 200
+_MOST_WAITING: Final = 30_000
+"""With so many values waiting to be stored, catching up waits too."""
+
+_MOST_UNSTORED: Final = 100_000
+"""And with so many bars."""
+
+
+class CatchUp:
+    """Catches up between two batches, while no bar changes."""
+
+    def __init__(self, engine: Engine, turn: asyncio.Lock, reads: EngineReads) -> None:
+        """`turn` is held by whoever works on the engine."""
+        self._engine = engine
+        self._turn = turn
+        self._reads = reads
+
+    async def some(self) -> bool:
+        """Do a part of what is behind; whether there was anything to do."""
+        # History on its way in goes first, and is not held in memory twice.
+        if self._engine.analytics.unflushed() >= _MOST_WAITING or self._engine.shard.unstored() >= _MOST_UNSTORED:
+            return False
+        behind = [track for track in self._engine.analytics.tracks.values() if track.is_behind()]
+        for track in behind:
+            await self._rewind(track)
+            await self._go_on(track)
+        return bool(behind)
+
+    async def _rewind(self, track: Track) -> None:
+        symbol_id, until = track.to_rewind(_SYMBOLS)
+        if len(symbol_id):
+            anchors = await self._reads.anchors(track, symbol_id, until)
+            async with self._turn:
+                track.rewind(symbol_id, anchors)
+
+    async def _go_on(self, track: Track) -> None:
+        symbol_id, start = track.positions(_SYMBOLS)
+        if len(symbol_id):
+            rows, complete = await self._bars(track.interval, symbol_id, start)
+            async with self._turn:
+                await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))
+
+    async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints) -> tuple[Rows, Mask]:
+        """Closed bars of each symbol from its start on, and of which symbols these are all."""
+        async with self._turn:
+            memory = self._engine.closed(interval)  # first: what leaves it from here on is stored
+        most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
+        stored = await self._reads.bars_from(interval, symbol_id, start, most)
+        first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))
+        complete = last - first < most
+        end = np.full(len(symbol_id), np.iinfo(np.int64).max)
+        end[~complete] = stored["ts"][last[~complete] - 1] + 1
+        at = np.minimum(np.searchsorted(symbol_id, memory["symbol_id"]), len(symbol_id) - 1)
+        wanted = (symbol_id[at] == memory["symbol_id"]) & (memory["ts"] >= start[at]) & (memory["ts"] < end[at])
+        return newest_of_each(np.concatenate([stored, memory[wanted]])), complete

@@ -1,0 +1,189 @@
+"""The first half of the spine: from what was submitted to what is durable.
+
+    submit ───► number ───► append ───► the shards
+    (checked)   (encoded)   (durable)
+
+Each stage takes whatever has piled up since it last ran: small batches when it is quiet, large ones under load.
+Queues between them are bounded; a full one makes the one before wait.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+import polars as pl
+
+from stockpulse.aio.row_queue import RowQueue
+from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.ingest.intake import Intake, Submission
+from stockpulse.journal.records import Appended, Bars, End, Journal, Ticks
+from stockpulse.postgres.connect import until_done
+from stockpulse.storage.dead_letters import DeadLetters
+from stockpulse.telemetry.counters import Counters
+
+_QUEUE_ROWS: Final = 400_000
+_APPEND_ROWS: Final = 100_000
+
+HandOn = Callable[[Appended], Awaitable[asyncio.Future[None] | None]]
+"""Takes what was appended; for the end of a recording it returns what is done when its bars are stored."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A submission on its way into the log, and who waits for the answer."""
+
+    submission: Submission
+    done: asyncio.Future[Receipt]
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A submission as it will stand in the log."""
+
+    waiting: _Waiting
+    frame: pl.DataFrame
+    receipt: Receipt
+
+    @property
+    def of_bars(self) -> bool:
+        return self.waiting.submission.of_bars
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A recording is over: after what came before, its bars may close."""
+
+    provider: str
+    done: asyncio.Future[Receipt]
+
+
+class Ingestion:
+    """The way of all shards into the log."""
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        journal: Journal,
+        dead_letters: DeadLetters,
+        hand_on: HandOn,
+        counters: Counters,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._intake = intake
+        self._journal = journal
+        self._dead_letters = dead_letters
+        self._hand_on = hand_on
+        self._counters = counters
+        self._now = now
+        self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
+        self._numbered: RowQueue[_Numbered | _Ended] = RowQueue(_APPEND_ROWS)
+        self.unanswered = 0
+
+    def lag(self) -> tuple[int, int]:
+        """Rows that wait to be numbered, and to be appended."""
+        return self._submitted.rows, self._numbered.rows
+
+    # Submit -------------------------------------------------------------------------------------
+
+    async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
+        """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
+        return await (await self.enqueue(frame, feed, of_bars=of_bars))
+
+    def has_room(self, rows: int) -> bool:
+        """Whether so many rows would be taken in without waiting."""
+        return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
+
+    async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
+        """Take in a batch as soon as there is room for it; what is returned is done once it is durable."""
+        submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
+        rejected = submission.checked.rejected
+        if len(rejected):
+            self._counters.rejected += len(rejected)
+            keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
+            await until_done(keep, "keeping of rejected rows", lambda: None)
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        return await self._enqueue(waiting, len(submission.checked.good))
+
+    async def end(self, feed: Feed) -> None:
+        """Say that a recording is over, so that its last bars close; returns once those made here are stored."""
+        await (await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1))
+
+    async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> asyncio.Future[Receipt]:
+        await self._submitted.put(item, max(rows, 1))
+        self.unanswered += 1
+        return item.done
+
+    # Number -------------------------------------------------------------------------------------
+
+    async def number(self) -> None:
+        """Leave out redeliveries and turn names into numbers, while the batch before is being appended."""
+        while True:
+            for item in await self._submitted.take(_APPEND_ROWS):
+                if isinstance(item, _Ended):
+                    await self._numbered.put(item, 1)
+                else:
+                    numbered = await self._encoded(item)
+                    await self._numbered.put(numbered, max(len(numbered.frame), 1))
+
+    async def _encoded(self, waiting: _Waiting) -> _Numbered:
+        fresh, receipt = await self._intake.sift(waiting.submission)
+        if len(fresh):
+            fresh = await until_done(
+                lambda: self._intake.encode(fresh, waiting.submission), "numbering of new names", lambda: None
+            )
+        return _Numbered(waiting, fresh, receipt)
+
+    # Append -------------------------------------------------------------------------------------
+
+    async def append(self) -> None:
+        """Make what was submitted durable, hand it on, and answer."""
+        while True:
+            items = await self._numbered.take(_APPEND_ROWS)
+            for kind, group in itertools.groupby(items, _kind):
+                if kind is End:
+                    for ended in group:
+                        await self._append_end(ended)  # type: ignore[arg-type]
+                else:
+                    await self._append_group(list(group))  # type: ignore[arg-type]
+
+    async def _append_end(self, ended: _Ended) -> None:
+        stored = [await self._hand_on(appended) for appended in await self._journal.append(End(ended.provider))]
+        closing = asyncio.gather(*[future for future in stored if future is not None], return_exceptions=True)
+        closing.add_done_callback(lambda _: self._answer(ended.done, Receipt()))
+
+    async def _append_group(self, group: list[_Numbered]) -> None:
+        frames = [item.frame for item in group if len(item.frame)]
+        appended: list[Appended] = []
+        if frames:
+            whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
+            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more than so many at once
+                appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
+        for item in group:  # before the shards begin with it: what follows from it is nobody's wait
+            self._count(item.receipt, of_bars=item.of_bars)
+            self._answer(item.waiting.done, item.receipt)
+        for one in appended:
+            await self._hand_on(one)
+
+    def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
+        self._counters.appends += 1
+        self._counters.duplicates += receipt.duplicates
+        if of_bars:
+            self._counters.provider_bars += receipt.accepted
+        else:
+            self._counters.ticks += receipt.accepted
+
+    def _answer(self, done: asyncio.Future[Receipt], receipt: Receipt) -> None:
+        self.unanswered -= 1
+        if not done.done():
+            done.set_result(receipt)
+
+
+def _kind(item: _Numbered | _Ended) -> type[Ticks] | type[Bars] | type[End]:
+    if isinstance(item, _Ended):
+        return End
+    return Bars if item.of_bars else Ticks

@@ -1,0 +1,282 @@
+"""The second half of the spine, for one shard: from the log's records to stored bars and indicators.
+
+the log ───► step ───► flush
+(bars)    (stored)
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+import polars as pl
+import structlog
+
+from stockpulse.aio import offload
+from stockpulse.aio.row_queue import RowQueue
+from stockpulse.engine.bar_engine import Work
+from stockpulse.engine.bar_math import Rows
+from stockpulse.engine.batches import bar_batches, tick_batch
+from stockpulse.engine.engine import Engine
+from stockpulse.ingest.redelivery import ShardRedeliveries
+from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unreadable
+from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.market.intervals import Interval
+from stockpulse.market.symbology import Names
+from stockpulse.pipeline.indicator_catch_up import CatchUp
+from stockpulse.pipeline.provider_clocks import ShardPresents
+from stockpulse.pipeline.shard_writer import Outlet
+from stockpulse.storage.engine_reads import EngineReads
+from stockpulse.telemetry.counters import Counters
+
+_QUEUE_ROWS: Final = 400_000
+_STEP_ROWS: Final = 200_000
+_CLOCK_SECONDS: Final = 0.25
+_GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
+
+log = structlog.get_logger(__name__)
+
+_Stored = asyncio.Future[None]
+
+
+class Processing:
+    """Works one shard of the log in."""
+
+    def __init__(
+        self,
+        *,
+        shard_log: ShardLog,
+        engine: Engine,
+        turn: asyncio.Lock,
+        outlet: Outlet,
+        reads: EngineReads,
+        names: Names,
+        counters: Counters,
+        now: Callable[[], datetime],
+        redeliveries: ShardRedeliveries | None = None,
+        delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
+        extended_day: bool = False,
+    ) -> None:
+        """`turn` is held by whoever works on the engine.
+
+        `redeliveries` tells ticks that came before, where others than this process append to the log; `delivered` is
+        told of ticks that were read from there.
+        """
+        self._log = shard_log
+        self.engine = engine
+        self._names = names
+        self._reads = reads
+        self._counters = counters
+        self._redeliveries = redeliveries
+        self._delivered = delivered
+        self._extended_day = extended_day
+        self._turn = turn
+        self._catch_up = CatchUp(engine, turn, reads)
+        self._handed_on: RowQueue[tuple[Appended, _Stored | None]] = RowQueue(_QUEUE_ROWS)
+        self._taken: deque[tuple[Appended, _Stored | None]] = deque()
+        self._expected = 0  # the end of what was handed on
+        self._sifted_to = 0
+        self._taught = 0
+        self._received_at = 0
+        self._reading = False  # what others have put into the log
+        self.outlet = outlet
+        self.presents = ShardPresents(names, engine.shard, now)
+
+    @property
+    def expected(self) -> int:
+        """The end of what was handed on."""
+        return self._expected
+
+    @property
+    def offset(self) -> int:
+        """Up to where the log is worked in."""
+        return self.engine.shard.offset
+
+    async def hand_on(self, appended: Appended) -> _Stored | None:
+        """Take what was appended here, without a detour over the log; waits while there is too much of it."""
+        stored = asyncio.get_running_loop().create_future() if isinstance(appended.batch, End) else None
+        await self._handed_on.put((appended, stored), len(appended.batch))
+        self._expected = appended.after
+        return stored
+
+    # Step ---------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take up the checkpoint and work in what the log holds after it."""
+        started = time.monotonic()
+        self._teach()  # even if nothing is to be replayed: indicators of stored bars need their sessions
+        end = await self._log.end()
+        async for appended in self._log.replay(self.offset, end):
+            await self._work_in_read(appended, {})
+            await self.outlet.flush_once()  # so that a recovery that is cut short goes on where it was
+        # Offsets that were left out at the end of a sealed segment are worked in as well.
+        self.engine.shard.offset = self._expected = max(self.offset, end)
+        log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
+
+    async def step(self) -> None:
+        """Work in what was appended, close what is due, and catch up in between."""
+        catching_up, self.outlet.live = False, True
+        while True:
+            if not self._taken:
+                await self._take(_GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS)
+            if not self._taken:
+                await self._read_up_to(await self._log.foreign_end(self.offset))
+                await self._close()
+            while self._taken:  # each stays there until it is done, should this be started again in the middle
+                appended, stored = self._taken[0]
+                await self.outlet.until_room()
+                await self._read_up_to(appended.before)
+                if (rest := _beyond(appended, self.offset)) is not None:
+                    await self._work_in(rest, None)
+                if stored is not None:
+                    self.outlet.answer(stored)
+                self._taken.popleft()
+            await self.outlet.publish_closed()
+            catching_up = await self._catch_up.some()
+
+    async def _take(self, seconds: float) -> None:
+        """Take what was handed on; wait for it no longer than this."""
+        # Not wait_for, which may swallow a cancellation (until Python 3.12): then nothing ends the loop.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                self._taken.extend(_joined(await self._handed_on.take(_STEP_ROWS)))
+
+    async def _read_up_to(self, offset: int) -> None:
+        """Work in what others have put into the log."""
+        if offset <= self.offset:
+            return
+        self._reading = True
+        try:
+            async for appended in self._log.replay(self.offset, offset):
+                await self.outlet.until_room()
+                await self._work_in_read(appended, None)
+        finally:
+            self._reading = False
+
+    async def _close(self) -> None:
+        await self._close_with(self._clocks())
+
+    async def _close_with(self, clocks: dict[int, int]) -> None:
+        async with self._turn:
+            self.outlet.note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
+
+    async def _work_in_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+        """One batch that was read from the log: intake has not seen it, not in this life at least."""
+        if isinstance(appended.batch, Ticks) and self._delivered is not None:
+            await self._delivered(appended.batch.frame)
+        await self._work_in(appended, clocks)
+
+    async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+        """One batch through the engine, bringing in the stored bars that it touches."""
+        self._teach()
+        batch = appended.batch
+        if isinstance(batch, End):
+            self.presents.end(batch.provider)
+            await self._close_with(self.presents.over(batch.provider))
+        elif isinstance(batch, Ticks):
+            fresh = await self._sifted(batch)
+            if len(fresh):
+                await self._work_in_records(fresh, clocks)
+        elif isinstance(batch, Bars):
+            await self._work_in_records(batch, clocks)
+        async with self._turn:
+            if isinstance(batch, Unreadable):
+                self.outlet.keep(batch)
+            self.engine.shard.offset = max(self.offset, appended.after)
+
+    async def _sifted(self, batch: Ticks) -> Ticks:
+        """Those that are no redeliveries. What is worked in once more, after a fault, is not asked twice."""
+        first = int(batch.frame["seq"][0])
+        if self._redeliveries is None or first < self._sifted_to:
+            return batch
+        fresh = await offload.run(len(batch), partial(self._redeliveries.sift, batch.frame))
+        self._sifted_to = int(batch.frame["seq"][-1]) + 1
+        self._counters.duplicates += len(batch) - len(fresh)
+        return Ticks(fresh)
+
+    async def _work_in_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
+        async with self._turn:
+            for work in await self._digest(batch):
+                for ranges in self.engine.needs(work):
+                    for wanted in ranges:
+                        self.engine.admit(wanted.interval, await self._reads.bars(wanted))
+                now = self._clocks() if clocks is None else clocks
+                self.outlet.note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
+            self.outlet.keep(batch)  # in the same turn: from here on a flush says that they are worked in
+            self._received_at = int(batch.frame["received_at"].to_physical()[-1])
+
+    async def _digest(self, batch: Ticks | Bars) -> list[Work]:
+        frame = batch.frame
+        if isinstance(batch, Ticks):
+            self.presents.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
+            return [await offload.run(len(frame), partial(self.engine.digest_ticks, tick_batch(frame, self._names)))]
+        given = bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
+        return [self.engine.digest_bars(bars) for bars in given]
+
+    def _calendar_of(self, symbol_id: int) -> Calendar:
+        return trading_calendar(self._names.symbol_by_id[symbol_id].calendar)
+
+    def _teach(self) -> None:
+        """Tell the engine of new symbols."""
+        for symbol in self._names.in_order[self._taught :]:
+            self.engine.learn(symbol.id, trading_calendar(symbol.calendar))
+        self._taught = len(self._names.in_order)
+
+    def _clocks(self) -> dict[int, int]:
+        waiting = self._reading or len(self._handed_on) or len(self._taken) > 1
+        return self.presents.closing(self._received_at if waiting else None)
+
+    def is_drained(self) -> bool:
+        """Whether all that was handed on is worked in."""
+        return not (self._handed_on or self._taken) and self.offset >= self._expected
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def lag(self) -> tuple[int, int, int]:
+        """Rows to be worked in, rows to be stored, and symbols whose indicators have to catch up."""
+        unprocessed = max(self._log.head, self._expected) - self.offset
+        return max(unprocessed, 0), self.offset - self.outlet.offset, self.engine.analytics.behind()
+
+    async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
+        """The bars that the engine holds, forming ones included: of one symbol or of all."""
+        async with self._turn:
+            return self.engine.resident(interval, symbol_id)
+
+
+_Item = tuple[Appended, _Stored | None]
+
+
+def _joined(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Consecutive batches of ticks as one."""
+    run: list[Appended] = []
+    for appended, stored in items:
+        if isinstance(appended.batch, Ticks) and (not run or run[-1].after == appended.before):
+            run.append(appended)
+            continue
+        yield from _as_one(run)
+        run = [appended] if isinstance(appended.batch, Ticks) else []
+        if not run:
+            yield appended, stored
+    yield from _as_one(run)
+
+
+def _as_one(run: list[Appended]) -> Iterator[_Item]:
+    if len(run) > 1:
+        frame = pl.concat([one.batch.frame for one in run], rechunk=True)  # type: ignore[union-attr]
+        yield Appended(run[0].shard, Ticks(frame), run[0].before, run[-1].after), None
+    elif run:
+        yield run[0], None
+
+
+def _beyond(appended: Appended, offset: int) -> Appended | None:
+    """What of it comes after this offset, up to which all was read from the log meanwhile."""
+    if appended.before >= offset or isinstance(appended.batch, End):
+        return appended
+    if appended.after <= offset or not isinstance(appended.batch, Ticks | Bars):
+        return None
+    rest = appended.batch.frame.filter(pl.col("seq") >= offset)
+    return Appended(appended.shard, type(appended.batch)(rest), offset, appended.after) if len(rest) else None

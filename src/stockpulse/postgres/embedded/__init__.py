@@ -1,0 +1,1 @@
+"""The PostgreSQL server that the process starts when `DATABASE_URL` is not set."""

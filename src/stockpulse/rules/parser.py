@@ -1,0 +1,223 @@
+"""From a text to a condition."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn
+
+from stockpulse.errors import InvalidInput
+from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.definition import Indicator
+from stockpulse.rules.evaluator import (
+    BINARY,
+    COMPARISONS,
+    CONDITION,
+    FIELDS,
+    NUMBER,
+    PREFIX,
+    Expression,
+    Operator,
+    Step,
+    Term,
+)
+from stockpulse.rules.tokens import MEANT, Token, place_of, pointed, tokens
+
+LONGEST: Final = 1000
+"""Characters of a text."""
+
+DEEPEST: Final = 50
+"""Parentheses, `not` and unary minus within each other."""
+
+MOST_INDICATORS: Final = 32
+"""Different ones, with their parameters; the outputs of one count once."""
+
+
+_OUTPUTS: Final[dict[str, tuple[Indicator, int]]] = {
+    **{one.name: (one, 0) for one in CATALOGUE.values()},
+    **{name: (one, output) for one in CATALOGUE.values() for output, name in enumerate(one.outputs)},
+}
+
+
+def parse(text: str, field: str = "where") -> Expression:
+    """Read a condition. Raises InvalidInput for `field`, with the place, what stands there and what is expected."""
+    reader = _Reader(text, field)
+    reader.condition()
+    return Expression(text.strip(), tuple(reader.terms), tuple(reader.fields), tuple(reader.program))
+
+
+class _Operand(NamedTuple):
+    kind: str
+    start: int
+
+
+class _Argument(NamedTuple):
+    number: str
+    start: int
+    named: bool
+
+
+class _Reader:
+    """Reads a text from left to right, by the binding of its operators, and writes its program."""
+
+    def __init__(self, text: str, field: str) -> None:
+        self._text, self._field = text, field
+        if len(text) > LONGEST:
+            self._fail(LONGEST, f"found a text of {len(text):,} characters, expected at most {LONGEST:,}")
+        self._rest = tokens(text)
+        self._next = next(self._rest)
+        self.program: list[Step] = []
+        self.terms: dict[Term, None] = {}  # dicts, for the order of first use
+        self.fields: dict[str, None] = {}
+
+    def condition(self) -> None:
+        whole = self._expression(0, depth=0)
+        if self._next.kind != "end":
+            self._unexpected(self._next, "an operator or the end")
+        if whole.kind != CONDITION:
+            self._fail(whole.start, f"found {whole.kind} alone; takes a condition, such as rsi(14) < 30")
+
+    def _expression(self, least: int, depth: int) -> _Operand:
+        """All that is held by operators of at least this binding."""
+        left = self._operand(depth)
+        while (operator := BINARY.get(self._next.key)) and operator.binding >= least:
+            sign = self._take()
+            self._check_left(left, sign, operator)
+            right = self._expression(operator.binding + 1, depth)
+            self._check(right, operator, f"right of {sign.shown}")
+            self.program.append(operator)
+            left = _Operand(operator.gives, left.start)
+        return left
+
+    def _operand(self, depth: int) -> _Operand:
+        token = self._take()
+        match token.kind, token.key:
+            case "number", _:
+                self.program.append(self._number(token))
+            case "name", _:
+                self.program.append(self._named(token))
+            case "symbol", "(" | "-" | "not":
+                return self._nested(token, depth + 1)
+            case _:
+                self._unexpected(token, "a number, a field of the bars or an indicator")
+        return _Operand(NUMBER, token.start)
+
+    def _nested(self, token: Token, depth: int) -> _Operand:
+        if depth > DEEPEST:
+            self._fail(token.start, f"found {token.shown} nested {depth} deep, expected at most {DEEPEST}")
+        operator = PREFIX.get(token.key)
+        inner = self._expression(operator.binding if operator else 0, depth)
+        if operator is None:
+            self._expect(")", "')' or an operator")
+        else:
+            self._check(inner, operator, f"after {token.shown}")
+            self.program.append(operator)
+        return _Operand(inner.kind, token.start)
+
+    def _number(self, token: Token) -> float:
+        number = float(token.text)
+        if not math.isfinite(number):
+            self._fail(token.start, f"found {token.shown}, expected a number of at most 1.7e308")
+        return number
+
+    # --- names and arguments ---------------------------------------------------------------------
+
+    def _named(self, name: Token) -> str:
+        if name.key in _OUTPUTS:
+            return self._term(name).label
+        if name.key not in FIELDS:
+            known = _nearest(name.key, [*FIELDS, *_OUTPUTS])
+            self._unexpected(name, f"a field of the bars or an indicator{known}")
+        if self._next.key == "(":
+            self._unexpected(self._next, f"an operator: {name.key} is a field of the bars, without parameters")
+        self.fields[name.key] = None
+        return name.key
+
+    def _term(self, name: Token) -> Term:
+        indicator, output = _OUTPUTS[name.key]
+        given = self._arguments(indicator)
+        try:
+            values = indicator.checked({parameter: one.number for parameter, one in given.items()})
+        except InvalidInput as error:
+            # Two parameters can be wrong together, and the one that is named can be a default.
+            self._fail(given[error.field].start if error.field in given else name.start, str(error))
+        term = Term(indicator, tuple(values.items()), output)
+        self.terms[term] = None
+        count = len({(one.indicator.name, one.values) for one in self.terms})
+        if count > MOST_INDICATORS:
+            self._fail(name.start, f"found {term.label}, number {count}, expected at most {MOST_INDICATORS} indicators")
+        return term
+
+    def _arguments(self, indicator: Indicator) -> dict[str, _Argument]:
+        given: dict[str, _Argument] = {}
+        if not self._skips("(") or self._skips(")"):
+            return given
+        while len(given) < len(indicator.parameters) and (not given or self._skips(",")):
+            start, named = self._next.start, self._next.kind == "name"
+            name = self._keyword(indicator) if named else self._positional(indicator, given)
+            if name in given:
+                self._fail(start, f"found {name} again, expected it once")
+            given[name] = _Argument(self._literal(), start, named)
+        full = len(given) == len(indicator.parameters)
+        self._expect(")", f"')': {indicator.name} takes {_parameters(indicator)}" if full else "',' or ')'")
+        return given
+
+    def _keyword(self, indicator: Indicator) -> str:
+        name, known = self._take(), [one.name for one in indicator.parameters]
+        if name.key not in known:
+            self._unexpected(name, f"a number or a parameter: {_parameters(indicator)}{_nearest(name.key, known)}")
+        self._expect("=", f"'=' after {name.key}")
+        return name.key
+
+    def _positional(self, indicator: Indicator, given: Mapping[str, _Argument]) -> str:
+        if any(one.named for one in given.values()):
+            self._unexpected(self._next, "name=number, as the one before it")
+        return indicator.parameters[len(given)].name
+
+    def _literal(self) -> str:
+        """As it is written: the parameter reads it, and quotes it where it does not take it."""
+        sign = "-" if self._skips("-") else ""
+        number = self._take()
+        if number.kind != "number":
+            self._unexpected(number, "a number")
+        return sign + number.text
+
+    # --- tokens and errors -----------------------------------------------------------------------
+
+    def _take(self) -> Token:
+        token = self._next
+        self._next = next(self._rest, token)  # the end stays
+        return token
+
+    def _skips(self, symbol: str) -> bool:
+        return self._next.text == symbol and bool(self._take())
+
+    def _expect(self, symbol: str, expected: str) -> None:
+        if not self._skips(symbol):
+            self._unexpected(self._next, expected)
+
+    def _check_left(self, left: _Operand, sign: Token, operator: Operator) -> None:
+        if left.kind == CONDITION and sign.key in COMPARISONS:
+            hint = "join comparisons with 'and', as in 1 < close and close < 2"
+            self._fail(sign.start, f"found {sign.shown} after a condition, expected a number before it; {hint}")
+        self._check(left, operator, f"left of {sign.shown}")
+
+    def _check(self, operand: _Operand, operator: Operator, where: str) -> None:
+        if operand.kind != operator.takes:
+            self._fail(operand.start, f"found {operand.kind}, expected {operator.takes} {where}")
+
+    def _unexpected(self, token: Token, expected: str) -> NoReturn:
+        hint = f"; write {MEANT[token.text]!r}" if token.text in MEANT else ""
+        self._fail(token.start, f"found {token.shown}, expected {expected}{hint}")
+
+    def _fail(self, spot: int, message: str) -> NoReturn:
+        place = place_of(self._text, spot)
+        raise InvalidInput(self._field, f"{place}: {message}\n{pointed(self._text, spot)}") from None
+
+
+def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+    found = difflib.get_close_matches(name, [*known], n=3)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _parameters(indicator: Indicator) -> str:
+    return ", ".join(one.name for one in indicator.parameters) or "no parameters"

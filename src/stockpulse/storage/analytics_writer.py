@@ -1,0 +1,160 @@
+"""Writing what was derived from bars: indicators, signals, and the states that indicators go back to."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+
+from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.indicator_track import Track, TrackChanges
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, Glance
+from stockpulse.engine.signals import Signals
+from stockpulse.indicators.evaluation import Bundle
+from stockpulse.indicators.stored import STORED_INDICATORS
+from stockpulse.market.intervals import D1, M1, M5, Interval
+from stockpulse.market.times import from_micros, micros
+from stockpulse.postgres.binary_copy import Layout
+from stockpulse.postgres.connect import Connection, Pool
+from stockpulse.storage.partitions import BARS_1M, BARS_5M
+from stockpulse.storage.upsert import Staging
+
+TABLES: Final = {INTRADAY: "intraday_analytics", DAILY: "daily_analytics"}
+"""Where the values of a track are stored; signals have a table of their own."""
+
+_KEPT: Final = {M1: BARS_1M, M5: BARS_5M}
+_NO_TIME: Final = "timestamptz 'epoch'"
+
+
+def minutes_of(interval: Interval) -> int:
+    """The length of a bar in minutes; a day has 1440."""
+    return 1440 if interval is D1 else (interval.micros or 0) // 60_000_000
+
+
+class DerivedWriter:
+    """Writes for one shard; `rule_ids` are the numbers of its rules, in their order."""
+
+    def __init__(self, analytics: Analytics, rule_ids: list[int]) -> None:
+        self._tracks = analytics.tracks
+        self._minutes = minutes_of(analytics.tracks[SIGNALS].interval) if SIGNALS in analytics.tracks else 0
+        self._rule_ids = np.array(rule_ids, np.int64)
+        self._stored = _stored(self._tracks[INTRADAY].bundle)
+        values = dict.fromkeys(self._stored, "float8")
+        nan = dict.fromkeys(self._stored, "'NaN'")
+        bar = Layout({"symbol_id": "int4", "ts": "timestamptz", "revision": "int8"} | values)
+        # Of an equal revision the newer one stands: indicators may have been defined anew.
+        guard = "t.revision <= excluded.revision"
+        self._values = {
+            name: Staging(table, bar, ("symbol_id", "ts"), guard=guard, nulls=nan) for name, table in TABLES.items()
+        }
+        glance = {"symbol_id": "int4", "calculated_at": "timestamptz", "price_at": "timestamptz", "price": "float8"}
+        glance |= {"moving_average": "float8", "ts": "timestamptz"}
+        self._glance = Staging(
+            "realtime_analytics",
+            Layout(glance | values),
+            ("symbol_id", "calculated_at"),
+            nulls=nan | {"moving_average": "'NaN'", "ts": _NO_TIME},
+        )
+        signal = {"symbol_id": "int4", "minutes": "int4", "rule_id": "int4", "ts": "timestamptz", "signal": "int2"}
+        self._signals = Staging(
+            "signals",
+            Layout(signal | {"price": "float8", "revision": "int8"}),
+            ("symbol_id", "minutes", "rule_id", "ts"),
+            guard=guard,
+        )
+
+    async def make_staging(self, connection: Connection) -> None:
+        """What the writes need on a new connection."""
+        for staging in (*self._values.values(), self._glance, self._signals):
+            await staging.make(connection)
+
+    async def write(self, connection: Connection, changes: AnalyticsChanges) -> None:
+        """Write the changes, within a transaction."""
+        for name, changed in changes.tracks.items():
+            if name in self._values:
+                await self._values[name].write(connection, self._columns(changed.derived))
+            await _write_anchors(connection, self._tracks[name], changed)
+        if changes.signals is not None:
+            await self._write_signals(connection, changes.signals)
+
+    def _columns(self, derived: Derived) -> dict[str, Any]:
+        values = {output: derived.values[:, column] for output, column in self._stored.items()}
+        return {"symbol_id": derived.symbol_id, "ts": derived.ts, "revision": derived.revision} | values
+
+    async def _write_signals(self, connection: Connection, signals: Signals) -> None:
+        columns = {
+            "symbol_id": signals.symbol_id,
+            "minutes": np.full(len(signals), self._minutes),
+            "rule_id": self._rule_ids[signals.rule],
+            "ts": signals.ts,
+            "signal": signals.signal,
+            "price": signals.price,
+            "revision": signals.revision,
+        }
+        await self._signals.write(connection, columns)
+
+    async def write_glance(self, connection: Connection, glance: Glance, now: datetime) -> None:
+        """Write what the market looked like, within a transaction."""
+        prices, forming = glance.prices, glance.forming
+        count = len(prices.symbol_id)
+        ts = np.zeros(count, np.int64)
+        values = np.full((count, len(self._stored)), np.nan)
+        if forming is not None:
+            at = np.searchsorted(prices.symbol_id, forming.symbol_id)
+            ts[at] = forming.ts
+            values[at] = forming.values[:, list(self._stored.values())]
+        columns = {
+            "symbol_id": prices.symbol_id,
+            "calculated_at": np.full(count, micros(now)),
+            "price_at": prices.ts,
+            "price": prices.price,
+            "moving_average": prices.average,
+            "ts": ts,
+        }
+        await self._glance.write(connection, columns | dict(zip(self._stored, values.T, strict=True)))
+
+
+def _stored(bundle: Bundle) -> dict[str, int]:
+    """The outputs that have a column in the tables, and their places among all of the bundle's."""
+    outputs = [output for one in bundle.instances for output in one.indicator.outputs]
+    return {output: place for place, output in enumerate(outputs) if output in STORED_INDICATORS}
+
+
+async def drop_other_states(pool: Pool, tracks: Iterable[Track]) -> None:
+    """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
+    await pool.execute(
+        "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
+        [f"{track.name} {track.definition}" for track in tracks],
+    )
+
+
+async def drop_old_states(pool: Pool, track: Track, now: datetime) -> int:
+    """Delete the states of a time whose bars are kept no longer, but for the newest of each symbol; how many."""
+    table = _KEPT.get(track.interval)
+    if table is None:
+        return 0
+    done = await pool.execute(
+        "DELETE FROM indicator_states s WHERE s.track = $1 AND EXISTS (SELECT FROM indicator_states n"
+        " WHERE n.track = s.track AND n.symbol_id = s.symbol_id AND n.ts > s.ts AND n.ts < $2)",
+        track.name,
+        now - table.kept,
+    )
+    return int(done.rpartition(" ")[2])
+
+
+async def _write_anchors(connection: Connection, track: Track, changes: TrackChanges) -> None:
+    if changes.outdated:
+        await connection.execute(
+            "DELETE FROM indicator_states s USING unnest($2::int[], $3::timestamptz[]) AS o (symbol_id, ts)"
+            " WHERE s.track = $1 AND s.symbol_id = o.symbol_id AND s.ts > o.ts",
+            track.name,
+            list(changes.outdated),
+            [from_micros(ts) for ts in changes.outdated.values()],
+        )
+    if changes.anchors:
+        await connection.executemany(
+            "INSERT INTO indicator_states VALUES ($1, $2, $3, $4, $5)"
+            " ON CONFLICT (track, symbol_id, ts)"
+            " DO UPDATE SET definition = excluded.definition, state = excluded.state",
+            [(track.name, one.symbol_id, from_micros(one.ts), track.definition, one.blob) for one in changes.anchors],
+        )

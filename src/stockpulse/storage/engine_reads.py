@@ -1,0 +1,68 @@
+"""What the engine asks the store for: bars that it no longer holds, and states of indicators to go back to."""
+
+import numpy as np
+
+from stockpulse.engine.bar_engine import Range
+from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.indicator_track import Anchor, Track
+from stockpulse.market.intervals import Interval
+from stockpulse.market.times import from_micros, micros
+from stockpulse.postgres.connect import Pool, until_done
+from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out
+
+_AT = "timestamptz 'epoch' + interval '1 microsecond' *"
+
+
+class EngineReads:
+    """Reads for the engine. While the database is away, they wait for it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def bars(self, wanted: Range) -> Rows:
+        """The stored bars of these ranges."""
+        query = (
+            f"SELECT DISTINCT {_columns('b')} FROM"  # noqa: S608 - names of ours
+            " unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (symbol_id, first_us, end_us)"
+            f" JOIN {TABLE[wanted.interval]} b ON b.symbol_id = r.symbol_id"
+            f" AND b.ts >= {_AT} r.first_us AND b.ts < {_AT} r.end_us"
+        )
+        return await self._copied(query, wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
+
+    async def bars_from(self, interval: Interval, symbol_id: Ints, start: Ints, most: int) -> Rows:
+        """The first priced bars of each symbol from its start on, so many of each; sorted by symbol and time."""
+        query = (
+            f"SELECT {_columns('b')} FROM unnest($1::int[], $2::bigint[]) AS w (symbol_id, start_us),"  # noqa: S608
+            f" LATERAL (SELECT * FROM {TABLE[interval]} t WHERE t.symbol_id = w.symbol_id"
+            f" AND t.ts >= {_AT} w.start_us AND t.open <> 'NaN' ORDER BY t.ts LIMIT $3) b"
+        )
+        rows = await self._copied(query, symbol_id.tolist(), start.tolist(), most)
+        return rows[np.lexsort((rows["ts"], rows["symbol_id"]))]
+
+    async def anchors(self, track: Track, symbol_id: Ints, until: Ints) -> list[Anchor]:
+        """The newest state of each symbol that is not later than this; none where there is none."""
+
+        async def fetch() -> list[Anchor]:
+            rows = await self._pool.fetch(
+                "SELECT DISTINCT ON (s.symbol_id) s.symbol_id, s.ts, s.state FROM indicator_states s"
+                " JOIN unnest($2::int[], $3::timestamptz[]) AS w (symbol_id, ts) ON w.symbol_id = s.symbol_id"
+                " WHERE s.track = $1 AND s.definition = $4 AND s.ts <= w.ts ORDER BY s.symbol_id, s.ts DESC",
+                track.name,
+                symbol_id.tolist(),
+                [from_micros(int(ts)) for ts in until],
+                track.definition,
+            )
+            return [Anchor(row["symbol_id"], micros(row["ts"]), row["state"]) for row in rows]
+
+        return await until_done(fetch, "loading of indicator states", lambda: None)
+
+    async def _copied(self, query: str, *arguments: object) -> Rows:
+        async def copied() -> Rows:
+            async with self._pool.acquire() as connection:
+                return await copy_out(connection, query, *arguments)
+
+        return await until_done(copied, "loading of bars", lambda: None)
+
+
+def _columns(table: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in LAYOUT.columns)

@@ -1,0 +1,98 @@
+"""The screener: which symbols satisfy a condition on their newest bar."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.derived_rows import inputs_of
+from stockpulse.engine.signals import Terms
+from stockpulse.indicators.evaluation import Functions
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import Interval
+from stockpulse.market.schemas import UTC_MICROS
+from stockpulse.market.symbology import Names, Symbol
+from stockpulse.rules import FIELDS, Expression
+from stockpulse.storage.bar_reader import BarReader
+
+_BARS: Final = 500_000
+"""About so many bars are read and calculated at a time."""
+
+_MANY: Final = 100_000
+"""What a symbol may have at the most, about."""
+
+
+class Screener:
+    """Evaluates conditions over all symbols."""
+
+    def __init__(self, bars: BarReader, names: Names, functions: Functions) -> None:
+        self._bars = bars
+        self._names = names
+        self._functions = functions
+
+    async def matches(self, expression: Expression, interval: Interval) -> pl.DataFrame:
+        """The symbols for which it holds on their newest bar, with the bar and the values that it speaks of.
+
+        The newest bar may still be forming. Indicators are calculated over as many bars as have weight in them.
+        """
+        terms = Terms([expression])
+        settling = max([loop.settling for loop in terms.bundle.loops], default=0, key=_endless)
+        most = None if settling is None else settling + max(_lookbacks(terms), default=0) + 1
+        at_a_time = max(_BARS // (most or _MANY), 1)
+        symbols = sorted(self._names.symbols.values(), key=lambda symbol: symbol.name)
+        found = []
+        for at in range(0, len(symbols), at_a_time):
+            some = symbols[at : at + at_a_time]
+            rows = await self._bars.newest(interval, [symbol.id for symbol in some], most)
+            if len(rows):
+                found.append(await asyncio.to_thread(self._matching, expression, terms, rows, some))
+        return pl.concat(found).sort("symbol") if found else _frame(expression, {}).head(0)
+
+    def _matching(self, expression: Expression, terms: Terms, rows: Rows, symbols: Sequence[Symbol]) -> pl.DataFrame:
+        first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
+        last = np.append(first[1:], len(rows))
+        calendars = {symbol.id: symbol.calendar for symbol in symbols}
+        bars = inputs_of(rows, lambda symbol_id, ts: _dates(symbol_id, ts, first, last, calendars))
+        fresh = terms.bundle.fresh(len(first))
+        out = terms.bundle.calculate(self._functions, fresh, np.arange(len(first)), first, last, bars)
+        newest = last - 1
+        values = terms.named({name: bars[name][newest] for name in FIELDS}, out[:, newest].T)
+        holds = expression.holds(values, len(newest))
+        at = newest[holds]
+        shown = {
+            "symbol": [self._names.symbol_by_id[int(number)].name for number in rows["symbol_id"][at]],
+            "ts": rows["ts"][at],
+            "final": rows["final"][at],
+        }
+        return _frame(expression, shown | {name: column[holds] for name, column in values.items()})
+
+
+def _endless(settling: int | None) -> float:
+    return float("inf") if settling is None else settling
+
+
+def _lookbacks(terms: Terms) -> list[int]:
+    return [lookback for loop in terms.bundle.loops for lookback in loop.lookback]
+
+
+def _dates(symbol_id: Ints, ts: Ints, first: Ints, last: Ints, calendars: Mapping[int, str]) -> Ints:
+    """The trading dates of bars, those of each symbol in [first, last)."""
+    dates = np.empty(len(ts), np.int64)
+    for a, b in zip(first, last, strict=True):
+        dates[a:b] = trading_calendar(calendars[int(symbol_id[a])]).trading_date(ts[a:b])
+    return dates
+
+
+def _frame(expression: Expression, columns: dict[str, Any]) -> pl.DataFrame:
+    """The rows with their types; the close is always there."""
+    names = dict.fromkeys(["close", *expression.fields, *(term.label for term in expression.terms)])
+    series = [
+        pl.Series("symbol", columns.get("symbol", []), dtype=pl.String),
+        pl.Series("ts", columns.get("ts", []), dtype=pl.Int64).cast(UTC_MICROS),
+        pl.Series("final", columns.get("final", []), dtype=pl.Boolean),
+        *(pl.Series(name, columns.get(name, []), dtype=pl.Float64, nan_to_null=True) for name in names),
+    ]
+    return pl.DataFrame(series)

@@ -1,0 +1,252 @@
+"""The sink: what the engine made, and the checkpoint, in one transaction.
+
+Either all of it is there or nothing is. The checkpoint names its log and its offset in it; the engine's state
+goes beside it in parts: a whole snapshot, then only what changed, until the changes outweigh the whole.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+import numpy as np
+import polars as pl
+import structlog
+
+from stockpulse.aio import offload
+from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.checkpoint_state import State, decode, encode
+from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, Glance
+from stockpulse.errors import Fenced, OtherJournal
+from stockpulse.journal import tick_rows
+from stockpulse.journal.backends import Elsewhere
+from stockpulse.journal.segments import Segments
+from stockpulse.market.intervals import M1, M5, Interval
+from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, Held, until_done
+from stockpulse.storage.analytics_writer import DerivedWriter
+from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
+from stockpulse.storage.dead_letters import Place, keep_unreadable
+from stockpulse.storage.partitions import (
+    BARS_1M,
+    BARS_5M,
+    DEAD_LETTERS,
+    INTRADAY_ANALYTICS,
+    REALTIME_ANALYTICS,
+    SIGNALS,
+    PartitionedTable,
+    Partitions,
+)
+from stockpulse.storage.upsert import Staging
+
+_PARTITIONED: Final = {M1: BARS_1M, M5: BARS_5M}
+_LEAST_WHOLE_BYTES: Final = 1 << 20
+_MOST_PARTS: Final = 500
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Up to where the log is worked in, and the state at that offset."""
+
+    offset: int
+    parts: list[State]
+
+
+@dataclass(frozen=True)
+class Flush:
+    """What one transaction writes."""
+
+    offset: int
+    """Up to where the log is worked in with it."""
+    bars: dict[Interval, Rows]
+    analytics: AnalyticsChanges
+    glance: Glance | None
+    state: State
+    """What changed of the engine's state, or all of it."""
+    whole: bool
+    ticks: Sequence[pl.DataFrame] = ()
+    """Ticks of a log that is elsewhere, in its order: `frames.LOGGED_TICKS`."""
+    unreadable: Sequence[pl.DataFrame] = ()
+    """What could not be taken of such a log: `seq`, `reason`, `raw`."""
+
+
+class Sink:
+    """Writes for one shard, as long as this process holds it."""
+
+    def __init__(
+        self,
+        dsn: str,
+        partitions: Partitions,
+        derived: DerivedWriter,
+        shard: int,
+        journal: str,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._held = Held(dsn)
+        self._elsewhere = elsewhere
+        self._derived = derived
+        # A bar of a lower revision never takes the place of a higher one.
+        self._bars = {
+            interval: Staging(table, LAYOUT, ("symbol_id", "ts"), guard="t.revision < excluded.revision")
+            for interval, table in TABLE.items()
+        }
+        self._partitions = partitions
+        self._shard = shard
+        self._journal = journal
+        self.epoch = 0
+        self._part = 0
+        self._whole_bytes = 0
+        self._changed_bytes = 0
+        self.offset = 0
+
+    async def take(self, epoch: int | None = None, start: int = 0) -> Checkpoint:
+        """Take the shard over and read its checkpoint; a new one begins at `start`.
+
+        A log that has an epoch of its own gives that; without one the checkpoint's is raised.
+        """
+        connection = await self._connection()
+        row = await connection.fetchrow(
+            "INSERT INTO checkpoints AS c (shard, journal, epoch, journal_offset)"
+            " SELECT $1::int, $2::text, coalesce($3, 1), $4::bigint"
+            " WHERE NOT EXISTS (SELECT FROM checkpoints WHERE journal <> $2)"
+            " ON CONFLICT (shard) DO UPDATE"
+            " SET epoch = CASE WHEN $3::bigint IS NULL THEN c.epoch + 1 ELSE greatest(c.epoch, $3) END"
+            " RETURNING epoch, journal_offset",
+            self._shard,
+            self._journal,
+            epoch,
+            start,
+        )
+        if row is None:  # whoever still follows a log that was left must not begin anew with a shard of it
+            query = "SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1"
+            raise OtherJournal(await connection.fetchval(query, self._journal), self._journal)
+        self.epoch, self.offset = row
+        rows = await connection.fetch(
+            "SELECT part, state FROM checkpoint_parts WHERE shard = $1 ORDER BY part", self._shard
+        )
+        self._part = max((row["part"] for row in rows), default=-1) + 1
+        self._changed_bytes = sum(len(row["state"]) for row in rows)
+        return Checkpoint(self.offset, [decode(row["state"]) for row in rows])
+
+    def begin_anew(self) -> None:
+        """Have the next flush write the whole state, in the place of all parts that are there."""
+        self._part = 0
+
+    def wants_whole(self) -> bool:
+        """Whether the next flush should write the whole state, because the changes have outgrown it."""
+        outgrown = self._changed_bytes > max(2 * self._whole_bytes, _LEAST_WHOLE_BYTES)
+        return self._part == 0 or outgrown or self._part > _MOST_PARTS
+
+    async def flush(self, flush: Flush, now: datetime) -> None:
+        """Write rows, state and checkpoint; returns once committed. An unreachable server is waited for."""
+        part, blob = 0 if flush.whole else self._part, encode(flush.state)
+
+        if self._elsewhere is not None:
+            await self._seal_if_due(self._elsewhere.segments)
+
+        async def attempt() -> None:
+            await self._make_partitions(flush, now)
+            await self._write(flush, part, blob, now)
+
+        await until_done(attempt, "flush", self._held.drop)
+        self._part = part + 1
+        self.offset = flush.offset
+        self._whole_bytes = len(blob) if part == 0 else self._whole_bytes
+        self._changed_bytes = 0 if part == 0 else self._changed_bytes + len(blob)
+
+    async def _seal_if_due(self, segments: Segments) -> None:
+        """Between two flushes nothing is written to the open segment."""
+        if segments.is_due(self.offset):
+            with contextlib.suppress(*TRANSIENT):  # a reader is in the way, say: the next flush tries again
+                await segments.seal(self.offset, self._require_ours)
+
+    async def _require_ours(self, connection: AnyConnection) -> None:
+        """Raises Fenced when another process has the shard; until the end of the transaction none can take it."""
+        query = "SELECT 1 FROM checkpoints WHERE shard = $1 AND epoch = $2 AND journal_offset = $3 FOR UPDATE"
+        if await connection.fetchval(query, self._shard, self.epoch, self.offset) is None:
+            raise Fenced
+
+    async def _make_partitions(self, flush: Flush, now: datetime) -> None:
+        if self._elsewhere is not None:
+            await self._elsewhere.segments.ensure(self._elsewhere.segments.open)
+        if flush.unreadable:
+            await self._partitions.ensure(DEAD_LETTERS, [now], now)
+        for interval, rows in flush.bars.items():
+            if interval in _PARTITIONED:
+                await self._ensure(_PARTITIONED[interval], rows["ts"], now)
+        tracks = flush.analytics.tracks
+        if INTRADAY in tracks:
+            await self._ensure(INTRADAY_ANALYTICS, tracks[INTRADAY].derived.ts, now)
+        if flush.analytics.signals is not None:
+            await self._ensure(SIGNALS, flush.analytics.signals.ts, now)
+        if flush.glance is not None:
+            await self._partitions.ensure(REALTIME_ANALYTICS, [now], now)
+
+    async def _ensure(self, table: PartitionedTable, ts: Ints, now: datetime) -> None:
+        days = np.unique(ts // 86_400_000_000)  # days are enough: a partition holds whole ones
+        times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day)) for day in days]
+        await self._partitions.ensure(table, times, now)
+
+    async def _write(self, flush: Flush, part: int, blob: bytes, now: datetime) -> None:
+        connection = await self._connection()
+        async with connection.transaction():
+            if not await self._advance(connection, flush.offset):
+                return
+            if part == 0:
+                await connection.execute("DELETE FROM checkpoint_parts WHERE shard = $1", self._shard)
+            await connection.execute(
+                "INSERT INTO checkpoint_parts VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                self._shard,
+                part,
+                blob,
+            )
+            for interval, rows in flush.bars.items():
+                await self._bars[interval].write(connection, columns_of(rows))
+            await self._derived.write(connection, flush.analytics)
+            if flush.glance is not None:
+                await self._derived.write_glance(connection, flush.glance, now)
+            if self._elsewhere is not None:
+                await self._write_log(connection, self._elsewhere, flush, now)
+
+    async def _write_log(self, connection: Connection, log_of: Elsewhere, flush: Flush, now: datetime) -> None:
+        if flush.ticks:
+            frame = pl.concat(flush.ticks)
+            pieces = await offload.run(len(frame), partial(tick_rows.packed, frame))
+            await tick_rows.write(connection, log_of.segments.open, pieces)
+        if flush.unreadable:
+            rows = pl.concat(flush.unreadable)
+            place = Place(log_of.topic, self._shard, log_of.first_seq)
+            await keep_unreadable(connection, rows, place, now)
+
+    async def _connection(self) -> Connection:
+        connection, fresh = await self._held.get()
+        if fresh:
+            for staging in self._bars.values():
+                await staging.make(connection)
+            await self._derived.make_staging(connection)
+        return connection
+
+    async def _advance(self, connection: Connection, offset: int) -> bool:
+        """Move the checkpoint; False if it had been moved by a try of ours that seemed to fail."""
+        done = await connection.execute(
+            "UPDATE checkpoints SET journal_offset = $4, updated_at = now()"
+            " WHERE shard = $1 AND epoch = $2 AND journal_offset = $3",
+            self._shard,
+            self.epoch,
+            self.offset,
+            offset,
+        )
+        if done == "UPDATE 1":
+            return True
+        row = await connection.fetchrow("SELECT epoch, journal_offset FROM checkpoints WHERE shard = $1", self._shard)
+        if row is not None and tuple(row) == (self.epoch, offset):
+            log.info("flush had been committed before the connection died", offset=offset)
+            return False
+        raise Fenced
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        await self._held.close()

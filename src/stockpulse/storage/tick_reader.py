@@ -1,0 +1,221 @@
+"""Reading ticks: the newest from memory, the others from the indexed segments of the table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from stockpulse.journal.recent import Chunk
+from stockpulse.journal.segments import Segments
+from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
+from stockpulse.market.symbology import Names
+from stockpulse.market.times import from_micros, micros
+from stockpulse.postgres.connect import Pool
+
+SERVED_TICKS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "price": pl.Float64(),
+        "volume": pl.Float64(),
+        "event_time": UTC_MICROS,
+        "provider": pl.String(),
+        "exchange": pl.String(),
+        "conditions": pl.String(),
+        "trade_id": pl.String(),
+        "received_at": UTC_MICROS,
+        "seq": pl.Int64(),
+    }
+)
+"""Ticks as the API shows them: `volume` is the size of the trade, `event_time` is `ts`."""
+
+Ints = npt.NDArray[np.int64]
+
+_COLUMNS: Final = ", ".join(LOGGED_TICKS)
+_STORED: Final = "(seq >= $2 AND seq < $3 OR seq < $4)"
+
+
+@dataclass(frozen=True)
+class TickSummary:
+    """What the ticks of a window come to; the prices are None when there are none."""
+
+    count: int
+    avg_price: float | None
+    min_price: float | None
+    max_price: float | None
+    sum_volume: float
+
+
+@dataclass(frozen=True)
+class TickSource:
+    """Where the ticks of a shard are: those of the log that is written now, and of logs that were left."""
+
+    segments: Segments
+    first: int = 0
+    """The first offset of the log that is written now."""
+    left: Segments | None = None
+    """The segments before the first shard of that log."""
+
+
+class TickReader:
+    """Finds the ticks of a symbol."""
+
+    def __init__(self, pool: Pool, names: Names, source_of: Callable[[int], TickSource]) -> None:
+        """`source_of` says where the ticks of a symbol are."""
+        self._pool = pool
+        self._names = names
+        self._source_of = source_of
+
+    async def latest(self, symbol_id: int, limit: int) -> pl.DataFrame:
+        """The newest ticks of a symbol by event time, newest first, as `SERVED_TICKS`."""
+        source = self._source_of(symbol_id)
+        chunks = source.segments.recent.chunks()
+        found = _latest_in(chunks, symbol_id, limit)
+        older = _older(source, chunks)
+        if older.may_hold_later_than(found, limit):
+            rows = await self._pool.fetch(
+                f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND {_STORED}"  # noqa: S608 - ours
+                " ORDER BY ts DESC, seq DESC LIMIT $5",
+                symbol_id,
+                *older.bounds,
+                limit,
+            )
+            stored = pl.DataFrame([tuple(row) for row in rows], schema=LOGGED_TICKS, orient="row")
+            found = _newest_first(pl.concat([found, stored]), limit)
+        return self._served(found)
+
+    async def summary(self, symbol_id: int, start: datetime, end: datetime) -> TickSummary:
+        """What the ticks with start <= ts < end come to."""
+        source = self._source_of(symbol_id)
+        chunks = source.segments.recent.chunks()
+        counts = _tally_in(chunks, symbol_id, micros(start), micros(end))
+        older = _older(source, chunks)
+        if older.newest is None or older.newest >= micros(start):
+            stored = await self._pool.fetchrow(
+                "SELECT count(*), coalesce(sum(price), 0), coalesce(sum(size), 0), min(price), max(price)"  # noqa: S608
+                f" FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6",
+                symbol_id,
+                *older.bounds,
+                start,
+                end,
+            )
+            counts.append(_tally(stored))
+        return _summed(counts)
+
+    def _served(self, ticks: pl.DataFrame) -> pl.DataFrame:
+        kinds = [self._names.kind_by_id[number] for number in ticks["kind_id"]]
+        return ticks.select(
+            pl.Series("symbol", [self._names.symbol_by_id[number].name for number in ticks["symbol_id"]], pl.String),
+            "price",
+            pl.col("size").alias("volume"),
+            pl.col("ts").alias("event_time"),
+            pl.Series("provider", [self._names.provider_by_id[kind.provider_id].name for kind in kinds], pl.String),
+            pl.Series("exchange", [kind.exchange or None for kind in kinds], pl.String),
+            pl.Series("conditions", [kind.conditions or None for kind in kinds], pl.String),
+            "trade_id",
+            "received_at",
+            "seq",
+        )
+
+
+@dataclass(frozen=True)
+class _Older:
+    """The ticks that are in the database alone: first <= `seq` < end, and those of logs that were left."""
+
+    first: int
+    end: int
+    left_end: int
+    newest: int | None
+    """Their greatest event time in UTC microseconds; 0: there are none; None: not known yet."""
+
+    @property
+    def bounds(self) -> tuple[int, int, int]:
+        """What `_STORED` takes."""
+        return self.first, self.end, self.left_end
+
+    def may_hold_later_than(self, found: pl.DataFrame, limit: int) -> bool:
+        if self.newest == 0:
+            return False
+        if self.newest is None or len(found) < limit:
+            return True
+        return bool(from_micros(self.newest) >= found["ts"][-1])
+
+
+def _older(source: TickSource, chunks: list[Chunk]) -> _Older:
+    """What is not in these chunks: everything before the segment of the oldest one."""
+    end = min((chunk.segment for chunk in chunks), default=source.segments.open)
+    segments = [segment for segment in source.segments.sealed.values() if segment.first < end]
+    left_end = 0
+    if source.left is not None:
+        segments += source.left.sealed.values()
+        left_end = source.left.open
+    known = [micros(segment.max_ts) for segment in segments if segment.max_ts is not None]
+    newest = max(known, default=0) if all(segment.indexed for segment in segments) else None
+    return _Older(source.first, end, left_end, newest)
+
+
+def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:
+    found = LOGGED_TICKS.to_frame()
+    for at in range(len(chunks) - 1, -1, -1):
+        chunk = chunks[at]
+        if len(found) >= limit and from_micros(chunk.max_ts) < found["ts"][-1]:
+            continue
+        rows = np.flatnonzero(chunk.frame["symbol_id"].to_numpy() == symbol_id)
+        if len(rows):
+            found = _newest_first(pl.concat([found, chunk.frame[_tail(chunk, rows, limit)]]), limit)
+    return found
+
+
+def _tail(chunk: Chunk, rows: Ints, limit: int) -> Ints:
+    """The rows of the greatest event times: there may be very many, and few are wanted."""
+    if len(rows) <= limit:
+        return rows
+    ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
+    # Equal stamps at the edge all stay: the offset decides between them.
+    edge = np.partition(ts, len(ts) - limit)[len(ts) - limit]
+    kept: Ints = rows[ts >= edge]
+    return kept
+
+
+def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
+    return ticks.sort("ts", "seq", descending=True).head(limit)
+
+
+_Tally = tuple[int, float, float, float | None, float | None]
+"""Count, sum of prices, sum of sizes, least and greatest price."""
+
+
+def _tally(row: asyncpg.Record | None) -> _Tally:
+    return tuple(row) if row is not None else (0, 0.0, 0.0, None, None)
+
+
+def _tally_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
+    tallies: list[_Tally] = []
+    for chunk in chunks:
+        if chunk.max_ts < start or chunk.min_ts >= end:
+            continue
+        rows = np.flatnonzero(chunk.frame["symbol_id"].to_numpy() == symbol_id)
+        ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
+        rows = rows[(ts >= start) & (ts < end)]
+        if len(rows):
+            price = chunk.frame["price"].to_numpy()[rows]
+            size = chunk.frame["size"].to_numpy()[rows]
+            tallies.append((len(rows), float(price.sum()), float(size.sum()), float(price.min()), float(price.max())))
+    return tallies
+
+
+def _summed(tallies: list[_Tally]) -> TickSummary:
+    count = sum(tally[0] for tally in tallies)
+    if count == 0:
+        return TickSummary(0, None, None, None, 0.0)
+    return TickSummary(
+        count,
+        sum(tally[1] for tally in tallies) / count,
+        min(tally[3] for tally in tallies if tally[3] is not None),
+        max(tally[4] for tally in tallies if tally[4] is not None),
+        sum(tally[2] for tally in tallies),
+    )

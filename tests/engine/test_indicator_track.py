@@ -1,0 +1,308 @@
+"""Indicators and signals of the engine are those of one calculation over all bars, whatever happened on the way."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from engine_reference import CALENDAR, END, MINUTE, Drive, Tick, bits, follow, logs, micros, schedules
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stockpulse.engine import indicator_track as track_module
+from stockpulse.engine.bar_engine import Shard
+from stockpulse.engine.bar_math import BAR, newest_of_each, total
+from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.engine import Engine
+from stockpulse.engine.indicator_track import Track
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics
+from stockpulse.engine.last_prices import POINTS, LastPrices
+from stockpulse.engine.signals import Rule, Rules
+from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import D1, M1, M5
+from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.rules import parse
+
+#: Short, so that few bars fill their windows: a sum, a mean without end, one of sessions, a cumulated one, a maximum.
+INSTANCES = [
+    Instance(CATALOGUE["sma"], {"period": 3}),
+    Instance(CATALOGUE["ema"], {"period": 2}),
+    Instance(CATALOGUE["vwap"]),
+    Instance(CATALOGUE["obv"]),
+    Instance(CATALOGUE["donchian"], {"period": 2}),
+]
+RULES = Rules([Rule("turn", parse("close > sma(2)"), parse("close < sma(2) and volume > 0"))])
+
+_loops = {}
+
+
+def plain(loop):
+    """The loop as it stands: nothing is compiled."""
+    if loop.name not in _loops:
+        world = {}
+        exec(loop.text, world)
+        _loops[loop.name] = world["loop"]
+    return _loops[loop.name]
+
+
+class _Engine(Engine):
+    """An engine where `Drive` expects a shard."""
+
+    @property
+    def offset(self):
+        return self.shard.offset
+
+    @offset.setter
+    def offset(self, offset):
+        self.shard.offset = offset
+
+
+class TracksDrive(Drive):
+    """An engine with tracks over one log, and what is stored of them."""
+
+    def __init__(self, log, **options):
+        self.derived, self.signals, self.anchors = {}, {}, {}
+        self.functions = plain
+        super().__init__(log, **options)
+
+    def new_shard(self):
+        shard = Shard(lateness_micros=self.lateness, extended_day=self.extended)
+        engine = _Engine(shard, Analytics(INSTANCES, RULES, M1, shard.dates))
+        for symbol, calendar in CALENDAR.items():
+            engine.learn(symbol, trading_calendar(calendar))
+        if self.functions:
+            engine.analytics.use(self.functions)
+        return engine
+
+    def start(self):
+        super().start()
+        self.shard.begin(CALENDAR)
+
+    @property
+    def tracks(self):
+        return self.shard.analytics.tracks
+
+    def _assert_only_what_changed(self, changes):
+        """Said of bars in Drive."""
+
+    def commit(self):
+        changes = self.pending and self.pending[0].analytics
+        super().commit()
+        if not changes:
+            return
+        for name, changed in changes.tracks.items():
+            for row, key in enumerate(
+                zip(changed.derived.symbol_id.tolist(), changed.derived.ts.tolist(), strict=True)
+            ):
+                had = self.derived.get((name, key))
+                revision = int(changed.derived.revision[row])
+                assert had is None or had[0] <= revision, "the revision went down"
+                self.derived[name, key] = (revision, changed.derived.values[row].tolist())
+            for symbol, until in changed.outdated.items():
+                for key in [key for key in self.anchors if key[:2] == (name, symbol) and key[2] > until]:
+                    del self.anchors[key]
+            self.anchors |= {(name, anchor.symbol_id, anchor.ts): anchor for anchor in changed.anchors}
+        if changes.signals is not None:
+            for key, signal in zip(
+                zip(changes.signals.symbol_id.tolist(), changes.signals.ts.tolist(), strict=True),
+                changes.signals.signal.tolist(),
+                strict=True,
+            ):
+                self.signals[key] = signal
+
+    def catch_up(self, most):
+        """A part of what is behind, as `CatchUp` does it."""
+        for name, track in self.tracks.items():
+            if not track.is_behind():
+                continue
+            symbol_id, until = track.to_rewind(2)
+            if len(symbol_id):
+                track.rewind(symbol_id, [one for one in map(self._anchor(name), symbol_id, until) if one])
+            symbol_id, start = track.positions(3)
+            if len(symbol_id):
+                self._go_on(track, symbol_id, start, most)
+
+    def _anchor(self, name):
+        def find(symbol, until):
+            kept = [key for key in self.anchors if key[:2] == (name, symbol) and key[2] <= until]
+            return self.anchors[max(kept)] if kept else None
+
+        return find
+
+    def _go_on(self, track, symbol_id, start, most):
+        stored = [
+            row
+            for (symbol, ts), row in sorted(self.store.rows[track.interval].items())
+            if symbol in symbol_id and ts >= start[symbol_id.tolist().index(symbol)] and not np.isnan(row["open"])
+        ]
+        rows, complete = np.empty(0, BAR), []
+        memory = self.shard.closed(track.interval)
+        for symbol, begin in zip(symbol_id.tolist(), start.tolist(), strict=True):
+            page = np.array([row for row in stored if row["symbol_id"] == symbol][:most] or [], BAR)
+            complete.append(len(page) < most)
+            end = np.iinfo(np.int64).max if complete[-1] else page["ts"][-1] + 1
+            mine = memory[(memory["symbol_id"] == symbol) & (memory["ts"] >= begin) & (memory["ts"] < end)]
+            rows = np.concatenate([rows, newest_of_each(np.concatenate([page, mine]))])
+        track.catch_up(symbol_id, rows, complete=np.array(complete))
+
+    def finish(self):
+        super().finish()
+        for _ in range(10_000):
+            if not any(track.is_behind() for track in self.tracks.values()):
+                break
+            self.catch_up(4)
+            self.flush()
+        else:
+            raise AssertionError("it never catches up")
+        self.flush()
+
+    def wanted(self, name):
+        """One calculation over all final bars: {(symbol, ts): (revision, values)}."""
+        track = self.tracks[name]
+        rows = np.array([row for _, row in sorted(self.store.rows[track.interval].items())], BAR)
+        rows = rows[~np.isnan(rows["open"])]
+        found = {}
+        for symbol in np.unique(rows["symbol_id"]):
+            mine = rows[rows["symbol_id"] == symbol]
+            columns = {one: np.ascontiguousarray(mine[one]) for one in INPUTS[:4]}
+            columns["volume"] = total(mine["volume_units"], mine["volume_nanos"])
+            columns["session"] = self.shard.shard.dates(mine["symbol_id"], mine["ts"]).astype(float)
+            zero, bundle = np.zeros(1, np.int64), track.bundle
+            out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)
+            revision = np.maximum.accumulate(mine["revision"])
+            derived = Derived(mine["symbol_id"], mine["ts"], revision, columns, out.T)
+            for row in range(len(mine)):
+                found[int(symbol), int(mine["ts"][row])] = (int(revision[row]), out[:, row].tolist())
+            if name == SIGNALS:
+                signals = RULES.signals(derived)
+                for ts, signal in zip(signals.ts.tolist(), signals.signal.tolist(), strict=True):
+                    assert self.signals[int(symbol), ts] == signal
+        return found
+
+    def assert_right(self):
+        for name in self.tracks:
+            have = {key: value for (of, key), value in self.derived.items() if of == name}
+            want = self.wanted(name)
+            assert have.keys() == want.keys(), name
+            for key, (revision, values) in want.items():
+                assert have[key][0] == revision, (name, key)
+                assert bits(have[key][1]) == bits(values), (name, key)
+        assert self.signals.keys() == {key for of, key in self.derived if of == SIGNALS}
+
+
+@pytest.fixture(autouse=True)
+def _small():
+    """Anchors every few bars, and pages of a few."""
+    with mock.patch.object(track_module, "ANCHOR_BARS", 4), mock.patch.object(track_module, "MOST_AT_ONCE", 3):
+        yield
+
+
+more = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), max_size=12)
+
+
+@given(logs(most=60), schedules, more, st.booleans())
+def test_are_those_of_one_calculation(log, schedule, parts, late):
+    """Late ticks, providers' bars, flushes, crashes; parts of the catching up at any time; loops compiled later."""
+    drive = TracksDrive(log)
+    drive.functions = None if late else plain
+    drive.start()
+    at = dict(parts)
+    for step, (what, how) in enumerate(schedule):
+        follow(drive, what, how)
+        if step in at:
+            drive.functions = plain
+            drive.shard.analytics.use(plain)
+            drive.catch_up(at[step])
+    drive.functions = plain
+    drive.shard.analytics.use(plain)
+    drive.finish()
+    drive.assert_right()
+
+
+@given(st.lists(st.floats(1, 100), min_size=2, max_size=30), st.data())
+def test_a_look_is_what_a_close_would_be_and_leaves_no_trace(closes, data):
+    looked, closed = (Track("t", M5, Bundle(INSTANCES), lambda _, ts: ts // (78 * M5.micros)) for _ in range(2))
+    looked.functions = closed.functions = plain
+    for at, close in enumerate(closes):
+        for other in data.draw(st.lists(st.floats(1, 100), max_size=2)):
+            looked.look(_bar(at, other))
+        seen = looked.look(_bar(at, close))
+        for track in (looked, closed):
+            track.work_in(_bar(at, close))
+        values = closed._derived[-1].values
+        assert bits(seen.values[0].tolist()) == bits(values[0].tolist())
+        assert bits(looked._derived[-1].values[0].tolist()) == bits(values[0].tolist())
+
+
+def _bar(at, close):
+    row = np.zeros(1, BAR)
+    row["symbol_id"], row["ts"], row["revision"], row["volume_units"] = 1, (at + 1) * M5.micros, at, at % 3
+    for name in ("open", "high", "low", "close"):
+        row[name] = close
+    return row
+
+
+ticks = st.lists(
+    st.tuples(st.integers(1, 4), st.floats(1, 100), st.sampled_from([7, 7, 7, COUNTS_FOR_VOLUME | PRIMARY, 3])),
+    max_size=40,
+)
+
+
+@given(st.lists(ticks, max_size=6))
+def test_last_prices_are_those_of_the_log(batches):
+    prices, kept, seq = LastPrices(), {}, 0
+    for batch in batches:
+        if not batch:
+            continue
+        symbol, price, flags = (np.array(column) for column in zip(*batch, strict=True))
+        numbers = np.arange(seq, seq + len(batch))
+        prices.work_in(symbol, numbers * 10, numbers, price, flags.astype(np.uint8))
+        changed = set()
+        for number, value, flag in batch:
+            if flag & PRIMARY and flag & COUNTS_FOR_PRICE:
+                kept.setdefault(number, []).append(value)
+                changed.add(number)
+        seq += len(batch)
+        again = LastPrices()
+        again.restore(prices.snapshot())
+        found = prices.changed()
+        assert found.symbol_id.tolist() == sorted(changed)
+        for number, price_, average in zip(found.symbol_id.tolist(), found.price, found.average, strict=True):
+            last = kept[number][-POINTS:]
+            assert price_ == last[-1]
+            assert average == pytest.approx(sum(last) / POINTS) if len(last) == POINTS else np.isnan(average)
+        assert len(again.changed().symbol_id) == 0
+        assert len(prices.changed().symbol_id) == 0
+
+
+def test_the_tracks_are_of_their_intervals():
+    drive = TracksDrive([])
+    assert {name: track.interval for name, track in drive.tracks.items()} == {INTRADAY: M5, DAILY: D1, SIGNALS: M1}
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_an_anchor_of_bars_that_changed_is_not_gone_back_to(flushed):
+    """A tick late by many bars, then one late by fewer, which must not find a state from before the first."""
+    start = micros("2024-03-05T15:00")
+    minutes = [Tick(seq, 1, 1, start + seq * 5 * MINUTE, 100.0 + seq % 7, 1.0, 7) for seq in range(40)]
+    late = [
+        Tick(40, 1, 1, start + 25 * MINUTE + 1, 300.0, 9.0, 7),
+        Tick(41, 1, 1, start + 110 * MINUTE + 1, 200.0, 5.0, 7),
+    ]
+    drive = TracksDrive([*minutes, *late])
+    drive.catch_up(1)  # with nothing: from here on bars are calculated as they close
+    for _ in minutes:
+        drive.take(1, {})
+        drive.close(END)
+        if flushed:
+            drive.flush()
+    for page in (6, 7):
+        drive.take(1, {})
+        while any(track.is_behind() for track in drive.tracks.values()):
+            drive.catch_up(page)
+            drive.flush()  # a state that is outdated is not looked for before it is deleted
+    assert len(drive.anchors) > 5
+    drive.finish()
+    drive.assert_right()

@@ -1,0 +1,251 @@
+"""From a provider into the pipeline: the missing history, then the stream."""
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, SetClock, bar, stack, tick
+
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.clocks import Clock
+from stockpulse.market.intervals import D1, M1, M5
+from stockpulse.pipeline import ingestor
+from stockpulse.pipeline.live_feed import DEPTH, Backfill, feed_of, follow
+from stockpulse.providers.simulated import SimulatedProvider
+from stockpulse.providers.trade_conditions import algoseek, all_count
+from stockpulse.storage.run_log import RunLog
+
+LENGTHS = {"1m": MINUTE, "5m": 5 * MINUTE, "1d": DAY}
+MIDNIGHT = NOW.replace(hour=0, minute=0)
+
+
+class Vendor:
+    """A provider with bars of every bucket up to its present, and a stream that a test writes."""
+
+    name = "vendor"
+    calendar = "24/7"
+    clock = Clock.WALL
+    can_wait = True
+    delay_seconds = 0.0
+
+    def __init__(self, clock, depth=5 * DAY):
+        self.now = clock
+        self.asked = []
+        self.frames = []
+        self._since = NOW - depth
+
+    async def stream(self):
+        for frame in self.frames:
+            yield frame
+
+    async def history(self, symbol, interval, start, end):
+        self.asked.append((symbol, interval, start, end))
+        length = LENGTHS[interval]
+        first = max(start, self._since)
+        at = datetime(1970, 1, 5, tzinfo=UTC) + -((datetime(1970, 1, 5, tzinfo=UTC) - first) // length) * length
+        at += length * (at < first)
+        rows = []
+        while at < min(end, self.now()):
+            price = 100 + at.hour + at.minute / 60
+            rows.append(bar(symbol, interval, at, price, length / MINUTE, trade_count=2, vwap=price))
+            at += length
+        for begin in range(0, len(rows), 500):
+            page = [dict.fromkeys(BARS) | row for row in rows[begin : begin + 500]]
+            yield pl.DataFrame(page, schema=BARS, orient="row")
+
+
+class Stocks(Vendor):
+    calendar = "XNYS"
+
+
+async def filled(parts, vendor, *symbols):
+    """Fill what is missing; how many bars that were, and what was asked for."""
+    vendor.asked.clear()
+    count = await Backfill(vendor, parts.pipeline, parts.bars, parts.names).run(symbols, parts.clock())
+    await parts.settled()
+    return count, {(symbol, interval): (start, end) for symbol, interval, start, end in vendor.asked}
+
+
+class TestBackfill:
+    async def test_of_the_first_start_asks_for_everything(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            vendor = Vendor(parts.clock)
+            count, asked = await filled(parts, vendor, "A", "B")
+            assert asked == {
+                (symbol, interval): window
+                for symbol in "AB"
+                for interval, window in {
+                    "1d": (NOW - DEPTH[D1], MIDNIGHT),
+                    "5m": (NOW - DEPTH[M5], MIDNIGHT),
+                    "1m": (MIDNIGHT, NOW),
+                }.items()
+            }
+            before_today = timedelta(hours=8, minutes=30) + 4 * DAY  # of the five days that it has
+            assert count == 2 * (4 + before_today // (5 * MINUTE) + 930)
+            for interval in (M1, M5, D1):
+                rows = await parts.between("A", interval)
+                length = LENGTHS[interval.name]
+                assert all(later["ts"] - row["ts"] == length for row, later in itertools.pairwise(rows))
+                assert rows[-1]["ts"] + length > NOW - 5 * MINUTE
+
+    async def test_the_running_day_is_made_of_its_minutes(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            await filled(parts, Vendor(parts.clock), "A")
+            minutes = [row for row in await parts.between("A", M1) if row["ts"] >= MIDNIGHT]
+            yesterday, today = (await parts.between("A", D1))[-2:]
+            assert (yesterday["source"], today["source"]) == ("vendor", "trades")
+            assert today["ts"] == MIDNIGHT
+            assert not today["final"]
+            assert today["open"] == minutes[0]["open"]
+            assert today["close"] == minutes[-1]["close"]
+            assert today["high"] == max(row["high"] for row in minutes)
+            assert today["low"] == min(row["low"] for row in minutes)
+            assert today["volume"] == sum(row["volume"] for row in minutes)
+            assert today["trade_count"] == sum(row["trade_count"] for row in minutes) == 2 * 930
+            assert today["vwap"] == pytest.approx(sum(row["vwap"] * row["volume"] for row in minutes) / today["volume"])
+
+    async def test_right_again_has_nothing_to_do_but_the_newest(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            vendor = Vendor(parts.clock)
+            await filled(parts, vendor, "A")
+            before = await parts.between("A", D1)
+            count, asked = await filled(parts, vendor, "A")
+            assert asked == {("A", "1m"): (NOW - MINUTE, NOW)}
+            assert count == 1
+            assert [row["volume"] for row in await parts.between("A", D1)] == [row["volume"] for row in before]
+
+    async def test_after_a_pause_fills_the_gap(self, postgres_dsn):
+        clock = SetClock()
+        async with stack(postgres_dsn, clock=clock) as parts:
+            await filled(parts, Vendor(clock), "A")
+        clock.at = NOW + 40 * MINUTE
+        async with stack(postgres_dsn, clock=clock) as parts:
+            _, asked = await filled(parts, Vendor(clock), "A")
+            assert asked == {("A", "1m"): (NOW - MINUTE, NOW + 40 * MINUTE)}
+        clock.at = NOW + 2 * DAY
+        async with stack(postgres_dsn, clock=clock) as parts:
+            _, asked = await filled(parts, Vendor(clock), "A")
+            assert asked == {
+                ("A", "1d"): (MIDNIGHT, MIDNIGHT + 2 * DAY),
+                ("A", "5m"): (NOW + 35 * MINUTE, MIDNIGHT + 2 * DAY),
+                ("A", "1m"): (MIDNIGHT + 2 * DAY, NOW + 2 * DAY),
+            }
+            days = await parts.between("A", D1)
+            assert [row["source"] for row in days] == ["vendor"] * (len(days) - 1) + ["trades"]
+            fives = await parts.between("A", M5)
+            assert all(later["ts"] - row["ts"] == 5 * MINUTE for row, later in itertools.pairwise(fives))
+
+    async def test_days_are_those_of_the_exchange(self, postgres_dsn):
+        new_york = NOW.replace(hour=5, minute=0)
+        async with stack(postgres_dsn) as parts:
+            _, asked = await filled(parts, Stocks(parts.clock), "IBM")
+            assert asked["IBM", "1d"][1] == asked["IBM", "5m"][1] == asked["IBM", "1m"][0] == new_york
+            today = (await parts.between("IBM", D1))[-1]
+            assert (today["ts"], today["trade_count"]) == (new_york, 2 * 60)  # since 9:30
+
+    async def test_days_of_a_pair_are_those_of_utc_whoever_sends_it(self, postgres_dsn):
+        """Or its running day would come half done, and stay so."""
+        async with stack(postgres_dsn) as parts:
+            for _ in range(2):
+                _, asked = await filled(parts, Stocks(parts.clock), "BTC/USD")
+                assert parts.symbol("BTC/USD").calendar == "24/7"
+                assert asked.get(("BTC/USD", "1d"), (None, MIDNIGHT))[1] == MIDNIGHT
+            today = (await parts.between("BTC/USD", D1))[-1]
+            assert (today["ts"], today["source"], today["trade_count"]) == (MIDNIGHT, "trades", 2 * 930)
+
+    async def test_of_the_simulated_market(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            provider = SimulatedProvider(("AAPL",), now=parts.clock)
+            backfill = Backfill(provider, parts.pipeline, parts.bars, parts.names)
+            # Of the first five minutes and the first day there is only a part within the depth.
+            assert await backfill.run(("AAPL",), NOW) == 729 + (30 * 288 - 186) + 930
+            await parts.settled()
+            assert len(await parts.between("AAPL", D1)) == 730
+            assert await backfill.run(("AAPL",), NOW) == 1
+
+    async def test_of_no_symbols(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            assert await filled(parts, Vendor(parts.clock)) == (0, {})
+
+
+class TestFollow:
+    async def test_takes_in_the_stream_to_its_end(self, postgres_dsn):
+        async with stack(postgres_dsn) as parts:
+            vendor = Vendor(parts.clock)
+            for second in range(5):
+                rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR + second * SECOND, second + 1)]
+                vendor.frames.append(pl.DataFrame(rows, schema=TICKS, orient="row"))
+            await follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock)
+            await parts.settled()
+            (row,) = await parts.latest("A", M1, 5)
+            assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
+
+    async def test_what_a_socket_pushes_while_there_is_no_room_is_counted_as_a_gap(self, postgres_dsn, monkeypatch):
+        """Room for ten rows while nothing becomes durable: then the feed goes on, and says what is missing."""
+        monkeypatch.setattr(ingestor, "_QUEUE_ROWS", 10)
+        async with stack(postgres_dsn) as parts:
+            durable, append = asyncio.Event(), parts.journal.append
+
+            async def append_later(batch):
+                await durable.wait()
+                return await append(batch)
+
+            monkeypatch.setattr(parts.journal, "append", append_later)
+            vendor = Pusher(parts.clock)
+            taken = asyncio.create_task(follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock))
+            while not parts.pipeline.counters.dropped:
+                vendor.push()
+                await asyncio.sleep(0.001)
+            before = vendor.pushed - parts.pipeline.counters.dropped
+            durable.set()
+            while parts.pipeline.counters.ticks < before:
+                await asyncio.sleep(0.001)
+            vendor.push()
+            vendor.end()
+            await taken
+            await parts.settled()
+            dropped = parts.pipeline.counters.dropped
+            assert parts.pipeline.counters.ticks == vendor.pushed - dropped > before
+            gaps = await parts.pool.fetch("SELECT source, records_processed FROM etl_runs")
+            assert [tuple(gap) for gap in gaps] == [("gap:vendor", dropped)]
+
+
+class Pusher(Vendor):
+    """A socket: it sends whether anybody takes it or not."""
+
+    can_wait = False
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.pushed = 0
+        self._sent = asyncio.Queue()
+
+    def push(self):
+        self.pushed += 5
+        rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR, 1) for _ in range(5)]
+        self._sent.put_nowait(pl.DataFrame(rows, schema=TICKS, orient="row"))
+
+    def end(self):
+        self._sent.put_nowait(None)
+
+    async def stream(self):
+        while (frame := await self._sent.get()) is not None:
+            yield frame
+
+
+def test_a_provider_as_a_feed():
+    vendor = Stocks(SetClock())
+    vendor.delay_seconds = 900.5
+    feed = feed_of(vendor)
+    assert (feed.provider, feed.calendar, feed.clock) == ("vendor", "XNYS", Clock.WALL)
+    assert (feed.delay_micros, feed.rule) == (900_500_000, all_count)
+    vendor.name = "algoseek"
+    assert feed_of(vendor).rule is algoseek
+
+
+def test_calendar_of_a_new_symbol():
+    feed = feed_of(Stocks(SetClock()))
+    assert [feed.calendar_of(symbol) for symbol in ("IBM", "BTC/USD", "BRK.B")] == ["XNYS", "24/7", "XNYS"]
+    assert trading_calendar(feed.calendar_of("BTC/USD")).name == "24/7"

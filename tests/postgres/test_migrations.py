@@ -1,0 +1,282 @@
+"""The schema: the migrations make what the tables say, both ways, by every way to run them."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from stockpulse.errors import CannotStart, SchemaOutOfDate
+from stockpulse.postgres import migrate
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.postgres.tables import metadata
+
+PROJECT = Path(__file__).parents[2]
+
+VIEWS = {
+    "stock_ticks": {
+        "id": "bigint",
+        "symbol": "text",
+        "price": "double precision",
+        "volume": "double precision",
+        "event_time": "timestamp with time zone",
+        "provider": "text",
+        "exchange": "text",
+        "conditions": "text",
+        "trade_id": "text",
+        "received_at": "timestamp with time zone",
+    },
+    "price_points": {
+        "id": "bigint",
+        "symbol": "text",
+        "price": "double precision",
+        "provider": "text",
+        "timestamp": "timestamp with time zone",
+        "created_at": "timestamp with time zone",
+    },
+    "bars": {
+        "symbol": "text",
+        "interval": "text",
+        "ts": "timestamp with time zone",
+        "open": "double precision",
+        "high": "double precision",
+        "low": "double precision",
+        "close": "double precision",
+        "volume": "double precision",
+        "trade_count": "bigint",
+        "vwap": "double precision",
+        "revision": "bigint",
+        "source": "text",
+    },
+    "stock_bars_1m": {
+        "symbol": "text",
+        "bucket_start": "timestamp with time zone",
+        "open": "double precision",
+        "high": "double precision",
+        "low": "double precision",
+        "close": "double precision",
+        "volume_sum": "double precision",
+        "tick_count": "bigint",
+    },
+    "moving_averages": {
+        "symbol": "text",
+        "price": "double precision",
+        "moving_average": "double precision",
+        "window_size": "integer",
+        "timestamp": "timestamp with time zone",
+        "calculated_at": "timestamp with time zone",
+    },
+    "stock_signals": {
+        "symbol": "text",
+        "interval": "text",
+        "ts": "timestamp with time zone",
+        "rule": "text",
+        "signal": "text",
+        "price": "double precision",
+        "revision": "bigint",
+    },
+}
+
+
+@asynccontextmanager
+async def connected(dsn):
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def in_alembic(dsn, run):
+    """`run(config, connection)`, where `config` makes Alembic's commands use the connection."""
+
+    def configured(connection):
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        return run(config, connection)
+
+    async with migrate.sqlalchemy_engine(dsn) as engine, engine.begin() as connection:
+        return await connection.run_sync(configured)
+
+
+async def relations(dsn):
+    query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    functions = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    async with connected(dsn) as connection:
+        return {row[0] for row in await connection.fetch(f"{query} UNION ALL {functions}")}
+
+
+def alembic(*arguments, **variables):
+    """The command line, as a reader of the README types it in the project's folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=PROJECT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+class TestSchema:
+    async def test_is_made_in_an_empty_database(self, empty_dsn):
+        assert not await migrate.is_current(empty_dsn)
+        await migrate.upgrade(empty_dsn)
+        assert await migrate.is_current(empty_dsn)
+        await migrate.upgrade(empty_dsn)  # again: nothing to do
+
+    async def test_is_what_the_tables_say(self, postgres_dsn):
+        await in_alembic(postgres_dsn, lambda config, _: command.check(config))
+
+        def compare(_, connection):
+            options = {"compare_type": True, "compare_server_default": True}
+            return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+        assert await in_alembic(postgres_dsn, compare) == []
+
+    async def test_is_what_the_tables_say_in_what_alembic_does_not_compare(self, postgres_dsn):
+        def read(_, connection):
+            inspector = inspect(connection)
+            return {
+                table: (
+                    [column["name"] for column in inspector.get_columns(table)],
+                    inspector.get_pk_constraint(table)["name"],
+                    inspector.get_pk_constraint(table)["constrained_columns"],
+                )
+                for table in metadata.tables
+            }
+
+        def wanted(table):
+            key = table.primary_key
+            return (list(table.columns.keys()), str(key.name) if len(key) else None, list(key.columns.keys()))
+
+        assert await in_alembic(postgres_dsn, read) == {name: wanted(table) for name, table in metadata.tables.items()}
+
+    async def test_partitions_are_no_difference(self, serve, postgres_dsn):
+        async with serve(postgres_dsn) as client:
+            tick = {"symbol": "SPY", "ts": "2026-03-02T14:30:00Z", "price": 684.5, "size": 100}
+            assert (await client.post("/api/v1/ticks", json=[tick])).json()["accepted"] == 1
+        assert {name for name in await relations(postgres_dsn) if name.startswith("bars_1m_p")}
+        await in_alembic(postgres_dsn, lambda config, _: command.check(config))
+
+    async def test_goes_down_to_nothing_and_up_again(self, empty_dsn):
+        await migrate.upgrade(empty_dsn)
+        whole = await relations(empty_dsn)
+        await in_alembic(empty_dsn, lambda config, _: command.downgrade(config, "base"))
+        assert await relations(empty_dsn) == {"alembic_version", "alembic_version_pkc"}
+        await migrate.upgrade(empty_dsn)
+        assert await relations(empty_dsn) == whole
+
+    async def test_goes_down_with_data_in_it(self, serve, postgres_dsn):
+        async with serve(postgres_dsn) as client:
+            tick = {"symbol": "SPY", "ts": "2026-03-02T14:30:00Z", "price": 684.5, "size": 100}
+            await client.post("/api/v1/ticks", json=[tick])
+        await in_alembic(postgres_dsn, lambda config, _: command.downgrade(config, "base"))
+        assert await relations(postgres_dsn) == {"alembic_version", "alembic_version_pkc"}
+
+
+class TestViews:
+    @pytest.mark.parametrize("view", VIEWS)
+    async def test_have_the_documented_columns(self, postgres_dsn, view):
+        query = (
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1"
+            " ORDER BY ordinal_position"
+        )
+        async with connected(postgres_dsn) as connection:
+            assert dict(await connection.fetch(query, view)) == VIEWS[view]
+
+    async def test_show_what_was_sent(self, client, postgres_dsn):
+        ticks = [
+            {
+                "symbol": "SPY",
+                "ts": "2026-03-02T14:30:01Z",
+                "price": 684.5,
+                "size": 100,
+                "exchange": "P",
+                "trade_id": "7",
+            },
+            {"symbol": "SPY", "ts": "2026-03-02T14:30:02Z", "price": 685.5, "size": 0.3, "conditions": ["@", "I"]},
+        ]
+        sent = await client.post("/api/v1/ticks", params={"provider": "desk"}, json=ticks)
+        assert sent.json() == {"accepted": 2, "duplicates": 0, "rejected": []}
+        async with connected(postgres_dsn) as connection:
+            first, second = await connection.fetch(
+                "SELECT symbol, price, volume, provider, exchange, conditions, trade_id FROM stock_ticks ORDER BY id"
+            )
+            assert tuple(first) == ("SPY", 684.5, 100.0, "desk", "P", "", "7")
+            assert tuple(second) == ("SPY", 685.5, 0.3, "desk", "", "@,I", None)
+            assert await connection.fetchval("SELECT array_agg(price ORDER BY id) FROM price_points") == [684.5, 685.5]
+            async with asyncio.timeout(10):
+                while await connection.fetchval("SELECT count(*) FROM bars") < 3:
+                    await asyncio.sleep(0.05)
+            (bar,) = await connection.fetch(
+                "SELECT symbol, open, high, low, close, volume_sum, tick_count FROM stock_bars_1m"
+            )
+            assert tuple(bar) == ("SPY", 684.5, 685.5, 684.5, 685.5, 100.3, 2)
+            bars = await connection.fetch("SELECT interval, volume, trade_count, vwap, source FROM bars")
+            assert {row["interval"] for row in bars} == {"1m", "5m", "1d"}
+            assert {tuple(row)[1:] for row in bars} == {(100.3, 2, (68450 + 685.5 * 0.3) / 100.3, "trades")}
+
+
+class TestCommandLine:
+    async def test_upgrades_the_database_that_is_set(self, empty_dsn):
+        done = alembic("upgrade", "head", DATABASE_URL=empty_dsn)
+        assert done.returncode == 0, done.stderr
+        assert await migrate.is_current(empty_dsn)
+
+    def test_writes_a_script_without_a_database(self):
+        script = alembic("upgrade", "head", "--sql", DATABASE_URL="postgresql://nobody@localhost:1/none")
+        assert script.returncode == 0, script.stderr
+        assert "CREATE TABLE realtime_prices" in script.stdout
+
+    async def test_upgrades_the_embedded_database(self, tmp_path):
+        folder = {"STOCKPULSE_DATA_DIR": str(tmp_path / "data")}
+        done = alembic("upgrade", "head", **folder)
+        assert done.returncode == 0, done.stderr
+        server = EmbeddedPostgres(tmp_path / "data")
+        await server.start()
+        try:
+            assert await migrate.is_current(server.dsn)
+            # As long as an app runs on it, that app looks after its schema.
+            refused = await asyncio.to_thread(alembic, "upgrade", "head", **folder)
+        finally:
+            await server.stop()
+        assert refused.returncode != 0
+        assert f"another StockPulse (pid {os.getpid()}) runs on {tmp_path / 'data'}" in refused.stdout
+
+
+class TestStart:
+    async def test_is_refused_on_a_database_without_a_schema(self, serve, empty_dsn):
+        with pytest.raises(SchemaOutOfDate, match="run `alembic upgrade head`"):
+            async with serve(empty_dsn):
+                pass
+        assert await relations(empty_dsn) == set()
+
+    async def test_is_refused_on_the_schema_of_a_newer_version(self, serve, postgres_dsn):
+        async with connected(postgres_dsn) as connection:
+            await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(CannotStart, match="a newer StockPulse made this database"):
+            async with serve(postgres_dsn):
+                pass
+
+    def test_under_uvicorn_one_line_says_why(self, empty_dsn):
+        ended = subprocess.run(
+            [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--port", "0"],
+            env=os.environ | {"DATABASE_URL": empty_dsn, "STOCKPULSE_LOG_FORMAT": "json"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 3
+        assert "run `alembic upgrade head`" in ended.stderr
+        assert "Traceback" not in ended.stderr
