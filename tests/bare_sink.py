@@ -3,7 +3,7 @@
 from stockpulse.engine.indicators import Analytics, AnalyticsChanges
 from stockpulse.engine.signals import Rules
 from stockpulse.market.intervals import M1
-from stockpulse.storage.analytics_writer import DerivedWriter
+from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.sink import Flush, Sink
 
 
@@ -19,7 +19,7 @@ def analytics_of(instances=(), rules=(), shard=None):
 
 def written(dsn, partitions, shard, journal):
     """A sink for bars alone."""
-    return Sink(dsn, partitions, DerivedWriter(analytics_of(), []), shard, journal)
+    return Sink(dsn, partitions, AnalyticsWriter(analytics_of(), []), shard, journal)
 
 
 def flush_of(changes, whole=None):

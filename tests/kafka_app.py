@@ -171,7 +171,7 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float 
         await asyncio.sleep(0.05)
 
 
-async def worked_in(dsn: str, bootstrap: str, topic: str, seconds: float = 30) -> None:
+async def processed(dsn: str, bootstrap: str, topic: str, seconds: float = 30) -> None:
     """Wait until the checkpoints stand at the ends of a topic, marks of transactions included."""
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
         places = [TopicPartition(topic, number) for number in await _partitions(bootstrap, topic)]

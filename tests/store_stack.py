@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from bare_sink import analytics_of, none_to_run
-from stockpulse.engine.bar_engine import Shard
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.signals import Rule
@@ -24,17 +24,17 @@ from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
-from stockpulse.journal.symbol_names import Spelling
+from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 from stockpulse.market.symbology import Names
-from stockpulse.pipeline.ingestor import Ingestion
+from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.pipeline.provider_clocks import Presents
-from stockpulse.pipeline.shard_processor import Processing
-from stockpulse.pipeline.shard_writer import Outlet
+from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.pipeline.shard_processor import ShardProcessor
+from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.postgres.connect import Pool, create_pool
 from stockpulse.postgres.symbology_store import NameStore
-from stockpulse.storage.analytics_writer import DerivedWriter, drop_other_states
+from stockpulse.storage.analytics_writer import AnalyticsWriter, drop_other_states
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out
 from stockpulse.storage.dead_letters import DeadLetters
@@ -70,9 +70,9 @@ class Stack:
     journal: PostgresJournal
     partitions: Partitions
     sink: Sink
-    shard: Shard
+    shard: BarEngine
     engine: Engine
-    processing: Processing
+    processor: ShardProcessor
     pipeline: Pipeline
     ticks: TickReader
     bars: BarReader
@@ -95,7 +95,7 @@ class Stack:
     async def flush(self) -> None:
         """One flush at a time, as from the one task that flushes in the app."""
         async with self.flushing:
-            await self.processing.outlet.flush_once()
+            await self.processor.writer.flush_once()
 
     async def flush_now_and_then(self) -> None:
         while True:
@@ -144,40 +144,40 @@ async def stack(
     segments = Segments(pool, RecentTicks(), segment_rows)
     journal = PostgresJournal(dsn, segments, wait_seconds=5)
     partitions = Partitions(pool)
-    analytics = analytics_of(instances, rules, shard := Shard(extended_day=extended_day))
+    analytics = analytics_of(instances, rules, shard := BarEngine(extended_day=extended_day))
     engine = Engine(shard, analytics)
     if functions is not None:
         analytics.use(functions)
     numbers = await SignalStore(pool).numbers(analytics.rules.rules)
-    sink = Sink(dsn, partitions, DerivedWriter(analytics, numbers), SHARD, journal.identity)
+    sink = Sink(dsn, partitions, AnalyticsWriter(analytics, numbers), SHARD, journal.identity)
     tasks: list[asyncio.Task] = []
     try:
         await journal.take()
         await journal.load_open_segment(memory_rows)
         checkpoint = await sink.take(journal.epoch, journal.head)
         redeliveries = Redeliveries()
-        await redeliveries.remember(Spelling(names).keys(await journal.recent_keys()))
+        await redeliveries.remember(SymbolNames(names).keys(await journal.recent_keys()))
         intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.begin(names.symbol_by_id)
         await drop_other_states(pool, analytics.tracks.values())
         routing, counters = Routing(names), Counters()
-        pipeline = Pipeline(routing, Presents(names, routing, clock), counters)
+        pipeline = Pipeline(routing, ProviderClocks(names, routing, clock), counters)
         turn = asyncio.Lock()
-        processing = Processing(
+        processor = ShardProcessor(
             shard_log=journal,
             engine=engine,
             turn=turn,
-            outlet=Outlet(engine, turn, sink, counters=counters, now=clock),
+            writer=ShardWriter(engine, turn, sink, counters=counters, now=clock),
             reads=EngineReads(pool),
             names=names,
             counters=counters,
             now=clock,
             extended_day=extended_day,
         )
-        pipeline.add(SHARD, processing)
-        pipeline.ingestion = Ingestion(
+        pipeline.add(SHARD, processor)
+        pipeline.ingestor = Ingestor(
             intake=intake,
             journal=journal,
             dead_letters=DeadLetters(pool, partitions),
@@ -185,7 +185,7 @@ async def stack(
             counters=counters,
             now=clock,
         )
-        await processing.recover()
+        await processor.recover()
         parts = Stack(
             pool=pool,
             names=names,
@@ -195,7 +195,7 @@ async def stack(
             sink=sink,
             shard=shard,
             engine=engine,
-            processing=processing,
+            processor=processor,
             pipeline=pipeline,
             ticks=TickReader(pool, names, lambda _symbol_id: TickSource(segments)),
             bars=BarReader(pool, names, pipeline.bars_in_memory, extended_day=extended_day),
@@ -203,8 +203,8 @@ async def stack(
             intake=intake,
         )
         if running:
-            ingestion = pipeline.ingestion
-            stages = (ingestion.number, ingestion.append, processing.step, parts.flush_now_and_then)
+            ingestor = pipeline.ingestor
+            stages = (ingestor.assign_ids, ingestor.append, processor.step, parts.flush_now_and_then)
             tasks = [asyncio.create_task(stage()) for stage in stages]
         yield parts
         if running:

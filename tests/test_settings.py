@@ -18,7 +18,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def external(tmp_path, monkeypatch):
     """No `.env` of the checkout."""
     monkeypatch.chdir(tmp_path)
 

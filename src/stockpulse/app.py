@@ -43,7 +43,7 @@ from stockpulse.node.parts import (
     share_partitions,
 )
 from stockpulse.pipeline.live_feed import Backfill, follow
-from stockpulse.pipeline.shards import Ownership
+from stockpulse.pipeline.shards import Shards
 from stockpulse.postgres import migrate
 from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
@@ -62,7 +62,7 @@ from stockpulse.telemetry.logs import RequestMetrics, configure_logging
 _AWAY: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 _REQUEST_SECONDS: Final = 4
 _DRAIN_SECONDS: Final = 6.0
-_FLOW: Final = ("number", "append", "step", "flush", "postgres")
+_FLOW: Final = ("assign_ids", "append", "step", "flush", "postgres")
 """Where one of these has failed, waiting for the others is of no use."""
 
 log = structlog.get_logger(__name__)
@@ -90,30 +90,30 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     """The parts of this role, wired, with the state of the last run."""
     settings, role = base.settings, base.settings.role
     log_parts = await (kafka_log(base) if settings.kafka_bootstrap_servers else embedded_log(base))
-    pipeline, ownership = await flow_of(base, log_parts)
+    pipeline, shards = await flow_of(base, log_parts)
     registry.register(PipelineCollector(pipeline, base.supervisor))
     compiler = Compiler(settings.cache_dir / "loops")
     if role == "all":
-        await ownership.take_all(log_parts.logs.shards)
+        await shards.take_all(log_parts.logs.shards)
     if role in {"all", "process"}:
-        _keep_house(base, log_parts, ownership)
+        _keep_house(base, log_parts, shards)
     if role != "ingest":
         analytics = engine_of(settings).analytics
-        base.supervisor.start("compiler", lambda: compile_indicators(compiler, analytics, ownership.use))
+        base.supervisor.start("compiler", lambda: compile_indicators(compiler, analytics, shards.use))
     if log_parts.journal is not None:
         if role == "ingest":
             await remember_deliveries(base, log_parts)
-        pipeline.ingestion = ingestion_of(base, log_parts.journal, pipeline)
+        pipeline.ingestor = ingestion_of(base, log_parts.journal, pipeline)
         base.supervisor.start("audit", lambda: audit(pipeline, RunLog(base.pool), _now))
     if role == "process" and log_parts.kafka is not None:
-        share_partitions(base, log_parts.kafka, ownership)
-    readers = follow_of(base, log_parts, pipeline) if role == "api" else readers_of(log_parts, pipeline, ownership)
+        share_partitions(base, log_parts.kafka, shards)
+    readers = follow_of(base, log_parts, pipeline) if role == "api" else readers_of(log_parts, pipeline, shards)
     bar_reader = BarReader(base.pool, base.names, readers.bars, extended_day=settings.extended_day)
     return Context(
         pool=base.pool,
         names=base.names,
         pipeline=pipeline,
-        presents=pipeline.presents,
+        clocks=pipeline.clocks,
         ticks=TickReader(base.pool, base.names, readers.ticks),
         bars=bar_reader,
         analytics=AnalyticsReader(base.pool, bar_reader, compiler),
@@ -126,20 +126,20 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
         durable_timeout_seconds=settings.durable_timeout_seconds,
         future_seconds=settings.future_seconds,
         dead_letters=DeadLetterStore(base.pool),
-        ownership=ownership,
+        shards=shards,
         log=log_parts,
         needs_kafka=role != "api",
     )
 
 
-def _keep_house(base: Foundation, log_parts: LogParts, ownership: Ownership) -> None:
+def _keep_house(base: Foundation, log_parts: LogParts, shards: Shards) -> None:
     """Start what has to be done once, or now and then."""
     runs, supervisor = RunLog(base.pool), base.supervisor
 
     def segments() -> list[tuple[Segments, int]]:
         """Those of the shards that are worked on here, each with its checkpoint; of logs that were left, all."""
         left = [(log_parts.left, log_parts.left.open)] if log_parts.left is not None else []
-        return left + [(one.source.segments, one.sink.offset) for one in ownership.owned.values()]
+        return left + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
 
     async def drop_states(now: datetime) -> int:
         tracks = engine_of(base.settings).analytics.tracks.values()
@@ -211,12 +211,12 @@ async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) ->
 def _start(settings: Settings, context: Context) -> None:
     """Start the flow, from its end to its beginning."""
     pipeline, supervisor = context.pipeline, context.supervisor
-    for shard in context.ownership.owned:
-        context.ownership.start(shard)
-    if pipeline.ingestion is None:
+    for shard in context.shards.owned:
+        context.shards.start(shard)
+    if pipeline.ingestor is None:
         return
-    supervisor.start("append", pipeline.ingestion.append)
-    supervisor.start("number", pipeline.ingestion.number)
+    supervisor.start("append", pipeline.ingestor.append)
+    supervisor.start("assign_ids", pipeline.ingestor.assign_ids)
     provider = _provider(settings)
     if provider is not None:
         supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))

@@ -491,15 +491,15 @@ async def test_a_start_gives_the_tail_of_the_whole_history(market):
 async def test_every_interval(market, compiled):
     instances = [Instance(CATALOGUE[name]) for name in ("rsi", "vwap", "macd")]
     columns = ["rsi", "vwap", "macd", "macd_signal", "macd_histogram"]
-    for spelling, name in (
+    for symbol_names, name in (
         *(("1m", "1m"), ("7min", "7m"), ("5Min", "5m"), ("60m", "1h"), ("4Hour", "4h")),
         *(("daily", "1d"), ("weekly", "1w"), ("1M", "1mo")),
     ):
-        bars = await frame(market, "/data/BTC/USD", interval=spelling)
-        answer = await frame(market, "/indicators/BTC/USD", type="rsi,vwap,macd", interval=spelling)
+        bars = await frame(market, "/data/BTC/USD", interval=symbol_names)
+        answer = await frame(market, "/indicators/BTC/USD", type="rsi,vwap,macd", interval=symbol_names)
         assert answer.select("ts", "close", "final").equals(bars.select("ts", "close", "final"))
         same(answer, columns, calculated(compiled, instances, bars))
-        body = await get(market, "/indicators/BTC/USD", type="rsi", interval=spelling, limit=1)
+        body = await get(market, "/indicators/BTC/USD", type="rsi", interval=symbol_names, limit=1)
         assert body["interval"] == name
 
 
@@ -595,15 +595,15 @@ async def test_symbols_as_they_are_written(compiled, client):
     await settled(client, *names)
     for price, name in enumerate(names, 1):
         quoted = quote(name, safe="")
-        for spelling in (name, quoted, name.lower(), f"{name}/"):
+        for symbol_names in (name, quoted, name.lower(), f"{name}/"):
             for prefix in ("", "/api", "/api/v1"):
-                body = await get(client, f"{prefix}/analytics/{spelling}")
+                body = await get(client, f"{prefix}/analytics/{symbol_names}")
                 assert (body["symbol"], body["intraday"]["ts"]) == (name, "2025-11-28T15:00:00Z")
                 assert body["intraday"]["vwap"] == price
                 for tier, interval in TIERS.items():
-                    body = await get(client, f"{prefix}/analytics/{tier}/{spelling}")
+                    body = await get(client, f"{prefix}/analytics/{tier}/{symbol_names}")
                     assert (body["symbol"], body["interval"]) == (name, interval)
-                body = await get(client, f"{prefix}/indicators/{spelling}", type="vwap", interval="5m")
+                body = await get(client, f"{prefix}/indicators/{symbol_names}", type="vwap", interval="5m")
                 assert (body["symbol"], [row["vwap"] for row in body["values"]]) == (name, [price, price])
 
 
@@ -613,12 +613,12 @@ async def test_symbols_named_like_a_part_of_a_path(compiled, client):
         await send(client, [tick(name, datetime(2025, 11, 28, hour, tzinfo=UTC), 1.0) for hour in (15, 16)])
     await settled(client, *names)
     for name in names:
-        for spelling in (name, name.lower()):
-            assert (await get(client, f"/analytics/{spelling}"))["symbol"] == name
+        for symbol_names in (name, name.lower()):
+            assert (await get(client, f"/analytics/{symbol_names}"))["symbol"] == name
             for tier in TIERS:
-                assert (await get(client, f"/analytics/{tier}/{spelling}"))["symbol"] == name
-            assert (await get(client, f"/indicators/{spelling}", type="vwap"))["symbol"] == name
-            assert (await get(client, f"/signals/{spelling}"))["total"] > 0
+                assert (await get(client, f"/analytics/{tier}/{symbol_names}"))["symbol"] == name
+            assert (await get(client, f"/indicators/{symbol_names}", type="vwap"))["symbol"] == name
+            assert (await get(client, f"/signals/{symbol_names}"))["total"] > 0
         assert (await get(client, f"/analytics/{name}/"))["symbol"] == name
 
 

@@ -262,9 +262,9 @@ async def test_symbols_as_they_are_written(client):
     assert (await get(client, "/symbols"))["symbols"] == sorted(names)
     for price, name in enumerate(names, 1):
         quoted = name.replace("/", "%2F").replace("^", "%5E").replace("=", "%3D")
-        for spelling in (name, quoted, name.lower(), f"{name}/"):
+        for symbol_names in (name, quoted, name.lower(), f"{name}/"):
             for path in ("/data", "/api/v1/data", "/ohlc", "/api/ohlc"):
-                body = await get(client, f"{path}/{spelling}")
+                body = await get(client, f"{path}/{symbol_names}")
                 assert (body["symbol"], body["bars"][0]["close"]) == (name, price)
         for path in ("/bars/latest", "/ticks/latest", "/bars/summary", "/ticks/summary"):
             assert (await get(client, path, symbol=name.lower()))["symbol"] == name

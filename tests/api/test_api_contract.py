@@ -117,7 +117,7 @@ async def test_every_path_answers_under_each_prefix_and_as_documented(market):
 async def test_the_state_of_the_process(market):
     body = (await market.get("/health")).json()
     assert (body["status"], body["db"]) == ("ok", "ok")
-    assert {"number", "append", "step", "flush"} <= set(body["tasks"])
+    assert {"assign_ids", "append", "step", "flush"} <= set(body["tasks"])
     assert {task["restarts"] for task in body["tasks"].values()} == {0}
     assert (await market.get("/ready")).json() == {"status": "ready"}
     assert (await market.get("/version")).json() == {"name": "stockpulse", "version": __version__}

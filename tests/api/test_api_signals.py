@@ -351,7 +351,7 @@ WRONG = [
 
 class TestWrongRules:
     @pytest.fixture(autouse=True)
-    def _elsewhere(self, tmp_path, monkeypatch):
+    def _external(self, tmp_path, monkeypatch):
         """No `.env` of the checkout."""
         monkeypatch.chdir(tmp_path)
 

@@ -76,11 +76,11 @@ def bar_close(compiler: Compiler, symbols: int, rounds: int) -> None:
     track = Track("bench", M5, Bundle(ALL), lambda _, ts: ts // 86_400_000_000)
     track.functions = compiler
     for at in range(WINDOW):
-        track.work_in(closed(at))
+        track.apply(closed(at))
     track.take_changes()
     closes = [closed(WINDOW + at) for at in range(rounds + 1)]
-    track.work_in(closes.pop(0))
-    ours = best(rounds, lambda: track.work_in(closes.pop(0)))
+    track.apply(closes.pop(0))
+    ours = best(rounds, lambda: track.apply(closes.pop(0)))
     some = [{name: one[:WINDOW].copy() for name, one in walk.items()} for walk in walks]
     peer = best(3, lambda: in_talib(some))
     whole = peer[0] * symbols / len(some)

@@ -48,7 +48,7 @@ async def pipeline(
         if not indicators:
             for shard in context.pipeline.shards.values():
                 analytics = shard.engine.analytics
-                analytics.work_in_ticks = analytics.work_in_bars = lambda _: None
+                analytics.apply_ticks = analytics.apply_bars = lambda _: None
         sent = 0
         pending: set[asyncio.Task[object]] = set()
         started = time.perf_counter()

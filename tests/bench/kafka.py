@@ -40,7 +40,7 @@ async def latencies(dsn: str, bootstrap: str, rate: int, symbols: list[str]) -> 
     committed: list[float] = []
 
     async with running(settings, CollectorRegistry()) as context:
-        journal, owned = context.log.journal, context.ownership.owned
+        journal, owned = context.log.journal, context.shards.owned
 
         async def one(frame: pl.DataFrame) -> None:
             started = time.perf_counter()

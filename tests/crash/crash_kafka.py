@@ -153,7 +153,7 @@ async def stored_trades(dsn: str) -> list[Trade]:
     return [Trade(*row) for row in rows]
 
 
-async def worked_in(app: App, bootstrap: str, topic: str, seconds: float = 60) -> None:
+async def processed(app: App, bootstrap: str, topic: str, seconds: float = 60) -> None:
     """Wait until the checkpoints stand at the end of the topic."""
     records = await read_topic(bootstrap, topic)
     counts = Counter(dict.fromkeys(range(PARTITIONS), 0))

@@ -15,7 +15,7 @@ from crash_harness import SECOND, data_folder
 from crash_proxy import Cut, Proxy
 
 from bare_sink import flush_of, written
-from stockpulse.engine.bar_engine import END_OF_TIME, Shard, TickBatch
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, TickBatch
 from stockpulse.engine.checkpoint_state import Changes
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -203,7 +203,7 @@ class Bars:
     """A shard that works in ticks, and what its bars must be."""
 
     def __init__(self) -> None:
-        self.shard = Shard()
+        self.shard = BarEngine()
         for symbol in range(1, 8):
             self.shard.learn(symbol, trading_calendar("24/7"))
         self.shard.offset = first_offset(1)
@@ -278,7 +278,7 @@ async def assert_state_comes_back(way: Way, bars: Bars) -> None:
     sink = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
     checkpoint = await sink.take(2, 0)
     await sink.close()
-    other = Shard()
+    other = BarEngine()
     other.restore(checkpoint.offset, checkpoint.parts)
     for interval in BASE_INTERVALS:
         mine, theirs = bars.shard.resident(interval), other.resident(interval)

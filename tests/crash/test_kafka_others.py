@@ -28,20 +28,20 @@ async def test_ours_are_kept_when_what_follows_them_is_read_before_they_are_hand
     await producer.start()
     try:
         async with serve(postgres_dsn, kafka_bootstrap_servers=kafka, kafka_partitions=1, **names) as client:
-            ingestion = contexts[-1].pipeline.ingestion
-            assert ingestion is not None
-            hand_on, held, go_on = ingestion._hand_on, asyncio.Event(), asyncio.Event()
+            ingestor = contexts[-1].pipeline.ingestor
+            assert ingestor is not None
+            hand_on, held, go_on = ingestor._hand_on, asyncio.Event(), asyncio.Event()
 
             async def hand_on_later(appended: Any) -> Any:
                 held.set()
                 await go_on.wait()
                 return await hand_on(appended)
 
-            ingestion._hand_on = hand_on_later
+            ingestor._hand_on = hand_on_later
             posting = asyncio.create_task(client.post("/api/v1/ticks", json=[tick("ours")]))
             await held.wait()
             await producer.send_and_wait(raw, json.dumps(tick("theirs")).encode(), key=SYMBOL.encode())
-            log = contexts[-1].ownership.owned[0].source.log
+            log = contexts[-1].shards.owned[0].source.log
             start = log.head
             await until(lambda: log.head > start, "that the record of the others is seen", 10)
             await asyncio.sleep(1)  # several turns of the shard's loop, in which it may read

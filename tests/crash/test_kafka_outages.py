@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 from crash_harness import App, Load, Market, NoAnswer, assert_derived_right, seed_of, thorough
-from crash_kafka import app_on_kafka, assert_log_right, raw_of, worked_in
+from crash_kafka import app_on_kafka, assert_log_right, processed, raw_of
 
 from broker import Broker
 
@@ -123,7 +123,7 @@ async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker
             await asyncio.sleep(1)
             assert load.answers["200"] > acknowledged
         started = time.monotonic()
-        await worked_in(app, own_broker.bootstrap, raw_of(TOPIC), DRAINED_SECONDS)
+        await processed(app, own_broker.bootstrap, raw_of(TOPIC), DRAINED_SECONDS)
         print(
             f"back after {back:.1f} s, drained {time.monotonic() - started:.1f} s later; {before:.0f} MiB before, at"
             f" most {watcher.peak:.0f}; {load.ticks} ticks; answers {dict(load.answers)}"
@@ -180,7 +180,7 @@ async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
                 await load.sent()
                 await frozen(own_broker, meanwhile)
                 load.finish()
-            await worked_in(app, own_broker.bootstrap, raw_of(TOPIC), DRAINED_SECONDS)
+            await processed(app, own_broker.bootstrap, raw_of(TOPIC), DRAINED_SECONDS)
         print(f"{before:.0f} MiB before, at most {watcher.peak:.0f}; {load.ticks} ticks; answers {dict(load.answers)}")
         assert refusals(load)
         assert watcher.peak - before < 2 * MOST_GROWTH_MIB

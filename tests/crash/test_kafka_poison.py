@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import murmur2
 from crash_harness import BEGIN, Load, Market, assert_derived_right, kills_wanted, seed_of, until_true
-from crash_kafka import PARTITIONS, app_on_kafka, assert_log_right, raw_of, worked_in
+from crash_kafka import PARTITIONS, app_on_kafka, assert_log_right, processed, raw_of
 
 LARGEST = 16 << 20
 SHARE = 0.01
@@ -221,7 +221,7 @@ async def test_poison_is_set_aside_and_the_rest_flows(kafka: str, topic: str) ->
         counts = Counter(foreigner.poison.values())
         print(f"{foreigner.good} good records of others, {sum(counts.values())} bad ones, {load.ticks} ticks of ours")
         assert counts.keys() == POISON.keys()
-        await worked_in(app, kafka, raw_of(topic))
+        await processed(app, kafka, raw_of(topic))
         await load.settle()
         await assert_all_are_dead_letters(app.dsn, raw_of(topic), foreigner.poison)
 

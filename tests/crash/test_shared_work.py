@@ -27,7 +27,7 @@ from crash_harness import (
     thorough,
     until_true,
 )
-from crash_kafka import assert_log_right, worked_in
+from crash_kafka import assert_log_right, processed
 
 from kafka_app import PARTITIONS, on_kafka, rows
 
@@ -126,7 +126,7 @@ async def assert_all_right(work: Work, kafka: str, topic: str, load: Load) -> No
     raw = f"{topic}.raw"
     await load.end()
     await until_true(work.shared_out, f"that all partitions are shared out:{work.tails()}")
-    await worked_in(work.workers[0], kafka, raw, CAUGHT_UP_SECONDS)
+    await processed(work.workers[0], kafka, raw, CAUGHT_UP_SECONDS)
     await work.done()
     started = time.monotonic()
     await assert_log_right(work.ingest, kafka, raw, load.batches)

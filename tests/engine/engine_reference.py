@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from stockpulse.engine.bar_engine import END_OF_TIME, ProviderBars, Shard, TickBatch
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, ProviderBars, TickBatch
 from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
 from stockpulse.engine.checkpoint_state import decode, encode
 from stockpulse.market.calendar import NO_DAY, trading_calendar
@@ -328,7 +328,7 @@ class Drive:
         self.start()
 
     def new_shard(self):
-        shard = Shard(lateness_micros=self.lateness, extended_day=self.extended)
+        shard = BarEngine(lateness_micros=self.lateness, extended_day=self.extended)
         for symbol, calendar in CALENDAR.items():
             shard.learn(symbol, trading_calendar(calendar))
         return shard
@@ -358,10 +358,10 @@ class Drive:
             count, clocks = min(count, self.head - self.at), {}
         records = self.log[self.at : self.at + count]
         for kind, group in groupby(records, type):
-            self._work_in(kind, list(group), clocks)
+            self._process(kind, list(group), clocks)
         self.at += len(records)
 
-    def _work_in(self, kind, records, clocks):
+    def _process(self, kind, records, clocks):
         if kind is Tick:
             works = [self.shard.digest_ticks(tick_batch(records))]
         else:

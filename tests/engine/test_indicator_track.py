@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.engine import indicator_track as track_module
-from stockpulse.engine.bar_engine import Shard
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR, newest_of_each, total
 from stockpulse.engine.derived_rows import Derived
 from stockpulse.engine.engine import Engine
@@ -52,11 +52,11 @@ class _Engine(Engine):
 
     @property
     def offset(self):
-        return self.shard.offset
+        return self.bars.offset
 
     @offset.setter
     def offset(self, offset):
-        self.shard.offset = offset
+        self.bars.offset = offset
 
 
 class TracksDrive(Drive):
@@ -68,7 +68,7 @@ class TracksDrive(Drive):
         super().__init__(log, **options)
 
     def new_shard(self):
-        shard = Shard(lateness_micros=self.lateness, extended_day=self.extended)
+        shard = BarEngine(lateness_micros=self.lateness, extended_day=self.extended)
         engine = _Engine(shard, Analytics(INSTANCES, RULES, M1, shard.dates))
         for symbol, calendar in CALENDAR.items():
             engine.learn(symbol, trading_calendar(calendar))
@@ -113,7 +113,7 @@ class TracksDrive(Drive):
                 self.signals[key] = signal
 
     def catch_up(self, most):
-        """A part of what is behind, as `CatchUp` does it."""
+        """A part of what is behind, as `IndicatorCatchUp` does it."""
         for name, track in self.tracks.items():
             if not track.is_behind():
                 continue
@@ -168,7 +168,7 @@ class TracksDrive(Drive):
             mine = rows[rows["symbol_id"] == symbol]
             columns = {one: np.ascontiguousarray(mine[one]) for one in INPUTS[:4]}
             columns["volume"] = total(mine["volume_units"], mine["volume_nanos"])
-            columns["session"] = self.shard.shard.dates(mine["symbol_id"], mine["ts"]).astype(float)
+            columns["session"] = self.shard.bars.dates(mine["symbol_id"], mine["ts"]).astype(float)
             zero, bundle = np.zeros(1, np.int64), track.bundle
             out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)
             revision = np.maximum.accumulate(mine["revision"])
@@ -227,10 +227,10 @@ def test_a_look_is_what_a_close_would_be_and_leaves_no_trace(closes, data):
     looked.functions = closed.functions = plain
     for at, close in enumerate(closes):
         for other in data.draw(st.lists(st.floats(1, 100), max_size=2)):
-            looked.look(_bar(at, other))
-        seen = looked.look(_bar(at, close))
+            looked.preview(_bar(at, other))
+        seen = looked.preview(_bar(at, close))
         for track in (looked, closed):
-            track.work_in(_bar(at, close))
+            track.apply(_bar(at, close))
         values = closed._derived[-1].values
         assert bits(seen.values[0].tolist()) == bits(values[0].tolist())
         assert bits(looked._derived[-1].values[0].tolist()) == bits(values[0].tolist())
@@ -258,7 +258,7 @@ def test_last_prices_are_those_of_the_log(batches):
             continue
         symbol, price, flags = (np.array(column) for column in zip(*batch, strict=True))
         numbers = np.arange(seq, seq + len(batch))
-        prices.work_in(symbol, numbers * 10, numbers, price, flags.astype(np.uint8))
+        prices.apply(symbol, numbers * 10, numbers, price, flags.astype(np.uint8))
         changed = set()
         for number, value, flag in batch:
             if flag & PRIMARY and flag & COUNTS_FOR_PRICE:

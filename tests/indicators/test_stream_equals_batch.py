@@ -134,7 +134,7 @@ def in_portions(compiler: Compiler, bundle: Bundle, market: Market, random: np.r
         random.shuffle(some)
         first = done[some]
         for _ in range(random.integers(0, 4)):
-            look(compiler, bundle, states, rows[some], first, market, random)
+            preview(compiler, bundle, states, rows[some], first, market, random)
         hold = int(random.integers(0, 2))
         last = np.minimum(first + random.choice([0, 1, 1, 2, 5, 20], len(some)), market.last[some])
         out = bundle.calculate(compiler, states, rows[some], first, last, market.bars, hold=hold)
@@ -149,7 +149,7 @@ def in_portions(compiler: Compiler, bundle: Bundle, market: Market, random: np.r
     return found
 
 
-def look(
+def preview(
     compiler: Compiler,
     bundle: Bundle,
     states: list[Array],

@@ -146,11 +146,11 @@ def test_numbers_come_back_to_the_bit(numbers):
 @example("123456789012345678.12345678901234567")
 @example("2.2250738585072011e-308")
 @example("-0")
-def test_a_number_is_the_nearest_one_however_it_is_spelled(spelling):
+def test_a_number_is_the_nearest_one_however_it_is_spelled(symbol_names):
     """As `float` reads it: by way of columns as well as alone."""
-    value = GOOD.replace(b"189.72", spelling.encode())
+    value = GOOD.replace(b"189.72", symbol_names.encode())
     by_columns, alone = CODEC.decode([value]).ticks["price"], CODEC.decode([b" " + value]).ticks["price"]
-    assert by_columns.to_list() == alone.to_list() == [float(spelling)]
+    assert by_columns.to_list() == alone.to_list() == [float(symbol_names)]
 
 
 @given(ANY_TICKS, ANY_BARS)

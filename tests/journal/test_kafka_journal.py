@@ -19,6 +19,7 @@ from kafka_app import (
     command,
     first_seqs,
     on_kafka,
+    processed,
     put,
     read_topic,
     rows,
@@ -27,7 +28,6 @@ from kafka_app import (
     trade,
     until,
     with_admin,
-    worked_in,
 )
 from stockpulse.api.context import Context
 from stockpulse.errors import CannotStart, RecordsLost
@@ -82,9 +82,9 @@ async def test_every_batch_stands_where_the_journal_says(
         journal = contexts[0].log.journal
         assert journal is not None
         said: list[Appended] = []
-        ingestion = contexts[0].pipeline.ingestion
-        assert ingestion is not None
-        ingestion._hand_on = noting(ingestion._hand_on, said)
+        ingestor = contexts[0].pipeline.ingestor
+        assert ingestor is not None
+        ingestor._hand_on = noting(ingestor._hand_on, said)
         every = [symbol for number in range(PARTITIONS) for symbol in symbols_on(number, 2)]
         batches = [
             [trade(symbol, T0, 1 + number + at / 100) for at, symbol in enumerate(every)] for number in range(20)
@@ -140,7 +140,7 @@ async def test_what_others_write_between_ours_keeps_its_place(
                 pending.append(asyncio.create_task(post(client, mine)))
         await asyncio.gather(*pending)
         await client.post(f"{OURS}&end_of_stream=true")
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         await assert_all_stored(postgres_dsn, kafka, topic, 120)
 
 
@@ -172,9 +172,9 @@ async def test_our_own_read_back_because_of_somebody_elses_is_stored(
 ) -> None:
     """What was appended and is not handed on yet may be read from the log first: then it is the same once."""
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
-        ingestion = contexts[0].pipeline.ingestion
-        assert ingestion is not None
-        hand_on = ingestion._hand_on
+        ingestor = contexts[0].pipeline.ingestor
+        assert ingestor is not None
+        hand_on = ingestor._hand_on
 
         async def late(appended: Appended) -> asyncio.Future[None] | None:
             if isinstance(appended.batch, Ticks):
@@ -182,11 +182,11 @@ async def test_our_own_read_back_because_of_somebody_elses_is_stored(
                 await asyncio.sleep(1)  # it is seen by then, and may be read from the log, ours with it
             return await hand_on(appended)
 
-        ingestion._hand_on = late
+        ingestor._hand_on = late
         answer = await post(client, trade(SYMBOL, T0, 5.0, trade_id="ours"))
         assert (answer["accepted"], answer["duplicates"]) == (1, 0)
         await client.post(f"{OURS}&end_of_stream=true")
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         await assert_all_stored(postgres_dsn, kafka, topic, 2)
 
 
@@ -197,10 +197,10 @@ async def test_a_redelivery_among_the_records_of_others_is_left_out_also_after_a
     same = trade(SYMBOL, T0, 5.0, trade_id="same")
     async with serve(postgres_dsn, **settings):
         await put(kafka, f"{topic}.raw", [(2, SYMBOL, same), (2, SYMBOL, same)])
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
     async with serve(postgres_dsn, **settings):
         await put(kafka, f"{topic}.raw", [(2, SYMBOL, same), (2, SYMBOL, trade(SYMBOL, T0, 6.0, trade_id="other"))])
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         assert [tick.price for tick in await stored_ticks(postgres_dsn)] == [5.0, 6.0]
 
 
@@ -222,7 +222,7 @@ async def test_transactions_of_others(serve: Serve, postgres_dsn: str, kafka: st
         await producer.begin_transaction()
         await send(producer, 666.0)
         await producer.abort_transaction()
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         await post(client, trade(SYMBOL, T0, 2.0))
         await producer.begin_transaction()
         await send(producer, 3.0)
@@ -230,13 +230,13 @@ async def test_transactions_of_others(serve: Serve, postgres_dsn: str, kafka: st
         await asyncio.sleep(1.2)
         assert [tick.price for tick in await stored_ticks(postgres_dsn)] == [1.0, 2.0]
         await producer.commit_transaction()
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         await producer.begin_transaction()
         await send(producer, 666.0)
         await producer.abort_transaction()
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         await client.post(f"{OURS}&end_of_stream=true")
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         await assert_all_stored(postgres_dsn, kafka, topic, 4)
     async with serve(postgres_dsn, **on_kafka(kafka, topic)):
         assert len(await stored_ticks(postgres_dsn)) == 4
@@ -251,7 +251,7 @@ async def test_a_record_on_a_wrong_partition_is_a_dead_letter_and_can_be_sent_ag
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         tick = trade(SYMBOL, T0, 5.0, trade_id="astray") | {"provider": "vendor", "exchange": "Q"}
         [offset] = await put(kafka, f"{topic}.raw", [(3, SYMBOL, tick)])
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         [letter] = (await client.get("/dead-letters")).json()["dead_letters"]
         assert (letter["topic"], letter["topic_partition"], letter["topic_offset"]) == (f"{topic}.raw", 3, offset)
         assert "partition 3" in letter["reason"]
@@ -259,7 +259,7 @@ async def test_a_record_on_a_wrong_partition_is_a_dead_letter_and_can_be_sent_ag
         assert await stored_ticks(postgres_dsn) == []
         assert (await client.post("/dead-letters/retry")).json() == {"retried": 1, "refused": {}}
         assert (await client.post("/dead-letters/retry")).json() == {"retried": 0, "refused": {}}
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         [stored] = await stored_ticks(postgres_dsn)
         firsts = await first_seqs(postgres_dsn)
         assert (stored.seq, stored.symbol, stored.price, stored.ts) == (firsts[2], SYMBOL, 5.0, T0)
@@ -290,7 +290,7 @@ async def test_a_batch_whose_sequence_the_broker_refuses_lands_once(
         assert journal._appender._producer is not former, "nothing had to be settled"
         await post(client, trade(SYMBOL, T0, 99.0, trade_id="after"))
         await client.post(f"{OURS}&end_of_stream=true")
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         await assert_all_stored(postgres_dsn, kafka, topic, before + len(every) + 1)
 
 
@@ -330,7 +330,7 @@ async def test_records_that_were_dropped_before_they_were_worked_in_stop_the_sta
     settings, raw = on_kafka(kafka, topic), f"{topic}.raw"
     async with serve(postgres_dsn, **settings):
         await put(kafka, raw, [(2, SYMBOL, trade(SYMBOL, T0, 1 + number)) for number in range(3)])
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
     newest = (await stored_ticks(postgres_dsn))[-1].seq
     await put(kafka, raw, [(2, SYMBOL, trade(SYMBOL, T0, 10 + number)) for number in range(5)])
     await delete_up_to(kafka, raw, 2, 6)
@@ -341,10 +341,10 @@ async def test_records_that_were_dropped_before_they_were_worked_in_stop_the_sta
     status, said = await command(postgres_dsn, settings, "topics", "accept-loss")
     assert (status, said.strip()) == (0, "partition 2: worked in up to 3, goes on at 6")
     async with serve(postgres_dsn, **settings) as client:
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         await post(client, trade(SYMBOL, T0, 20.0))
         await client.post(f"{OURS}&end_of_stream=true")
-        await worked_in(postgres_dsn, kafka, raw)
+        await processed(postgres_dsn, kafka, raw)
         ticks = await stored_ticks(postgres_dsn)
         assert [tick.price for tick in ticks] == [1, 2, 3, 13, 14, 20]
         assert min(tick.seq for tick in ticks[3:]) > newest

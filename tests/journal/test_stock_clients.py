@@ -18,12 +18,12 @@ from kafka_app import (
     bars_of,
     on_kafka,
     partition_of,
+    processed,
     rows,
     stored_ticks,
     symbols_on,
     trade,
     until,
-    worked_in,
 )
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
@@ -90,7 +90,7 @@ async def test_kcat_prints_what_we_write(serve: Serve, postgres_dsn: str, kafka:
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await post(client, sent)
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
     printed = await asyncio.to_thread(kcat, kafka, "-C", "-t", f"{topic}.raw", "-e", "-q", "-f", "%p|%k|%s\n")
     lines = [line.split("|", 2) for line in printed.splitlines()]
     raw = [(int(partition), key, json.loads(value)) for partition, key, value in lines]
@@ -112,7 +112,7 @@ async def test_confluents_avro_consumer_reads_what_we_write(
         settings = on_kafka(kafka, topic, kafka_codec="avro", schema_registry_url=registry.url)
         async with serve(postgres_dsn, **settings) as client:
             await post(client, sent)
-            await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+            await processed(postgres_dsn, kafka, f"{topic}.raw")
         raw = await asyncio.to_thread(consumed, kafka, f"{topic}.raw", registry)
         bars = await asyncio.to_thread(consumed, kafka, f"{topic}.ohlcv", registry)
     trades = [one for one in raw if "price" in one]
@@ -183,7 +183,7 @@ async def test_what_they_write_becomes_bars(
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await asyncio.to_thread(write, kafka, f"{topic}.raw", sent)
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         ticks = await stored_ticks(postgres_dsn)
         assert sorted(str(tick.trade_id) for tick in ticks) == sorted(tick["trade_id"] for tick in sent)
         wanted = bars_of(ticks, 60)
@@ -205,7 +205,7 @@ async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await asyncio.to_thread(by_confluent("consistent_random"), kafka, f"{topic}.raw", sent)
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         letters = (await client.get("/dead-letters", params={"limit": 1000})).json()["dead_letters"]
         taken = {str(tick.trade_id) for tick in await stored_ticks(postgres_dsn)}
         astray = {json.loads(letter["record"])["trade_id"] for letter in letters}
@@ -216,6 +216,6 @@ async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
         assert all("murmur2_random" in letter["reason"] for letter in letters)
         outcome = (await client.post("/dead-letters/retry", params={"limit": 1000})).json()
         assert outcome == {"retried": len(letters), "refused": {}}
-        await worked_in(postgres_dsn, kafka, f"{topic}.raw")
+        await processed(postgres_dsn, kafka, f"{topic}.raw")
         ticks = await stored_ticks(postgres_dsn)
         assert sorted(str(tick.trade_id) for tick in ticks) == sorted(tick["trade_id"] for tick in sent)

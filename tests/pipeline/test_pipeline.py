@@ -6,9 +6,8 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
-from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, frame_of_ticks, stack, tick
 
-from stockpulse.engine.bar_engine import END_OF_TIME, Shard
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.ingest.feed import Feed
@@ -20,6 +19,7 @@ from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.times import micros
 from stockpulse.postgres import migrate
 from stockpulse.providers.trade_conditions import alpaca
+from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, frame_of_ticks, stack, tick
 
 LIVE = Feed("live", "24/7")
 TAPE = Feed("tape", "24/7", Clock.EVENT)
@@ -94,7 +94,7 @@ class TestSubmit:
             assert counters.bars_closed == 4 + 1 + 1 + 1
             assert counters.bars_revised == 3  # its minute, its five minutes, its day
             lag = parts.pipeline.lag()
-            assert (lag.submitted, lag.numbered, lag.unprocessed, lag.unflushed) == (0, 0, 0, 0)
+            assert (lag.submitted, lag.with_ids, lag.unprocessed, lag.unflushed) == (0, 0, 0, 0)
 
     async def test_whoever_gives_up_waiting_leaves_the_others_alone(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
@@ -106,7 +106,7 @@ class TestSubmit:
             receipts = await asyncio.gather(*patient, *impatient[1::2])
             assert all(receipt.accepted == 1 for receipt in receipts)
             await parts.settled()
-            assert parts.pipeline.ingestion.unanswered == 0
+            assert parts.pipeline.ingestor.unanswered == 0
             assert (await parts.latest("B", M1, 1))[0]["trade_count"] == 20
 
     async def test_many_at_once_are_all_there_in_the_order_of_each(self, postgres_dsn):
@@ -174,7 +174,7 @@ class TestTwoProviders:
             await parts.settled()
             (row,) = await parts.latest("A", M1, 5)
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 2.0, 2)
-            assert parts.pipeline.presents.provider_of(parts.symbol("A").id) == parts.names.providers["live"].id
+            assert parts.pipeline.clocks.provider_of(parts.symbol("A").id) == parts.names.providers["live"].id
 
 
 class TestClosing:
@@ -236,32 +236,32 @@ class TestPresents:
         async with stack(postgres_dsn) as parts:
             await parts.submit(LIVE, tick("A", NOW - HOUR))
             await parts.settled()
-            presents = parts.pipeline.presents
+            clocks = parts.pipeline.clocks
             parts.clock.at = NOW + HOUR
-            assert presents.of_symbol(parts.symbol("A").id) == NOW + HOUR
-            assert presents.of_providers() == {parts.names.providers["live"].id: NOW + HOUR}
+            assert clocks.of_symbol(parts.symbol("A").id) == NOW + HOUR
+            assert clocks.of_providers() == {parts.names.providers["live"].id: NOW + HOUR}
 
     async def test_of_a_recording_is_its_greatest_time(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             await parts.submit(TAPE, tick("A", EARLIER + HOUR), tick("A", EARLIER), tick("B", EARLIER))
             await parts.settled()
-            presents = parts.pipeline.presents
+            clocks = parts.pipeline.clocks
             for name in "AB":
-                assert presents.of_symbol(parts.symbol(name).id) == EARLIER + HOUR
-            assert presents.watermark() == EARLIER + HOUR
+                assert clocks.of_symbol(parts.symbol(name).id) == EARLIER + HOUR
+            assert clocks.watermark() == EARLIER + HOUR
             await parts.pipeline.end(TAPE)
-            assert presents.of_symbol(parts.symbol("A").id) == EARLIER + HOUR
+            assert clocks.of_symbol(parts.symbol("A").id) == EARLIER + HOUR
 
     async def test_of_what_nobody_sent_is_the_wall_clock(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
-            assert parts.pipeline.presents.of_symbol(12345) == NOW
-            assert parts.pipeline.presents.provider_of(12345) == 0
+            assert parts.pipeline.clocks.of_symbol(12345) == NOW
+            assert parts.pipeline.clocks.provider_of(12345) == 0
 
     async def test_is_known_after_a_restart(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             await parts.submit(TAPE, tick("A", EARLIER))
         async with stack(postgres_dsn) as parts:
-            assert parts.pipeline.presents.of_symbol(parts.symbol("A").id) == EARLIER
+            assert parts.pipeline.clocks.of_symbol(parts.symbol("A").id) == EARLIER
 
 
 class TestLateTicks:
@@ -272,7 +272,7 @@ class TestLateTicks:
         days = [random_ticks(random, NOW - day * DAY, 120) for day in (8, 5, 2, 1)]
         pieces = [day[at::3] for at in range(3) for day in days]
         async with stack(postgres_dsn) as parts:
-            reads = parts.processing._reads
+            reads = parts.processor._reads
             load_stored = reads.bars
 
             async def load(wanted):
@@ -459,7 +459,7 @@ async def submit_in_pieces(parts, records, random):
 
 async def recomputed(parts):
     """The tables, worked out from the log alone by a shard that keeps everything in memory."""
-    shard = Shard()
+    shard = BarEngine()
     for symbol in parts.names.symbols.values():
         shard.learn(symbol.id, trading_calendar(symbol.calendar))
     calendars = {symbol.id: trading_calendar(symbol.calendar) for symbol in parts.names.symbols.values()}

@@ -6,13 +6,13 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 import pytest
-from store_stack import DAY, MINUTE, NOW, SECOND, SetClock, frame_of_ticks, stack, tick
 
 from stockpulse.ingest.feed import Feed
 from stockpulse.journal.segments import first_offset
 from stockpulse.market.clocks import Clock
 from stockpulse.market.times import micros
 from stockpulse.storage.tick_reader import SERVED_TICKS
+from store_stack import DAY, MINUTE, NOW, SECOND, SetClock, frame_of_ticks, stack, tick
 
 FEED = Feed("sender", "24/7")
 SYMBOLS = ("A", "B", "C")
@@ -177,7 +177,7 @@ async def test_every_tick_is_seen_once_while_segments_are_sealed_and_indexed(pos
         of, sent, looks = parts.symbol("A").id, 1, 0
         over = asyncio.Event()
 
-        async def look():
+        async def preview():
             nonlocal looks
             while not over.is_set():
                 before = sent
@@ -195,7 +195,7 @@ async def test_every_tick_is_seen_once_while_segments_are_sealed_and_indexed(pos
                 await parts.segments.index_sealed()
                 await asyncio.sleep(0)
 
-        looking, tending = asyncio.create_task(look()), asyncio.create_task(tend())
+        looking, tending = asyncio.create_task(preview()), asyncio.create_task(tend())
         for _ in range(60):
             await parts.submit(FEED, *(tick("A", NOW - n * SECOND) for n in range(7)))
             sent += 7

@@ -243,7 +243,7 @@ async def indicators(
     given = {name: value for name, value in request.query_params.items() if name not in _OURS}
     instances = select(type, given)
     columns = columns_of(instances)
-    until = context.presents.closed_until(symbol.id)
+    until = context.clocks.closed_until(symbol.id)
     pages = context.analytics.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
     schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
     rows = Rows(

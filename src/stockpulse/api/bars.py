@@ -95,7 +95,7 @@ async def latest_bars(
     limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 10,
 ) -> Response:
     """Newest first; the first one may still be forming, and says so. Other intervals: /ohlc/{symbol}."""
-    bars = await context.bars.latest(symbol, M1, limit, context.presents.closed_until(symbol.id))
+    bars = await context.bars.latest(symbol, M1, limit, context.clocks.closed_until(symbol.id))
     bars = bars[np.arange(bars.height - 1, -1, -1)]
     shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
     return await answer_frame(shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m")
@@ -104,7 +104,7 @@ async def latest_bars(
 @router.get("/bars/summary", summary="What the bars of a window come to", responses=error_responses(404, 422, 503))
 async def bar_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
     """Over the 1-minute bars that begin in the minutes before the symbol's present."""
-    as_of = context.presents.of_symbol(symbol.id)
+    as_of = context.clocks.of_symbol(symbol.id)
     pages = context.bars.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
     summed = bars.select(
@@ -154,7 +154,7 @@ async def movers(
 def _by_present(context: Context) -> dict[datetime, list[Symbol]]:
     """The symbols by how far their provider's time has come: one group for all live ones."""
     groups: dict[datetime, list[Symbol]] = defaultdict(list)
-    presents, now = context.presents.of_providers(), context.now()
+    clocks, now = context.clocks.of_providers(), context.now()
     for symbol in context.names.symbols.values():
-        groups[presents.get(context.presents.provider_of(symbol.id), now)].append(symbol)
+        groups[clocks.get(context.clocks.provider_of(symbol.id), now)].append(symbol)
     return groups

@@ -14,8 +14,8 @@ from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.pipeline.provider_clocks import Presents
-from stockpulse.pipeline.shards import Ownership
+from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.pipeline.shards import Shards
 from stockpulse.postgres.connect import Pool
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
@@ -32,7 +32,7 @@ class Context:
     pool: Pool
     names: Names
     pipeline: Pipeline
-    presents: Presents
+    clocks: ProviderClocks
     ticks: TickReader
     bars: BarReader
     analytics: AnalyticsReader
@@ -45,7 +45,7 @@ class Context:
     durable_timeout_seconds: float
     future_seconds: float
     dead_letters: DeadLetterStore
-    ownership: Ownership
+    shards: Shards
     log: LogParts
     needs_kafka: bool
     """What only reads does without, for a while."""

@@ -90,7 +90,7 @@ async def data(
     The last one may still be forming, and says so. Intervals other than 1m, 5m and 1d are made of these.
     """
     check_order(start, end)
-    pages = context.bars.between(symbol, interval, start, end, context.presents.closed_until(symbol.id))
+    pages = context.bars.between(symbol, interval, start, end, context.clocks.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
@@ -126,7 +126,7 @@ async def ohlc(
 
     Filled bars come on top of the limit, and are in the count.
     """
-    bars = await context.bars.latest(symbol, interval, limit, context.presents.closed_until(symbol.id))
+    bars = await context.bars.latest(symbol, interval, limit, context.clocks.closed_until(symbol.id))
     before = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:

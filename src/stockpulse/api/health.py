@@ -12,7 +12,7 @@ from stockpulse.aio.supervisor import State
 from stockpulse.api.context import Context, Ctx
 from stockpulse.api.error_responses import error_responses
 from stockpulse.errors import Unavailable
-from stockpulse.pipeline.shard_processor import Processing
+from stockpulse.pipeline.shard_processor import ShardProcessor
 from stockpulse.postgres.connect import TRANSIENT
 
 router = APIRouter(tags=["health"])
@@ -74,9 +74,9 @@ async def health(context: Ctx) -> Health:
     """Always 200 as long as the process answers; see `status` and `tasks`. /ready is the one for load balancers."""
     db = await _database(context)
     lag = context.pipeline.lag()
-    lags = {"number": lag.submitted, "append": lag.numbered, "step": lag.unprocessed, "flush": lag.unflushed}
-    for number, processing in context.pipeline.shards.items():
-        lags[f"step:{number}"], lags[f"flush:{number}"], _ = processing.lag()
+    lags = {"assign_ids": lag.submitted, "append": lag.with_ids, "step": lag.unprocessed, "flush": lag.unflushed}
+    for number, processor in context.pipeline.shards.items():
+        lags[f"step:{number}"], lags[f"flush:{number}"], _ = processor.lag()
     tasks = {
         name: TaskReport(state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error)
         for name, task in context.supervisor.health.items()
@@ -90,14 +90,14 @@ async def health(context: Ctx) -> Health:
     analytics = AnalyticsReport(
         compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
     )
-    shards = {number: _shard(processing) for number, processing in sorted(context.pipeline.shards.items())}
+    shards = {number: _shard(processor) for number, processor in sorted(context.pipeline.shards.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
 
 
-def _shard(processing: Processing) -> ShardReport:
-    unprocessed, unflushed, _ = processing.lag()
-    return ShardReport(offset=processing.offset, unprocessed=unprocessed, unflushed=unflushed)
+def _shard(processor: ShardProcessor) -> ShardReport:
+    unprocessed, unflushed, _ = processor.lag()
+    return ShardReport(offset=processor.offset, unprocessed=unprocessed, unflushed=unflushed)
 
 
 def _kafka(context: Context) -> str | None:
@@ -114,7 +114,7 @@ async def ready(context: Ctx) -> Readiness:
     if await _database(context) != "ok":
         raise Unavailable("the database does not answer")
     if _kafka(context) == "down" and context.needs_kafka:
-        waiting = context.pipeline.ingestion.unanswered if context.pipeline.ingestion is not None else 0
+        waiting = context.pipeline.ingestor.unanswered if context.pipeline.ingestor is not None else 0
         raise Unavailable(f"Kafka does not answer; {waiting:,} submissions wait in memory")
     stopped = [name for name, task in context.supervisor.health.items() if task.state is State.FAILED]
     if stopped:

@@ -34,8 +34,8 @@ class PipelineCollector(Collector):
         of_shards = GaugeMetricFamily(
             "stockpulse_shard_lag_rows", "Rows of a shard that wait for a stage", labels=["shard", "stage"]
         )
-        for number, processing in self._pipeline.shards.items():
-            for name, rows in zip(("step", "flush"), processing.lag(), strict=False):
+        for number, processor in self._pipeline.shards.items():
+            for name, rows in zip(("step", "flush"), processor.lag(), strict=False):
                 of_shards.add_metric([str(number), name], rows)
         yield of_shards
         up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task does its work", labels=["task"])

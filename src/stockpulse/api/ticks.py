@@ -251,7 +251,7 @@ async def latest_ticks(
 @router.get("/summary", summary="What the ticks of a window come to", responses=error_responses(404, 422, 503))
 async def tick_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
     """Over the minutes before the symbol's present, which for a recording is where it has come to."""
-    as_of = context.presents.of_symbol(symbol.id)
+    as_of = context.clocks.of_symbol(symbol.id)
     start = as_of - timedelta(minutes=minutes)
     found = await context.ticks.summary(symbol.id, start, as_of)
     return TickWindow(

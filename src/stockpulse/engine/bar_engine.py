@@ -73,7 +73,7 @@ class Work:
     touched: dict[Interval, list[Ints]] = field(default_factory=dict)
 
 
-class Shard:
+class BarEngine:
     """The bars of the symbols of one shard.
 
     For each batch: `digest` it, bring in what `needs` asks for with `admit`, then `apply` it.

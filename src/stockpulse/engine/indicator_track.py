@@ -110,7 +110,7 @@ class Track:
 
     # Bars as they close -------------------------------------------------------------------------
 
-    def work_in(self, rows: Rows) -> None:
+    def apply(self, rows: Rows) -> None:
         """Calculate closed bars, new or revised, one row for each (symbol, ts), sorted."""
         rows = priced(rows)
         if len(rows) == 0:
@@ -275,7 +275,7 @@ class Track:
 
     # Bars that are forming ----------------------------------------------------------------------
 
-    def look(self, rows: Rows) -> Derived | None:
+    def preview(self, rows: Rows) -> Derived | None:
         """The values that bars would have if they closed as they are; the newest bar of each symbol.
 
         Leaves no trace. Symbols that are behind are left out.

@@ -31,7 +31,7 @@ class AnalyticsChanges:
 
 
 @dataclass(frozen=True)
-class Glance:
+class RealtimeSnapshot:
     """What the market looks like between two closes: prices, and the 5-minute bars as they form."""
 
     prices: PriceAverages
@@ -71,22 +71,22 @@ class Analytics:
         for track in self.tracks.values():
             track.begin(symbol_id)
 
-    def work_in_ticks(self, batch: TickBatch) -> None:
+    def apply_ticks(self, batch: TickBatch) -> None:
         """Note the prices of trades."""
-        self.prices.work_in(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.flags)
+        self.prices.apply(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.flags)
 
-    def work_in_bars(self, events: Iterable[BarEvents]) -> None:
+    def apply_bars(self, events: Iterable[BarEvents]) -> None:
         """Calculate what follows from bars that closed, or were revised after that."""
         events = list(events)
         for track in self.tracks.values():
             rows = [event.rows for event in events if event.interval is track.interval]
             if len(rows) == 1:
-                track.work_in(rows[0])
+                track.apply(rows[0])
             elif rows:
                 together = np.concatenate(rows)
-                track.work_in(together[np.lexsort((together["ts"], together["symbol_id"]))])
+                track.apply(together[np.lexsort((together["ts"], together["symbol_id"]))])
 
-    def glance(self, forming: Rows) -> Glance:
+    def realtime(self, forming: Rows) -> RealtimeSnapshot:
         """The prices that are new since the last time, and the indicators of these 5-minute bars as they form.
 
         Symbols that were behind at the last time come as well, once they have caught up.
@@ -95,10 +95,10 @@ class Analytics:
         ready = track.caught_up(self._overdue)
         prices = self.prices.changed(also=ready)
         rows = forming[np.isin(forming["symbol_id"], prices.symbol_id)]
-        glance = Glance(prices, track.look(rows))
+        realtime = RealtimeSnapshot(prices, track.preview(rows))
         shown = np.union1d(np.setdiff1d(self._overdue, ready), rows["symbol_id"])
         self._overdue = np.setdiff1d(shown, track.caught_up(shown))
-        return glance
+        return realtime
 
     def unflushed(self) -> int:
         """How many rows wait to be stored."""

@@ -47,7 +47,7 @@ class LastPrices:
         self._symbols = with_room(self._symbols, symbol_id)
         self._seen = np.concatenate([self._seen, np.full(len(self._symbols) - len(self._seen), -1)])
 
-    def work_in(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
+    def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
         """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
         if not counting.all():

@@ -14,7 +14,7 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.followed_log import slot_of
 from stockpulse.journal.kafka.connection import KafkaConnection
-from stockpulse.journal.kafka.journal import KafkaJournal, KafkaShardLog, Watch
+from stockpulse.journal.kafka.journal import EndOffsetPoller, KafkaJournal, KafkaShardLog
 from stockpulse.journal.kafka.reader import Interpreter, PartitionReader
 from stockpulse.journal.kafka.topics import Cluster
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -29,7 +29,7 @@ _MEMORY_ROWS: Final = 300_000
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalLog:
     """What is to be stored of a log that is not in the database itself."""
 
     segments: Segments
@@ -48,7 +48,7 @@ class ShardOfLog:
     """That of a log which has one of its own."""
     start: int
     """Where a shard begins that nobody has worked on."""
-    elsewhere: Elsewhere | None
+    external: ExternalLog | None
     load: Callable[[int], Awaitable[None]]
     """Bring back what has to be in memory; takes the checkpoint's offset."""
     remember: Callable[[], Awaitable[pl.DataFrame]]
@@ -92,7 +92,7 @@ class LogParts:
     routing: Routing
     left: Segments | None
     """Segments of logs that were left."""
-    watch: Watch | None = None
+    watch: EndOffsetPoller | None = None
     waiting_seconds: Callable[[], float] = lambda: 0.0
     """How long what was submitted has been waiting to be durable, in seconds."""
     kafka: KafkaParts | None = None
@@ -129,7 +129,7 @@ class KafkaLog:
         first_seqs: dict[int, int],
         interpreter: Interpreter,
         journal: KafkaJournal | None,
-        watch: Watch,
+        watch: EndOffsetPoller,
         routing: Routing,
         left: Segments,
     ) -> None:
@@ -166,7 +166,7 @@ class KafkaLog:
             segments,
             epoch=None,
             start=first_seq,
-            elsewhere=Elsewhere(segments, self._topic, first_seq),
+            external=ExternalLog(segments, self._topic, first_seq),
             load=load,
             remember=partial(self._remember, segments, shard),
             close=reader.close,

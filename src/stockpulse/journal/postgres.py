@@ -18,7 +18,7 @@ from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.postgres.binary_copy import Layout, in_slices
-from stockpulse.postgres.connect import Connection, Held, copy_in, copy_out, until_done
+from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, until_done
 
 SHARD: Final = 0
 """There is one shard here; each partition of a Kafka topic is one of its own."""
@@ -59,7 +59,7 @@ class PostgresJournal:
     """The log of one shard, with one appender: this process, as long as it holds the advisory lock."""
 
     def __init__(self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS) -> None:
-        self._held = Held(dsn)
+        self._reconnecting = ReconnectingConnection(dsn)
         self._wait_seconds = wait_seconds
         self._backend = 0  # the server's process that has our lock
         self.segments = segments
@@ -88,7 +88,7 @@ class PostgresJournal:
 
     async def _locked(self, wait_seconds: float) -> tuple[Connection, bool]:
         """The connection, holding the lock that makes us the only appender."""
-        connection, fresh = await self._held.get()
+        connection, fresh = await self._reconnecting.get()
         if fresh:
             await connection.execute(_NOTICE_OUR_DEATH)
         deadline = asyncio.get_running_loop().time() + wait_seconds
@@ -96,7 +96,7 @@ class PostgresJournal:
             # The server may not have noticed yet that a former connection of ours is dead.
             await connection.execute(_END_FORMER, self._backend, _LOCK_CLASS, SHARD)
             if asyncio.get_running_loop().time() > deadline:
-                self._held.drop()
+                self._reconnecting.drop()
                 raise JournalInUse
             await asyncio.sleep(0.1)
         self._backend = connection.get_server_pid()
@@ -115,7 +115,7 @@ class PostgresJournal:
         after = base + len(batch.frame)
         stamped = _with_offsets(batch, base)
         pieces, table, columns = await offload.run(len(batch.frame), lambda: _packed(stamped, base))
-        await until_done(lambda: self._write(base, after, table, columns, pieces), "append", self._held.drop)
+        await until_done(lambda: self._write(base, after, table, columns, pieces), "append", self._reconnecting.drop)
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
         if isinstance(stamped, Ticks):
@@ -144,7 +144,7 @@ class PostgresJournal:
         """The offset that the next record gets."""
         return self.head
 
-    async def foreign_end(self, worked_in: int) -> int:  # noqa: ARG002
+    async def foreign_end(self, processed: int) -> int:  # noqa: ARG002
         """Nobody else appends."""
         return 0
 
@@ -171,7 +171,7 @@ class PostgresJournal:
         """Bring the open segment's ticks back into memory, or, if they are many, seal it."""
         rows = self.head - self.segments.open
         if rows > most_rows:
-            await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._held.drop)
+            await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._reconnecting.drop)
             return
         connection, _ = await self._locked(self._wait_seconds)
         frame = await tick_rows.read_whole(connection, self.segments.open)
@@ -180,7 +180,7 @@ class PostgresJournal:
 
     async def seal(self) -> None:
         """Seal the open segment, whatever is in it, for a log that is left."""
-        await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._held.drop)
+        await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._reconnecting.drop)
         await self.segments.index_sealed()
 
     async def recent_keys(self) -> pl.DataFrame:
@@ -198,7 +198,7 @@ class PostgresJournal:
 
     async def close(self) -> None:
         """Let the log go."""
-        await self._held.close()
+        await self._reconnecting.close()
 
 
 def _with_offsets(batch: Ticks | Bars, base: int) -> Ticks | Bars:

@@ -78,7 +78,7 @@ class ShardLog(Protocol):
         """The same, asked for."""
         ...
 
-    async def foreign_end(self, worked_in: int) -> int:
+    async def foreign_end(self, processed: int) -> int:
         """Up to where there may be records that others appended, which nobody hands on; 0 if there are none.
 
         What was appended here and is not worked in yet comes first: read as well, it would be taken for redelivered.

@@ -18,7 +18,7 @@ _SEPARATOR: Final = "\x1f"
 _INTERVALS: Final = {minutes: name for name, minutes in MINUTES.items()}
 
 
-class Spelling:
+class SymbolNames:
     """Frames of the log with names in the place of numbers."""
 
     def __init__(self, names: Names) -> None:

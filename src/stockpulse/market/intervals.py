@@ -62,7 +62,7 @@ _SPELLINGS: Final = {
     "week": ("w", "wk", "wks", "week", "weeks", "weekly"),
     "month": ("mo", "mon", "mth", "month", "months", "monthly"),
 }
-_UNITS: Final = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_UNITS: Final = {symbol_names: unit for unit, spellings in _SPELLINGS.items() for symbol_names in spellings}
 _SHAPE: Final = re.compile(r"\s*([0-9]{0,4})\s*([A-Za-z]*)\s*")
 
 

@@ -25,7 +25,7 @@ from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.routing import Routing
 from stockpulse.node.parts import Foundation, embedded_log, engine_of, flow_of, kafka_log, kafka_target
-from stockpulse.pipeline.shards import Ownership
+from stockpulse.pipeline.shards import Shards
 
 Target = Literal["kafka", "postgres"]
 
@@ -52,8 +52,8 @@ async def move(base: Foundation, target: Target) -> Moved:
 
 async def _to_kafka(base: Foundation) -> Moved:
     log = await embedded_log(base)
-    ownership, leaving = await _drained(base, log)
-    engine = ownership.owned[SHARD].processing.engine
+    shards, leaving = await _drained(base, log)
+    engine = shards.owned[SHARD].processor.engine
     target = await kafka_target(base.settings)
     routing = Routing(base.names, target.partitions)
     slot, left = await next_slot(base.pool), await left_at(base.pool, target.identity)
@@ -79,10 +79,10 @@ async def _to_kafka(base: Foundation) -> Moved:
 
 async def _to_postgres(base: Foundation) -> Moved:
     log = await kafka_log(base)
-    ownership, leaving = await _drained(base, log)
+    shards, leaving = await _drained(base, log)
     engine = engine_of(base.settings)
-    engine.restore(0, _states(ownership))
-    for one, left in zip(ownership.owned.values(), leaving, strict=True):
+    engine.restore(0, _states(shards))
+    for one, left in zip(shards.owned.values(), leaving, strict=True):
         if left.offset > one.source.segments.open:
             await one.source.segments.seal(left.offset)
             await one.source.segments.index_sealed()
@@ -91,20 +91,20 @@ async def _to_postgres(base: Foundation) -> Moved:
     return Moved(1, len(base.names.symbol_by_id))
 
 
-def _states(ownership: Ownership) -> list[State]:
-    return [one.processing.engine.snapshot() for one in ownership.owned.values()]
+def _states(shards: Shards) -> list[State]:
+    return [one.processor.engine.snapshot() for one in shards.owned.values()]
 
 
-async def _drained(base: Foundation, log: LogParts) -> tuple[Ownership, list[Leaving]]:
+async def _drained(base: Foundation, log: LogParts) -> tuple[Shards, list[Leaving]]:
     """All shards, with all that is in the log worked in and stored, as they are left."""
-    _, ownership = await flow_of(base, log)
-    await ownership.take_all(log.logs.shards)
+    _, shards = await flow_of(base, log)
+    await shards.take_all(log.logs.shards)
     leaving = []
-    for shard, one in ownership.owned.items():
-        await one.processing.outlet.flush_once()
-        first_seq = one.source.elsewhere.first_seq if one.source.elsewhere is not None else 0
+    for shard, one in shards.owned.items():
+        await one.processor.writer.flush_once()
+        first_seq = one.source.external.first_seq if one.source.external is not None else 0
         leaving.append(Leaving(shard, one.source.log.identity, one.sink.epoch, one.sink.offset, first_seq))
-    return ownership, leaving
+    return shards, leaving
 
 
 async def accept_loss(base: Foundation) -> list[str]:

@@ -81,4 +81,4 @@ async def audit(pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -
         await asyncio.sleep(_AUDIT_SECONDS)
         records = pipeline.counters.ticks + pipeline.counters.provider_bars - before
         if records:
-            await runs.record("pipeline", records, started, now(), watermark=pipeline.presents.watermark())
+            await runs.record("pipeline", records, started, now(), watermark=pipeline.clocks.watermark())

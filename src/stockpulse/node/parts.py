@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from stockpulse.aio.supervisor import Supervisor
-from stockpulse.engine.bar_engine import Shard
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.indicators import Analytics
@@ -30,7 +30,7 @@ from stockpulse.journal.followed_log import claim, followed_log
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection
 from stockpulse.journal.kafka.group import Membership
-from stockpulse.journal.kafka.journal import KafkaJournal, Watch, identity_of, is_on
+from stockpulse.journal.kafka.journal import EndOffsetPoller, KafkaJournal, identity_of, is_on
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.reader import Interpreter
 from stockpulse.journal.kafka.topics import Cluster, NewTopics, TopicNames, cluster_with
@@ -39,15 +39,15 @@ from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Journal, Ticks
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
-from stockpulse.journal.symbol_names import RecordEncoder, Spelling
+from stockpulse.journal.symbol_names import RecordEncoder, SymbolNames
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.market.symbology import Names
-from stockpulse.pipeline.ingestor import Ingestion
-from stockpulse.pipeline.kafka_publisher import Publishing, Topic
+from stockpulse.pipeline.ingestor import Ingestor
+from stockpulse.pipeline.kafka_publisher import KafkaPublisher, Topic
 from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.pipeline.provider_clocks import Presents
+from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.read_replica import FollowedBars, FollowedShard, follow_names, follow_ticks
-from stockpulse.pipeline.shards import Ownership, Tools
+from stockpulse.pipeline.shards import Shards, Tools
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.rules import parse
@@ -82,7 +82,7 @@ class Foundation:
 
 def engine_of(settings: Settings) -> Engine:
     """The engine of a shard, with nothing in it yet."""
-    shard = Shard(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
+    shard = BarEngine(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
     stored = [Instance(one) for one in CATALOGUE.values() if set(one.outputs) <= set(STORED_INDICATORS)]
     rules = Rules([Rule(name, parse(rule.buy), parse(rule.sell)) for name, rule in settings.signal_rules.items()])
     return Engine(shard, Analytics(stored, rules, parse_interval(settings.signal_interval), shard.dates))
@@ -216,7 +216,7 @@ async def kafka_log(base: Foundation) -> LogParts:
         journal.first_seqs = first_seqs
         base.stack.push_async_callback(journal.close)
         await journal.start(ends)
-    watch = Watch(connection, topic, partitions)
+    watch = EndOffsetPoller(connection, topic, partitions)
     watch.ends = dict(ends)
     base.supervisor.start("kafka", watch.run)
     left = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
@@ -241,7 +241,7 @@ async def _prepared(codec: Codec) -> None:
         await asyncio.sleep(1)
 
 
-async def publishing_of(base: Foundation, kafka: KafkaParts) -> Publishing:
+async def publishing_of(base: Foundation, kafka: KafkaParts) -> KafkaPublisher:
     """What publishes on the derived topics, started."""
     names = topics_of(base.settings)
     appenders = {}
@@ -255,19 +255,19 @@ async def publishing_of(base: Foundation, kafka: KafkaParts) -> Publishing:
         partitions = kafka.cluster.topics[getattr(names, kind)].partitions
         return Topic(appenders[kind], partitions, encode)
 
-    publishing = Publishing(base.names, kafka.codec, engine_of(base.settings).analytics, topic_of)
-    base.supervisor.start("publish", publishing.run)
-    return publishing
+    publisher = KafkaPublisher(base.names, kafka.codec, engine_of(base.settings).analytics, topic_of)
+    base.supervisor.start("publish", publisher.run)
+    return publisher
 
 
 # The flow ---------------------------------------------------------------------------------------
 
 
-async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]:
+async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Shards]:
     """The pipeline, and the shards that may be worked on in it; none is yet."""
     publishes = base.settings.role in {"all", "process"} and log.kafka is not None
-    publishing = await publishing_of(base, log.kafka) if publishes and log.kafka is not None else None
-    pipeline = Pipeline(log.routing, Presents(base.names, log.routing, base.now), base.counters)
+    publisher = await publishing_of(base, log.kafka) if publishes and log.kafka is not None else None
+    pipeline = Pipeline(log.routing, ProviderClocks(base.names, log.routing, base.now), base.counters)
     analytics = engine_of(base.settings).analytics
     await drop_other_states(base.pool, analytics.tracks.values())
     tools = Tools(
@@ -282,18 +282,18 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Ownership]
         counters=base.counters,
         now=base.now,
         extended_day=base.settings.extended_day,
-        publishing=publishing,
+        publisher=publisher,
         redeliveries=base.redeliveries,
     )
-    ownership = Ownership(tools, log.logs, pipeline, base.supervisor)
-    base.stack.push_async_callback(ownership.close)
-    return pipeline, ownership
+    shards = Shards(tools, log.logs, pipeline, base.supervisor)
+    base.stack.push_async_callback(shards.close)
+    return pipeline, shards
 
 
-def ingestion_of(base: Foundation, journal: Journal, pipeline: Pipeline) -> Ingestion:
+def ingestion_of(base: Foundation, journal: Journal, pipeline: Pipeline) -> Ingestor:
     """The way into the log."""
     encoder = Encoder(base.name_store, FeedArbiter(standby=["simulated"]))
-    return Ingestion(
+    return Ingestor(
         intake=Intake(encoder, base.redeliveries, timedelta(seconds=base.settings.future_seconds)),
         journal=journal,
         dead_letters=DeadLetters(base.pool, base.partitions),
@@ -314,12 +314,12 @@ class Readers:
     bars: Callable[[Interval, int | None], Awaitable[Rows]]
 
 
-def readers_of(log: LogParts, pipeline: Pipeline, ownership: Ownership) -> Readers:
+def readers_of(log: LogParts, pipeline: Pipeline, shards: Shards) -> Readers:
     """In the shards that are worked on here."""
 
     def ticks(symbol_id: int) -> TickSource:
-        source = ownership.owned[log.routing.of_symbol(symbol_id)].source
-        first = source.elsewhere.first_seq if source.elsewhere is not None else 0
+        source = shards.owned[log.routing.of_symbol(symbol_id)].source
+        first = source.external.first_seq if source.external is not None else 0
         return TickSource(source.segments, first, log.left)
 
     return Readers(ticks, pipeline.bars_in_memory)
@@ -336,7 +336,7 @@ def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
     shards = {
         shard: FollowedShard(base.pool, base.names, first_seq) for shard, first_seq in sorted(kafka.first_seqs.items())
     }
-    pipeline.presents.shards |= shards
+    pipeline.clocks.shards |= shards
     base.supervisor.start("follow:bars", bars.run)
     base.supervisor.start("follow:ticks", lambda: follow_ticks(shards.values(), base.name_store))
 
@@ -350,27 +350,27 @@ def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
 # Sharing ----------------------------------------------------------------------------------------
 
 
-def share_partitions(base: Foundation, kafka: KafkaParts, ownership: Ownership) -> None:
+def share_partitions(base: Foundation, kafka: KafkaParts, shards: Shards) -> None:
     """Work on this process's share of the partitions from now on."""
     settings, supervisor = base.settings, base.supervisor
     membership = Membership(kafka.connection, settings.kafka_topic_raw, settings.kafka_group)
     supervisor.start("names", lambda: follow_names(base.name_store))
     supervisor.start("group", membership.run)
-    supervisor.start("shards", lambda: ownership.share(lambda: membership.assigned, membership.changed))
+    supervisor.start("shards", lambda: shards.share(lambda: membership.assigned, membership.changed))
 
 
 async def remember_deliveries(base: Foundation, log: LogParts) -> None:
     """Know the newest ticks again, stored ones and those that are merely in the log, so that none comes in twice."""
-    spelling = Spelling(base.names)
+    symbol_names = SymbolNames(base.names)
     for shard in log.logs.shards:
         source = await log.logs.open(shard)
         try:
             offset: int = await base.pool.fetchval("SELECT journal_offset FROM checkpoints WHERE shard = $1", shard)
             await source.segments.load(offset)
-            await base.redeliveries.remember(spelling.keys(await source.remember()))
+            await base.redeliveries.remember(symbol_names.keys(await source.remember()))
             end = await source.log.end()
             async for appended in source.log.replay(max(offset, end - LEAST_KEYS), end):
                 if isinstance(appended.batch, Ticks):
-                    await base.redeliveries.remember(spelling.keys(appended.batch.frame))
+                    await base.redeliveries.remember(symbol_names.keys(appended.batch.frame))
         finally:
             await source.close()

@@ -23,7 +23,7 @@ _MOST_UNSTORED: Final = 100_000
 """And with so many bars."""
 
 
-class CatchUp:
+class IndicatorCatchUp:
     """Catches up between two batches, while no bar changes."""
 
     def __init__(self, engine: Engine, turn: asyncio.Lock, reads: EngineReads) -> None:
@@ -35,7 +35,7 @@ class CatchUp:
     async def some(self) -> bool:
         """Do a part of what is behind; whether there was anything to do."""
         # History on its way in goes first, and is not held in memory twice.
-        if self._engine.analytics.unflushed() >= _MOST_WAITING or self._engine.shard.unstored() >= _MOST_UNSTORED:
+        if self._engine.analytics.unflushed() >= _MOST_WAITING or self._engine.bars.unstored() >= _MOST_UNSTORED:
             return False
         behind = [track for track in self._engine.analytics.tracks.values() if track.is_behind()]
         for track in behind:

@@ -41,7 +41,7 @@ class _Waiting:
 
 
 @dataclass(frozen=True)
-class _Numbered:
+class _WithIds:
     """A submission as it will stand in the log."""
 
     waiting: _Waiting
@@ -61,7 +61,7 @@ class _Ended:
     done: asyncio.Future[Receipt]
 
 
-class Ingestion:
+class Ingestor:
     """The way of all shards into the log."""
 
     def __init__(
@@ -81,12 +81,12 @@ class Ingestion:
         self._counters = counters
         self._now = now
         self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
-        self._numbered: RowQueue[_Numbered | _Ended] = RowQueue(_APPEND_ROWS)
+        self._with_ids: RowQueue[_WithIds | _Ended] = RowQueue(_APPEND_ROWS)
         self.unanswered = 0
 
     def lag(self) -> tuple[int, int]:
-        """Rows that wait to be numbered, and to be appended."""
-        return self._submitted.rows, self._numbered.rows
+        """Rows that wait to be with_ids, and to be appended."""
+        return self._submitted.rows, self._with_ids.rows
 
     # Submit -------------------------------------------------------------------------------------
 
@@ -120,30 +120,30 @@ class Ingestion:
 
     # Number -------------------------------------------------------------------------------------
 
-    async def number(self) -> None:
+    async def assign_ids(self) -> None:
         """Leave out redeliveries and turn names into numbers, while the batch before is being appended."""
         while True:
             for item in await self._submitted.take(_APPEND_ROWS):
                 if isinstance(item, _Ended):
-                    await self._numbered.put(item, 1)
+                    await self._with_ids.put(item, 1)
                 else:
-                    numbered = await self._encoded(item)
-                    await self._numbered.put(numbered, max(len(numbered.frame), 1))
+                    with_ids = await self._encoded(item)
+                    await self._with_ids.put(with_ids, max(len(with_ids.frame), 1))
 
-    async def _encoded(self, waiting: _Waiting) -> _Numbered:
+    async def _encoded(self, waiting: _Waiting) -> _WithIds:
         fresh, receipt = await self._intake.sift(waiting.submission)
         if len(fresh):
             fresh = await until_done(
                 lambda: self._intake.encode(fresh, waiting.submission), "numbering of new names", lambda: None
             )
-        return _Numbered(waiting, fresh, receipt)
+        return _WithIds(waiting, fresh, receipt)
 
     # Append -------------------------------------------------------------------------------------
 
     async def append(self) -> None:
         """Make what was submitted durable, hand it on, and answer."""
         while True:
-            items = await self._numbered.take(_APPEND_ROWS)
+            items = await self._with_ids.take(_APPEND_ROWS)
             for kind, group in itertools.groupby(items, _kind):
                 if kind is End:
                     for ended in group:
@@ -156,7 +156,7 @@ class Ingestion:
         closing = asyncio.gather(*[future for future in stored if future is not None], return_exceptions=True)
         closing.add_done_callback(lambda _: self._answer(ended.done, Receipt()))
 
-    async def _append_group(self, group: list[_Numbered]) -> None:
+    async def _append_group(self, group: list[_WithIds]) -> None:
         frames = [item.frame for item in group if len(item.frame)]
         appended: list[Appended] = []
         if frames:
@@ -183,7 +183,7 @@ class Ingestion:
             done.set_result(receipt)
 
 
-def _kind(item: _Numbered | _Ended) -> type[Ticks] | type[Bars] | type[End]:
+def _kind(item: _WithIds | _Ended) -> type[Ticks] | type[Bars] | type[End]:
     if isinstance(item, _Ended):
         return End
     return Bars if item.of_bars else Ticks

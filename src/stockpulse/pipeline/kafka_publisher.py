@@ -21,7 +21,7 @@ from stockpulse.engine.signals import SIGNALS, Signals
 from stockpulse.journal.codecs import OHLCV, Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.routing import partition_of
-from stockpulse.journal.symbol_names import Spelling
+from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Names
@@ -80,7 +80,7 @@ class Topic:
         return parts
 
 
-class Publishing:
+class KafkaPublisher:
     """What the engine makes, as rows of the derived topics."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Publishing:
     ) -> None:
         """`topics` makes the topic of a kind: "ohlcv", "analytics" or "signals"."""
         self._names = names
-        self._spelling = Spelling(names)
+        self._symbol_names = SymbolNames(names)
         self._rules = [rule.name for rule in analytics.rules.rules]
         self._tracks = analytics.tracks
         self._bars = topics(codec.encode_ohlcv, "ohlcv")
@@ -123,7 +123,7 @@ class Publishing:
         labels = [output for one in track.bundle.instances for output in one.indicator.outputs]
         return pl.DataFrame(
             {
-                "symbol": self._spelling.symbols(pl.Series(derived.symbol_id)),
+                "symbol": self._symbol_names.symbols(pl.Series(derived.symbol_id)),
                 "interval": pl.repeat(track.interval.name, len(derived), eager=True),
                 "timestamp": pl.Series(derived.ts).cast(UTC_MICROS),
                 "revision": derived.revision,
@@ -135,7 +135,7 @@ class Publishing:
         interval = next(track.interval.name for name, track in self._tracks.items() if name not in (INTRADAY, DAILY))
         return pl.DataFrame(
             {
-                "symbol": self._spelling.symbols(pl.Series(signals.symbol_id)),
+                "symbol": self._symbol_names.symbols(pl.Series(signals.symbol_id)),
                 "interval": pl.repeat(interval, len(signals), eager=True),
                 "timestamp": pl.Series(signals.ts).cast(UTC_MICROS),
                 "rule": pl.Series(self._rules).gather(signals.rule),

@@ -18,51 +18,51 @@ from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.journal.records import Appended
 from stockpulse.journal.routing import Routing
 from stockpulse.market.intervals import Interval
-from stockpulse.pipeline.ingestor import Ingestion
-from stockpulse.pipeline.provider_clocks import Presents
-from stockpulse.pipeline.shard_processor import Processing
+from stockpulse.pipeline.ingestor import Ingestor
+from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.pipeline.shard_processor import ShardProcessor
 from stockpulse.telemetry.counters import Counters, Lag
 
 
 class Pipeline:
     """The flow, from a submitted batch to stored bars, through whatever shards are worked on here."""
 
-    def __init__(self, routing: Routing, presents: Presents, counters: Counters) -> None:
+    def __init__(self, routing: Routing, clocks: ProviderClocks, counters: Counters) -> None:
         self._routing = routing
-        self.presents = presents
+        self.clocks = clocks
         self.counters = counters
-        self.ingestion: Ingestion | None = None
-        self.shards: dict[int, Processing] = {}
+        self.ingestor: Ingestor | None = None
+        self.shards: dict[int, ShardProcessor] = {}
 
-    def add(self, shard: int, processing: Processing) -> None:
+    def add(self, shard: int, processor: ShardProcessor) -> None:
         """Have a shard worked on here."""
-        self.shards[shard] = processing
-        self.presents.shards[shard] = processing.presents
+        self.shards[shard] = processor
+        self.clocks.shards[shard] = processor.clocks
 
     def remove(self, shard: int) -> None:
         """Somebody else works on it."""
-        del self.shards[shard], self.presents.shards[shard]
+        del self.shards[shard], self.clocks.shards[shard]
 
     async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
         """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
-        return await self._ingestion().submit(frame, feed, of_bars=of_bars)
+        return await self._require_ingestor().submit(frame, feed, of_bars=of_bars)
 
     async def enqueue(self, frame: pl.DataFrame, feed: Feed) -> asyncio.Future[Receipt]:
         """Take in a batch as soon as there is room for it; what is returned is done once it is durable."""
-        return await self._ingestion().enqueue(frame, feed)
+        return await self._require_ingestor().enqueue(frame, feed)
 
     def has_room(self, rows: int) -> bool:
         """Whether so many rows would be taken in without waiting."""
-        return self._ingestion().has_room(rows)
+        return self._require_ingestor().has_room(rows)
 
     async def end(self, feed: Feed) -> None:
         """Say that a recording is over, so that its last bars close; returns once those made here are stored."""
-        await self._ingestion().end(feed)
+        await self._require_ingestor().end(feed)
 
-    def _ingestion(self) -> Ingestion:
-        if self.ingestion is None:
+    def _require_ingestor(self) -> Ingestor:
+        if self.ingestor is None:
             raise RuntimeError("nothing is taken in here")
-        return self.ingestion
+        return self.ingestor
 
     async def hand_on(self, appended: Appended) -> asyncio.Future[None] | None:
         """Take what was appended to the shard that works on it, if it is one of those here."""
@@ -75,20 +75,20 @@ class Pipeline:
         while not self._drained() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for shard in self.shards.values():
-            shard.outlet.end()
+            shard.writer.end()
         return self._drained()
 
     def _drained(self) -> bool:
-        unanswered = self.ingestion.unanswered if self.ingestion is not None else 0
+        unanswered = self.ingestor.unanswered if self.ingestor is not None else 0
         return not unanswered and all(shard.is_drained() for shard in self.shards.values())
 
     # Reading ------------------------------------------------------------------------------------
 
     def lag(self) -> Lag:
         """How much is under way."""
-        submitted, numbered = self.ingestion.lag() if self.ingestion is not None else (0, 0)
+        submitted, with_ids = self.ingestor.lag() if self.ingestor is not None else (0, 0)
         unprocessed, unflushed, behind = _sums(shard.lag() for shard in self.shards.values())
-        return Lag(submitted, numbered, unprocessed, unflushed, behind)
+        return Lag(submitted, with_ids, unprocessed, unflushed, behind)
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars that the engines hold, forming ones included: of one symbol or of all."""

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from stockpulse.engine.bar_engine import END_OF_TIME, Shard
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine
 from stockpulse.journal.routing import Routing
 from stockpulse.market.clocks import Clock
 from stockpulse.market.symbology import Names, ProviderName
 from stockpulse.market.times import from_micros, micros
 
 
-class PresentsOfShard(Protocol):
+class ClockSource(Protocol):
     """What is to be known of the clocks in one shard."""
 
     def is_over(self, provider: ProviderName) -> bool:
@@ -27,10 +27,10 @@ class PresentsOfShard(Protocol):
         ...
 
 
-class ShardPresents:
+class ShardClocks:
     """The clocks of the providers in one shard: the wall clock for live ones, the recording's own for the others."""
 
-    def __init__(self, names: Names, shard: Shard, now: Callable[[], datetime]) -> None:
+    def __init__(self, names: Names, shard: BarEngine, now: Callable[[], datetime]) -> None:
         self._names = names
         self._shard = shard
         self._now = now
@@ -78,14 +78,14 @@ class ShardPresents:
         return self._shard.newest(provider_id)
 
 
-class Presents:
+class ProviderClocks:
     """The clocks of all shards that are worked on here."""
 
     def __init__(self, names: Names, routing: Routing, now: Callable[[], datetime]) -> None:
         self._names = names
         self._routing = routing
         self._now = now
-        self.shards: dict[int, PresentsOfShard] = {}
+        self.shards: dict[int, ClockSource] = {}
 
     def of_providers(self) -> dict[int, datetime]:
         """The present of each provider, by its number."""

@@ -32,7 +32,7 @@ _MOST_BARS: Final = 3
 
 @dataclass
 class FollowedShard:
-    """The ticks of a shard that another process stores; what `ShardPresents` says as well."""
+    """The ticks of a shard that another process stores; what `ShardClocks` says as well."""
 
     pool: Pool
     names: Names

@@ -27,9 +27,9 @@ from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unr
 from stockpulse.market.calendar import Calendar, trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names
-from stockpulse.pipeline.indicator_catch_up import CatchUp
-from stockpulse.pipeline.provider_clocks import ShardPresents
-from stockpulse.pipeline.shard_writer import Outlet
+from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
+from stockpulse.pipeline.provider_clocks import ShardClocks
+from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.storage.engine_reads import EngineReads
 from stockpulse.telemetry.counters import Counters
 
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 _Stored = asyncio.Future[None]
 
 
-class Processing:
+class ShardProcessor:
     """Works one shard of the log in."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Processing:
         shard_log: ShardLog,
         engine: Engine,
         turn: asyncio.Lock,
-        outlet: Outlet,
+        writer: ShardWriter,
         reads: EngineReads,
         names: Names,
         counters: Counters,
@@ -75,7 +75,7 @@ class Processing:
         self._delivered = delivered
         self._extended_day = extended_day
         self._turn = turn
-        self._catch_up = CatchUp(engine, turn, reads)
+        self._catch_up = IndicatorCatchUp(engine, turn, reads)
         self._handed_on: RowQueue[tuple[Appended, _Stored | None]] = RowQueue(_QUEUE_ROWS)
         self._taken: deque[tuple[Appended, _Stored | None]] = deque()
         self._expected = 0  # the end of what was handed on
@@ -83,8 +83,8 @@ class Processing:
         self._taught = 0
         self._received_at = 0
         self._reading = False  # what others have put into the log
-        self.outlet = outlet
-        self.presents = ShardPresents(names, engine.shard, now)
+        self.writer = writer
+        self.clocks = ShardClocks(names, engine.bars, now)
 
     @property
     def expected(self) -> int:
@@ -94,7 +94,7 @@ class Processing:
     @property
     def offset(self) -> int:
         """Up to where the log is worked in."""
-        return self.engine.shard.offset
+        return self.engine.bars.offset
 
     async def hand_on(self, appended: Appended) -> _Stored | None:
         """Take what was appended here, without a detour over the log; waits while there is too much of it."""
@@ -111,15 +111,15 @@ class Processing:
         self._teach()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
-            await self._work_in_read(appended, {})
-            await self.outlet.flush_once()  # so that a recovery that is cut short goes on where it was
+            await self._process_read(appended, {})
+            await self.writer.flush_once()  # so that a recovery that is cut short goes on where it was
         # Offsets that were left out at the end of a sealed segment are worked in as well.
-        self.engine.shard.offset = self._expected = max(self.offset, end)
+        self.engine.bars.offset = self._expected = max(self.offset, end)
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
 
     async def step(self) -> None:
         """Work in what was appended, close what is due, and catch up in between."""
-        catching_up, self.outlet.live = False, True
+        catching_up, self.writer.live = False, True
         while True:
             if not self._taken:
                 await self._take(_GLIMPSE_SECONDS if catching_up else _CLOCK_SECONDS)
@@ -128,14 +128,14 @@ class Processing:
                 await self._close()
             while self._taken:  # each stays there until it is done, should this be started again in the middle
                 appended, stored = self._taken[0]
-                await self.outlet.until_room()
+                await self.writer.until_room()
                 await self._read_up_to(appended.before)
                 if (rest := _beyond(appended, self.offset)) is not None:
-                    await self._work_in(rest, None)
+                    await self._process(rest, None)
                 if stored is not None:
-                    self.outlet.answer(stored)
+                    self.writer.answer(stored)
                 self._taken.popleft()
-            await self.outlet.publish_closed()
+            await self.writer.publish_closed()
             catching_up = await self._catch_up.some()
 
     async def _take(self, seconds: float) -> None:
@@ -152,8 +152,8 @@ class Processing:
         self._reading = True
         try:
             async for appended in self._log.replay(self.offset, offset):
-                await self.outlet.until_room()
-                await self._work_in_read(appended, None)
+                await self.writer.until_room()
+                await self._process_read(appended, None)
         finally:
             self._reading = False
 
@@ -162,31 +162,31 @@ class Processing:
 
     async def _close_with(self, clocks: dict[int, int]) -> None:
         async with self._turn:
-            self.outlet.note(await offload.run(self.engine.shard.forming(), partial(self.engine.close, clocks)))
+            self.writer.note(await offload.run(self.engine.bars.forming(), partial(self.engine.close, clocks)))
 
-    async def _work_in_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+    async def _process_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch that was read from the log: intake has not seen it, not in this life at least."""
         if isinstance(appended.batch, Ticks) and self._delivered is not None:
             await self._delivered(appended.batch.frame)
-        await self._work_in(appended, clocks)
+        await self._process(appended, clocks)
 
-    async def _work_in(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+    async def _process(self, appended: Appended, clocks: dict[int, int] | None) -> None:
         """One batch through the engine, bringing in the stored bars that it touches."""
         self._teach()
         batch = appended.batch
         if isinstance(batch, End):
-            self.presents.end(batch.provider)
-            await self._close_with(self.presents.over(batch.provider))
+            self.clocks.end(batch.provider)
+            await self._close_with(self.clocks.over(batch.provider))
         elif isinstance(batch, Ticks):
             fresh = await self._sifted(batch)
             if len(fresh):
-                await self._work_in_records(fresh, clocks)
+                await self._process_records(fresh, clocks)
         elif isinstance(batch, Bars):
-            await self._work_in_records(batch, clocks)
+            await self._process_records(batch, clocks)
         async with self._turn:
             if isinstance(batch, Unreadable):
-                self.outlet.keep(batch)
-            self.engine.shard.offset = max(self.offset, appended.after)
+                self.writer.keep(batch)
+            self.engine.bars.offset = max(self.offset, appended.after)
 
     async def _sifted(self, batch: Ticks) -> Ticks:
         """Those that are no redeliveries. What is worked in once more, after a fault, is not asked twice."""
@@ -198,21 +198,21 @@ class Processing:
         self._counters.duplicates += len(batch) - len(fresh)
         return Ticks(fresh)
 
-    async def _work_in_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
+    async def _process_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
         async with self._turn:
             for work in await self._digest(batch):
                 for ranges in self.engine.needs(work):
                     for wanted in ranges:
                         self.engine.admit(wanted.interval, await self._reads.bars(wanted))
                 now = self._clocks() if clocks is None else clocks
-                self.outlet.note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
-            self.outlet.keep(batch)  # in the same turn: from here on a flush says that they are worked in
+                self.writer.note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
+            self.writer.keep(batch)  # in the same turn: from here on a flush says that they are worked in
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
     async def _digest(self, batch: Ticks | Bars) -> list[Work]:
         frame = batch.frame
         if isinstance(batch, Ticks):
-            self.presents.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
+            self.clocks.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
             return [await offload.run(len(frame), partial(self.engine.digest_ticks, tick_batch(frame, self._names)))]
         given = bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
         return [self.engine.digest_bars(bars) for bars in given]
@@ -228,7 +228,7 @@ class Processing:
 
     def _clocks(self) -> dict[int, int]:
         waiting = self._reading or len(self._handed_on) or len(self._taken) > 1
-        return self.presents.closing(self._received_at if waiting else None)
+        return self.clocks.closing(self._received_at if waiting else None)
 
     def is_drained(self) -> bool:
         """Whether all that was handed on is worked in."""
@@ -239,7 +239,7 @@ class Processing:
     def lag(self) -> tuple[int, int, int]:
         """Rows to be worked in, rows to be stored, and symbols whose indicators have to catch up."""
         unprocessed = max(self._log.head, self._expected) - self.offset
-        return max(unprocessed, 0), self.offset - self.outlet.offset, self.engine.analytics.behind()
+        return max(unprocessed, 0), self.offset - self.writer.offset, self.engine.analytics.behind()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""

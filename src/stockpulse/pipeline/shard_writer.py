@@ -15,11 +15,11 @@ from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.engine import Engine, EngineChanges
-from stockpulse.engine.indicators import Glance
+from stockpulse.engine.indicators import RealtimeSnapshot
 from stockpulse.journal.records import Batch, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import BASE_INTERVALS, Interval
-from stockpulse.pipeline.kafka_publisher import Publishing
+from stockpulse.pipeline.kafka_publisher import KafkaPublisher
 from stockpulse.storage.sink import Flush, Sink
 from stockpulse.telemetry.counters import Counters
 
@@ -27,11 +27,11 @@ _MOST_BARS: Final = 250_000
 _MOST_TICKS: Final = 1_000_000
 """No more wait to be stored, but for those of a batch."""
 
-_GLANCE_SECONDS: Final = 1.0
-_GLANCE_ROWS_PER_SECOND: Final = 250
+_REALTIME_SECONDS: Final = 1.0
+_REALTIME_ROWS_PER_SECOND: Final = 250
 
 
-class Outlet:
+class ShardWriter:
     """Stores, and publishes, what the engine of a shard makes; `turn` is held by whoever works on the engine."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Outlet:
         counters: Counters,
         now: Callable[[], datetime],
         segments: Segments | None = None,
-        publishing: Publishing | None = None,
+        publisher: KafkaPublisher | None = None,
         flush_seconds: float = 0.5,
     ) -> None:
         """`segments` are those of the tick table, where that is written here and not by the log itself."""
@@ -53,16 +53,16 @@ class Outlet:
         self._counters = counters
         self._now = now
         self._segments = segments
-        self._publishing = publishing
+        self._publisher = publisher
         self._flush_seconds = flush_seconds
         self._closed: deque[BarEvents] = deque()  # to be published
-        self._publishing_turn = asyncio.Lock()
+        self._publish_lock = asyncio.Lock()
         self._ticks: list[pl.DataFrame] = []  # to be stored
         self._unreadable: list[pl.DataFrame] = []
         self._ended: list[asyncio.Future[None]] = []  # to be answered when their bars are stored
         self._flushed = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._next_glance = 0.0
+        self._next_realtime = 0.0
         self.live = False
         """Whether the log is worked in: only then the market is looked at."""
 
@@ -76,7 +76,7 @@ class Outlet:
     def note(self, events: Iterable[BarEvents]) -> None:
         """Bars that have closed, or were revised after that."""
         for event in events:
-            if self._publishing is not None:
+            if self._publisher is not None:
                 self._closed.append(event)
             if event.revised:
                 self._counters.bars_revised += len(event.rows)
@@ -98,7 +98,7 @@ class Outlet:
 
     async def until_room(self) -> None:
         """What cannot be stored as fast as it comes, or not at all just now, must not pile up here."""
-        while self._engine.shard.unstored() > _MOST_BARS or sum(map(len, self._ticks)) > _MOST_TICKS:
+        while self._engine.bars.unstored() > _MOST_BARS or sum(map(len, self._ticks)) > _MOST_TICKS:
             self._flushed.clear()
             await self._flushed.wait()
 
@@ -106,20 +106,20 @@ class Outlet:
 
     async def publish_closed(self) -> None:
         """Publish bars as soon as they have closed, ahead of the flush that stores them."""
-        if self._publishing is None:
+        if self._publisher is None:
             return
-        async with self._publishing_turn:
+        async with self._publish_lock:
             while self._closed:
-                await self._publishing.bars(self._closed[0].interval, self._closed[0].rows)
+                await self._publisher.bars(self._closed[0].interval, self._closed[0].rows)
                 self._closed.popleft()
 
-    async def _publish(self, publishing: Publishing, changes: EngineChanges, forming: dict[Interval, Rows]) -> None:
+    async def _publish(self, publisher: KafkaPublisher, changes: EngineChanges, forming: dict[Interval, Rows]) -> None:
         """What is stored next is published first, or a restart in between would never publish it."""
         await self.publish_closed()
-        await publishing.analytics(changes.analytics)
+        await publisher.analytics(changes.analytics)
         for interval, rows in forming.items():
-            await publishing.bars(interval, rows)
-        await publishing.published()
+            await publisher.bars(interval, rows)
+        await publisher.published()
 
     # Flush --------------------------------------------------------------------------------------
 
@@ -135,36 +135,36 @@ class Outlet:
     async def flush_once(self) -> None:
         """Store what changed."""
         async with self._turn:
-            glance = await self._glance()
+            realtime = await self._take_realtime()
             changes = self._engine.take_changes()
             whole = self._engine.snapshot() if changes and self._sink.wants_whole() else None
             ended, self._ended = self._ended, []
             ticks, self._ticks = self._ticks, []
             unreadable, self._unreadable = self._unreadable, []
-            forming = self._forming() if glance and self._publishing is not None else {}
-        if self._publishing is not None:
-            await self._publish(self._publishing, changes, forming)
-        if changes or glance:
-            await self._write(changes, glance, whole, ticks, unreadable)
+            forming = self._forming() if realtime and self._publisher is not None else {}
+        if self._publisher is not None:
+            await self._publish(self._publisher, changes, forming)
+        if changes or realtime:
+            await self._write(changes, realtime, whole, ticks, unreadable)
         for stored in ended:
             stored.set_result(None)
 
     def _forming(self) -> dict[Interval, Rows]:
-        return {interval: self._engine.shard.selected(interval, final=False) for interval in BASE_INTERVALS}
+        return {interval: self._engine.bars.selected(interval, final=False) for interval in BASE_INTERVALS}
 
-    async def _glance(self) -> Glance | None:
+    async def _take_realtime(self) -> RealtimeSnapshot | None:
         """A look at the market, now and then: the more symbols there are in one, the longer until the next."""
-        if not self.live or time.monotonic() < self._next_glance:
+        if not self.live or time.monotonic() < self._next_realtime:
             return None
-        glance = await offload.run(self._engine.shard.forming(), self._engine.glance)
-        count = len(glance.prices.symbol_id)
-        self._next_glance = time.monotonic() + max(_GLANCE_SECONDS, count / _GLANCE_ROWS_PER_SECOND)
-        return glance if count else None
+        realtime = await offload.run(self._engine.bars.forming(), self._engine.realtime)
+        count = len(realtime.prices.symbol_id)
+        self._next_realtime = time.monotonic() + max(_REALTIME_SECONDS, count / _REALTIME_ROWS_PER_SECOND)
+        return realtime if count else None
 
     async def _write(
         self,
         changes: EngineChanges,
-        glance: Glance | None,
+        realtime: RealtimeSnapshot | None,
         whole: State | None,
         ticks: list[pl.DataFrame],
         unreadable: list[pl.DataFrame],
@@ -174,7 +174,7 @@ class Outlet:
             offset=changes.offset,
             bars=changes.bars,
             analytics=changes.analytics,
-            glance=glance,
+            realtime=realtime,
             state=changes.state if whole is None else whole,
             whole=whole is not None,
             ticks=ticks,

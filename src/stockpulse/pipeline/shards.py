@@ -19,14 +19,14 @@ from stockpulse.ingest.redelivery import Redeliveries, ShardRedeliveries
 from stockpulse.journal.backends import Logs, ShardOfLog
 from stockpulse.journal.records import Appended
 from stockpulse.journal.routing import Routing
-from stockpulse.journal.symbol_names import Spelling
+from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.symbology import Names
-from stockpulse.pipeline.kafka_publisher import Publishing
+from stockpulse.pipeline.kafka_publisher import KafkaPublisher
 from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.pipeline.shard_processor import Processing
-from stockpulse.pipeline.shard_writer import Outlet
+from stockpulse.pipeline.shard_processor import ShardProcessor
+from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.postgres.connect import Pool
-from stockpulse.storage.analytics_writer import DerivedWriter
+from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.engine_reads import EngineReads
 from stockpulse.storage.partitions import Partitions
 from stockpulse.storage.sink import Sink
@@ -53,20 +53,20 @@ class Tools:
     counters: Counters
     now: Callable[[], datetime]
     extended_day: bool
-    publishing: Publishing | None
+    publisher: KafkaPublisher | None
     redeliveries: Redeliveries
 
 
 @dataclass(frozen=True)
-class Owned:
+class OwnedShard:
     """A shard that is worked on here."""
 
     source: ShardOfLog
     sink: Sink
-    processing: Processing
+    processor: ShardProcessor
 
 
-class Ownership:
+class Shards:
     """The shards of this process."""
 
     def __init__(self, tools: Tools, logs: Logs, pipeline: Pipeline, supervisor: Supervisor) -> None:
@@ -74,19 +74,19 @@ class Ownership:
         self._logs = logs
         self._pipeline = pipeline
         self._supervisor = supervisor
-        self._spelling = Spelling(tools.names)
+        self._symbol_names = SymbolNames(tools.names)
         self._functions: Functions | None = None
-        self.owned: dict[int, Owned] = {}
+        self.owned: dict[int, OwnedShard] = {}
 
     async def _remember(self, ticks: pl.DataFrame) -> None:
         """Have intake know ticks that did not come by it."""
-        await self._tools.redeliveries.remember(self._spelling.keys(ticks.filter(pl.col("trade_id").is_not_null())))
+        await self._tools.redeliveries.remember(self._symbol_names.keys(ticks.filter(pl.col("trade_id").is_not_null())))
 
     def use(self, functions: Functions) -> None:
         """Calculate indicators with these from now on."""
         self._functions = functions
         for one in self.owned.values():
-            one.processing.engine.analytics.use(functions)
+            one.processor.engine.analytics.use(functions)
 
     async def take(self, shard: int) -> None:
         """Take a shard over, with the state of the checkpoint, and work in what the log has after it."""
@@ -94,50 +94,50 @@ class Ownership:
         engine = tools.new_engine()
         if self._functions is not None:
             engine.analytics.use(self._functions)
-        writer = DerivedWriter(engine.analytics, tools.rule_ids)
+        analytics_writer = AnalyticsWriter(engine.analytics, tools.rule_ids)
         redeliveries: ShardRedeliveries | None = None  # where nobody else appends, intake has told them already
-        sink = Sink(tools.dsn, tools.partitions, writer, shard, source.log.identity, source.elsewhere)
+        sink = Sink(tools.dsn, tools.partitions, analytics_writer, shard, source.log.identity, source.external)
         try:
             checkpoint = await sink.take(source.epoch, source.start)
             await tools.load_names()  # all that the state speaks of
             await source.load(checkpoint.offset)
             keys = await source.remember()
             await self._remember(keys)
-            if source.elsewhere is not None:
+            if source.external is not None:
                 redeliveries = ShardRedeliveries(tools.names, tools.routing.partitions)
                 redeliveries.sift(keys)
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
-            processing = self._processing(source, sink, engine, redeliveries)
-            await processing.recover()
+            processor = self._build_processor(source, sink, engine, redeliveries)
+            await processor.recover()
         except BaseException:
             await sink.close()
             await source.close()
             raise
-        self.owned[shard] = Owned(source, sink, processing)
+        self.owned[shard] = OwnedShard(source, sink, processor)
         if self._functions is not None:  # they may have come meanwhile
             engine.analytics.use(self._functions)
-        self._pipeline.add(shard, processing)
+        self._pipeline.add(shard, processor)
 
-    def _processing(
+    def _build_processor(
         self, source: ShardOfLog, sink: Sink, engine: Engine, redeliveries: ShardRedeliveries | None
-    ) -> Processing:
+    ) -> ShardProcessor:
         tools, turn = self._tools, asyncio.Lock()
-        outlet = Outlet(
+        writer = ShardWriter(
             engine,
             turn,
             sink,
             counters=tools.counters,
             now=tools.now,
-            segments=None if source.elsewhere is None else source.segments,
-            publishing=tools.publishing,
+            segments=None if source.external is None else source.segments,
+            publisher=tools.publisher,
         )
-        return Processing(
+        return ShardProcessor(
             shard_log=source.log,
             engine=engine,
             turn=turn,
-            outlet=outlet,
+            writer=writer,
             reads=EngineReads(tools.pool),
             names=tools.names,
             counters=tools.counters,
@@ -187,11 +187,11 @@ class Ownership:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
         one = self.owned[shard]
         stages: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("flush", one.processing.outlet.flush),
-            ("step", one.processing.step),
+            ("flush", one.processor.writer.flush),
+            ("step", one.processor.step),
         ]
         if one.source.follow is not None:
-            stages.append(("follow", partial(_follow, one.source.follow, one.processing)))
+            stages.append(("follow", partial(_follow, one.source.follow, one.processor)))
         for stage, run in stages:
             guarded = run if lost is None else partial(self._until_lost, shard, run, lost)
             self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded)
@@ -225,13 +225,13 @@ async def _all_done(works: Iterable[Awaitable[None]]) -> None:
             raise outcome
 
 
-async def _follow(records: Callable[[int], AsyncIterator[Appended]], processing: Processing) -> None:
+async def _follow(records: Callable[[int], AsyncIterator[Appended]], processor: ShardProcessor) -> None:
     """Hand on what comes into the log."""
-    async for appended in records(processing.expected):
-        await processing.hand_on(appended)
+    async for appended in records(processor.expected):
+        await processor.hand_on(appended)
 
 
-async def close(one: Owned) -> None:
+async def close(one: OwnedShard) -> None:
     """Let the connections of a shard go."""
     with suppress(OSError):
         await one.sink.close()

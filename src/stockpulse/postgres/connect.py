@@ -124,7 +124,7 @@ async def copy_out(connection: AnyConnection, query: str, *arguments: object, se
     return b"".join(pieces)
 
 
-class Held:
+class ReconnectingConnection:
     """One connection that is kept, and made anew after it was lost."""
 
     def __init__(self, dsn: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from stockpulse.engine.derived_rows import Derived
 from stockpulse.engine.indicator_track import Track, TrackChanges
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, Glance
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.engine.signals import Signals
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -31,7 +31,7 @@ def minutes_of(interval: Interval) -> int:
     return 1440 if interval is D1 else (interval.micros or 0) // 60_000_000
 
 
-class DerivedWriter:
+class AnalyticsWriter:
     """Writes for one shard; `rule_ids` are the numbers of its rules, in their order."""
 
     def __init__(self, analytics: Analytics, rule_ids: list[int]) -> None:
@@ -47,11 +47,11 @@ class DerivedWriter:
         self._values = {
             name: Staging(table, bar, ("symbol_id", "ts"), guard=guard, nulls=nan) for name, table in TABLES.items()
         }
-        glance = {"symbol_id": "int4", "calculated_at": "timestamptz", "price_at": "timestamptz", "price": "float8"}
-        glance |= {"moving_average": "float8", "ts": "timestamptz"}
-        self._glance = Staging(
+        realtime = {"symbol_id": "int4", "calculated_at": "timestamptz", "price_at": "timestamptz", "price": "float8"}
+        realtime |= {"moving_average": "float8", "ts": "timestamptz"}
+        self._realtime = Staging(
             "realtime_analytics",
-            Layout(glance | values),
+            Layout(realtime | values),
             ("symbol_id", "calculated_at"),
             nulls=nan | {"moving_average": "'NaN'", "ts": _NO_TIME},
         )
@@ -65,7 +65,7 @@ class DerivedWriter:
 
     async def make_staging(self, connection: Connection) -> None:
         """What the writes need on a new connection."""
-        for staging in (*self._values.values(), self._glance, self._signals):
+        for staging in (*self._values.values(), self._realtime, self._signals):
             await staging.make(connection)
 
     async def write(self, connection: Connection, changes: AnalyticsChanges) -> None:
@@ -93,9 +93,9 @@ class DerivedWriter:
         }
         await self._signals.write(connection, columns)
 
-    async def write_glance(self, connection: Connection, glance: Glance, now: datetime) -> None:
+    async def write_realtime(self, connection: Connection, realtime: RealtimeSnapshot, now: datetime) -> None:
         """Write what the market looked like, within a transaction."""
-        prices, forming = glance.prices, glance.forming
+        prices, forming = realtime.prices, realtime.forming
         count = len(prices.symbol_id)
         ts = np.zeros(count, np.int64)
         values = np.full((count, len(self._stored)), np.nan)
@@ -111,7 +111,7 @@ class DerivedWriter:
             "moving_average": prices.average,
             "ts": ts,
         }
-        await self._glance.write(connection, columns | dict(zip(self._stored, values.T, strict=True)))
+        await self._realtime.write(connection, columns | dict(zip(self._stored, values.T, strict=True)))
 
 
 def _stored(bundle: Bundle) -> dict[str, int]:

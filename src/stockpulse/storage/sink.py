@@ -18,14 +18,14 @@ import structlog
 from stockpulse.aio import offload
 from stockpulse.engine.bar_math import Ints, Rows
 from stockpulse.engine.checkpoint_state import State, decode, encode
-from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, Glance
+from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.errors import Fenced, OtherJournal
 from stockpulse.journal import tick_rows
-from stockpulse.journal.backends import Elsewhere
+from stockpulse.journal.backends import ExternalLog
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import M1, M5, Interval
-from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, Held, until_done
-from stockpulse.storage.analytics_writer import DerivedWriter
+from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, until_done
+from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
 from stockpulse.storage.dead_letters import Place, keep_unreadable
 from stockpulse.storage.partitions import (
@@ -63,7 +63,7 @@ class Flush:
     """Up to where the log is worked in with it."""
     bars: dict[Interval, Rows]
     analytics: AnalyticsChanges
-    glance: Glance | None
+    realtime: RealtimeSnapshot | None
     state: State
     """What changed of the engine's state, or all of it."""
     whole: bool
@@ -80,13 +80,13 @@ class Sink:
         self,
         dsn: str,
         partitions: Partitions,
-        derived: DerivedWriter,
+        derived: AnalyticsWriter,
         shard: int,
         journal: str,
-        elsewhere: Elsewhere | None = None,
+        external: ExternalLog | None = None,
     ) -> None:
-        self._held = Held(dsn)
-        self._elsewhere = elsewhere
+        self._reconnecting = ReconnectingConnection(dsn)
+        self._external = external
         self._derived = derived
         # A bar of a lower revision never takes the place of a higher one.
         self._bars = {
@@ -144,14 +144,14 @@ class Sink:
         """Write rows, state and checkpoint; returns once committed. An unreachable server is waited for."""
         part, blob = 0 if flush.whole else self._part, encode(flush.state)
 
-        if self._elsewhere is not None:
-            await self._seal_if_due(self._elsewhere.segments)
+        if self._external is not None:
+            await self._seal_if_due(self._external.segments)
 
         async def attempt() -> None:
             await self._make_partitions(flush, now)
             await self._write(flush, part, blob, now)
 
-        await until_done(attempt, "flush", self._held.drop)
+        await until_done(attempt, "flush", self._reconnecting.drop)
         self._part = part + 1
         self.offset = flush.offset
         self._whole_bytes = len(blob) if part == 0 else self._whole_bytes
@@ -170,8 +170,8 @@ class Sink:
             raise Fenced
 
     async def _make_partitions(self, flush: Flush, now: datetime) -> None:
-        if self._elsewhere is not None:
-            await self._elsewhere.segments.ensure(self._elsewhere.segments.open)
+        if self._external is not None:
+            await self._external.segments.ensure(self._external.segments.open)
         if flush.unreadable:
             await self._partitions.ensure(DEAD_LETTERS, [now], now)
         for interval, rows in flush.bars.items():
@@ -182,7 +182,7 @@ class Sink:
             await self._ensure(INTRADAY_ANALYTICS, tracks[INTRADAY].derived.ts, now)
         if flush.analytics.signals is not None:
             await self._ensure(SIGNALS, flush.analytics.signals.ts, now)
-        if flush.glance is not None:
+        if flush.realtime is not None:
             await self._partitions.ensure(REALTIME_ANALYTICS, [now], now)
 
     async def _ensure(self, table: PartitionedTable, ts: Ints, now: datetime) -> None:
@@ -206,12 +206,12 @@ class Sink:
             for interval, rows in flush.bars.items():
                 await self._bars[interval].write(connection, columns_of(rows))
             await self._derived.write(connection, flush.analytics)
-            if flush.glance is not None:
-                await self._derived.write_glance(connection, flush.glance, now)
-            if self._elsewhere is not None:
-                await self._write_log(connection, self._elsewhere, flush, now)
+            if flush.realtime is not None:
+                await self._derived.write_realtime(connection, flush.realtime, now)
+            if self._external is not None:
+                await self._write_log(connection, self._external, flush, now)
 
-    async def _write_log(self, connection: Connection, log_of: Elsewhere, flush: Flush, now: datetime) -> None:
+    async def _write_log(self, connection: Connection, log_of: ExternalLog, flush: Flush, now: datetime) -> None:
         if flush.ticks:
             frame = pl.concat(flush.ticks)
             pieces = await offload.run(len(frame), partial(tick_rows.packed, frame))
@@ -222,7 +222,7 @@ class Sink:
             await keep_unreadable(connection, rows, place, now)
 
     async def _connection(self) -> Connection:
-        connection, fresh = await self._held.get()
+        connection, fresh = await self._reconnecting.get()
         if fresh:
             for staging in self._bars.values():
                 await staging.make(connection)
@@ -249,4 +249,4 @@ class Sink:
 
     async def close(self) -> None:
         """Let the connection go."""
-        await self._held.close()
+        await self._reconnecting.close()

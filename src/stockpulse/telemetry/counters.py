@@ -25,7 +25,7 @@ class Lag:
     """How far the stages are apart, in rows."""
 
     submitted: int
-    numbered: int
+    with_ids: int
     unprocessed: int
     unflushed: int
     behind: int

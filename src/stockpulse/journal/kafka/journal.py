@@ -19,7 +19,7 @@ from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently
 from stockpulse.journal.kafka.reader import PartitionReader
 from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
 from stockpulse.journal.routing import Routing
-from stockpulse.journal.symbol_names import Spelling
+from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.market.symbology import Names
 
@@ -44,7 +44,7 @@ class KafkaJournal:
     def __init__(self, connection: KafkaConnection, topic: str, codec: Codec, names: Names, routing: Routing) -> None:
         self._appender = Appender(connection, topic)
         self._codec = codec
-        self._spelling = Spelling(names)
+        self._symbol_names = SymbolNames(names)
         self._routing = routing
         self.first_seqs: dict[int, int] = {}
         """What the offsets of each partition are counted from."""
@@ -105,7 +105,7 @@ class KafkaJournal:
         return appended
 
     def _encoded(self, frame: pl.DataFrame, of_bars: bool) -> tuple[list[bytes], list[bytes]]:
-        recorded = self._spelling.bars(frame) if of_bars else self._spelling.ticks(frame)
+        recorded = self._symbol_names.bars(frame) if of_bars else self._symbol_names.ticks(frame)
         encode = self._codec.encode_bars if of_bars else self._codec.encode_ticks
         return recorded["symbol"].cast(pl.Binary).to_list(), encode(recorded)
 
@@ -132,7 +132,7 @@ def _stamped(frame: pl.DataFrame, base: int, of_bars: bool) -> pl.DataFrame:
     return frame.with_columns(seq).select(list(LOGGED_BARS if of_bars else LOGGED_TICKS))
 
 
-class Watch:
+class EndOffsetPoller:
     """Asks again and again where the partitions end; whether the brokers answer at all is seen by that."""
 
     def __init__(self, connection: KafkaConnection, topic: str, partitions: int) -> None:
@@ -178,7 +178,7 @@ class KafkaShardLog:
         first_seq: int,
         reader: PartitionReader,
         journal: KafkaJournal | None,
-        watch: Watch,
+        watch: EndOffsetPoller,
     ) -> None:
         """`journal` is what appends to the partition here, if anything does."""
         self._shard = shard
@@ -197,10 +197,10 @@ class KafkaShardLog:
         """The same, asked for."""
         return (await self._reader.bounds())[1]
 
-    async def foreign_end(self, worked_in: int) -> int:
+    async def foreign_end(self, processed: int) -> int:
         """Where the partition ends, once what was appended here is worked in; 0 where all is followed anyway."""
         own = self._journal.own_end(self._shard) if self._journal is not None else None
-        return self.head if own is not None and own <= worked_in < self.head else 0
+        return self.head if own is not None and own <= processed < self.head else 0
 
     async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
         """The records of the partition with offset <= `seq` < until."""
