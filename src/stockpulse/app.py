@@ -77,12 +77,12 @@ async def database_of(settings: Settings, supervisor: Supervisor | None = None) 
     server = EmbeddedPostgres(settings.data_dir)
     try:
         await server.start()
-        if supervisor is not None:
-            supervisor.start("postgres", server.watch)
-        yield server.dsn
+        if supervisor is None:
+            yield server.dsn
+        else:
+            async with supervisor.running("postgres", server.watch):
+                yield server.dsn
     finally:
-        if supervisor is not None:
-            await supervisor.stop(["postgres"])
         await server.stop()
 
 
@@ -215,11 +215,12 @@ def _start(settings: Settings, context: Context) -> None:
         context.shards.start(shard)
     if pipeline.ingestor is None:
         return
-    supervisor.start("append", pipeline.ingestor.append)
-    supervisor.start("assign_ids", pipeline.ingestor.assign_ids)
+    ingestor = pipeline.ingestor
+    supervisor.start("append", ingestor.append, lag=lambda: ingestor.lag()[1])
+    supervisor.start("assign_ids", ingestor.assign_ids, lag=lambda: ingestor.lag()[0])
     provider = _provider(settings)
     if provider is not None:
-        supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context))
+        supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context), stage="feed")
 
 
 async def _feed(provider: Provider, settings: Settings, context: Context) -> None:
@@ -236,12 +237,10 @@ async def _feed(provider: Provider, settings: Settings, context: Context) -> Non
 async def _stop(context: Context) -> None:
     """Stop in the order of the flow: no more intake, drain, last flush, the rest."""
     supervisor = context.supervisor
-    feeds = [name for name in supervisor.health if name.startswith("feed:")]
-    await supervisor.stop(feeds)
-    failed = [name for name, health in supervisor.health.items() if health.state is State.FAILED]
-    flows = not any(name.partition(":")[0] in _FLOW for name in failed)
+    await supervisor.stop(list(supervisor.of_stage("feed")))
+    flows = not any(task.state is State.FAILED for task in supervisor.of_stage(*_FLOW).values())
     drained = flows and await context.pipeline.drain(_DRAIN_SECONDS)
-    flushes = [name for name in supervisor.health if name.partition(":")[0] == "flush"]
+    flushes = supervisor.of_stage("flush")
     flushed = flows and all(await asyncio.gather(*[supervisor.wait(name, _DRAIN_SECONDS) for name in flushes]))
     if not (drained and flushed):
         log.warning("stopping with work left, the next start does it", lag=asdict(context.pipeline.lag()))

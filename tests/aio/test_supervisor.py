@@ -1,6 +1,7 @@
-"""Background tasks: a fault that passes starts them again, any other brings the process down, and all of them stop."""
+"""The supervisor restarts tasks after transient faults, stops the process after any other, and stops all its tasks."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -13,11 +14,11 @@ from stockpulse.aio.supervisor import State, Supervisor
 
 
 class PassingFaultError(Exception):
-    """One that passes by itself."""
+    """A transient fault."""
 
 
 class Task:
-    """Runs as it is told: raises each of `faults` in turn, then ends or waits for ever."""
+    """Raises each of `faults` in turn, one in each run; then ends, or waits for ever."""
 
     def __init__(self, *faults, ends=False):
         self.faults = list(faults)
@@ -36,15 +37,14 @@ class Task:
 
 @pytest.fixture
 def fallen():
-    """What the supervisor has brought down."""
+    """A list that grows each time the supervisor stops the process."""
     return []
 
 
 @pytest.fixture
 async def supervisor(fallen):
-    supervisor = Supervisor((PassingFaultError,), lambda: fallen.append("down"))
-    yield supervisor
-    await supervisor.stop(list(supervisor.health))
+    async with Supervisor((PassingFaultError,), lambda: fallen.append("down")) as supervisor:
+        yield supervisor
 
 
 @pytest.fixture
@@ -164,6 +164,47 @@ async def test_does_not_wait_for_ever_for_one_that_does_not_stop(supervisor):
     assert [(entry["event"], entry["task"]) for entry in logs] == [("task does not stop", "feed")]
     released.set()
     await asyncio.sleep(0.01)
+
+
+async def test_tasks_are_found_by_their_stage(supervisor):
+    supervisor.start("flush:1", Task(), stage="flush", lag=lambda: 7)
+    supervisor.start("step:1", Task(), stage="step")
+    supervisor.start("flush:2", Task(), stage="flush")
+    supervisor.start("audit", Task())
+    assert list(supervisor.of_stage("flush")) == ["flush:1", "flush:2"]
+    assert list(supervisor.of_stage("step", "audit")) == ["step:1", "audit"]
+    assert supervisor.of_stage("feed") == {}
+    assert supervisor.health["flush:1"].lag() == 7
+    assert supervisor.health["audit"].lag is None
+
+
+@pytest.mark.parametrize("fault", [None, ValueError("refused"), asyncio.CancelledError()], ids=repr)
+async def test_leaving_the_context_stops_all_tasks_the_newest_first(fault):
+    stopped, before = [], asyncio.all_tasks()
+
+    async def run(name):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(name)
+
+    with contextlib.suppress(ValueError, asyncio.CancelledError):
+        async with Supervisor(()) as supervisor:
+            for name in ("postgres", "append", "step"):
+                supervisor.start(name, lambda name=name: run(name))
+            await asyncio.sleep(0)
+            if fault is not None:
+                raise fault
+    assert stopped == ["step", "append", "postgres"]
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_task_can_run_as_long_as_a_block(supervisor):
+    task = Task()
+    async with supervisor.running("postgres", task):
+        await task.waiting.wait()
+        assert supervisor.health["postgres"].state is State.RUNNING
+    assert supervisor.health["postgres"].state is State.STOPPED
 
 
 async def test_waiting_ends_in_time(supervisor):

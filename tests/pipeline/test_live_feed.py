@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, SetClock, bar, stack, tick
 
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
@@ -16,6 +15,7 @@ from stockpulse.pipeline.live_feed import DEPTH, Backfill, feed_of, follow
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.providers.trade_conditions import algoseek, all_count
 from stockpulse.storage.run_log import RunLog
+from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, SetClock, bar, stack, tick
 
 LENGTHS = {"1m": MINUTE, "5m": 5 * MINUTE, "1d": DAY}
 MIDNIGHT = NOW.replace(hour=0, minute=0)

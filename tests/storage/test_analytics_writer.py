@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from store_stack import DAY, HOUR, MINUTE, NOW, bar, frame_of_ticks, stack, tick
 
 from bare_sink import analytics_of
 from derived_recompute import differences, in_plain_python, recomputed, stored
@@ -24,6 +23,7 @@ from stockpulse.providers.trade_conditions import alpaca
 from stockpulse.rules import parse
 from stockpulse.storage import sink
 from stockpulse.storage.analytics_writer import drop_old_states, drop_other_states
+from store_stack import DAY, HOUR, MINUTE, NOW, bar, frame_of_ticks, stack, tick
 
 TAPE = Feed("tape", "24/7", Clock.EVENT)
 STOCKS = Feed("stocks", "XNYS", Clock.EVENT, rule=alpaca)

@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, SetClock, bar, engine_rows, frame_of_ticks, stack, tick
 
 from stockpulse.ingest.feed import Feed
 from stockpulse.market.clocks import Clock
@@ -16,6 +15,7 @@ from stockpulse.providers.trade_conditions import alpaca
 from stockpulse.storage import bar_reader as bars_module
 from stockpulse.storage.bar_reader import SERVED_BARS, BarReader, Move
 from stockpulse.storage.partitions import BARS_1M
+from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, SetClock, bar, engine_rows, frame_of_ticks, stack, tick
 
 NEW_YORK = ZoneInfo("America/New_York")
 ALL = [parse_interval(name) for name in ("1m", "2m", "5m", "7m", "15m", "1h", "4h", "1d", "1w", "1mo")]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from store_stack import DAY, MINUTE, NOW, engine_rows
 
 from bare_sink import flush_of, written
 from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED
@@ -13,6 +12,7 @@ from stockpulse.market.times import micros
 from stockpulse.postgres.connect import create_pool
 from stockpulse.storage.bar_rows import LAYOUT, copy_out
 from stockpulse.storage.partitions import BARS_1M, Partitions
+from store_stack import DAY, MINUTE, NOW, engine_rows
 
 BIG = 2**63 - 1
 FIELDS = [name for name in BAR.names if name not in ("final", "dirty")]

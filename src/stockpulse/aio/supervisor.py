@@ -1,31 +1,33 @@
-"""Named background tasks, each watched.
+"""Named background tasks, watched by one supervisor.
 
-A task that fails with a fault that passes by itself is started again after a while. Any other fault brings
-the whole process down, loudly, rather than leaving half of it running: an exception in a background task
-does not stop uvicorn by itself, so SIGTERM is raised, and the stop is the usual graceful one.
+The supervisor restarts a task that fails with a transient fault, after a growing delay. Any other fault stops the
+whole process: an exception in a background task does not stop uvicorn, so the supervisor raises SIGTERM, and the
+usual graceful shutdown follows.
 """
 
 import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import structlog
 
 _FIRST_DELAY: Final = 0.2
 _LONGEST_DELAY: Final = 30.0
 _CALM_SECONDS: Final = 60.0
-"""After running for so long a task counts as healed, and its next delay is short again."""
+"""A task that ran this long counts as healed: its next delay starts from the shortest again."""
 
 log = structlog.get_logger(__name__)
 
 
 class State(Enum):
-    """What a task does just now."""
+    """The state of a task."""
 
     RUNNING = "running"
     RESTARTING = "restarting"
@@ -36,45 +38,78 @@ class State(Enum):
 
 @dataclass
 class TaskHealth:
-    """A task's state, as /health shows it."""
+    """The state of a task, as /health shows it."""
 
+    stage: str
+    """The part of the flow that the task does: several tasks, one for each shard, may share a stage."""
+    lag: Callable[[], int] | None = None
+    """Returns the rows that wait for the task; None if nothing can wait for it."""
     state: State = State.RUNNING
     restarts: int = 0
     last_error: str | None = None
 
 
 class Supervisor:
-    """Runs the background tasks of the process."""
+    """Runs the background tasks of the process. As a context manager it stops all of them, the newest first."""
 
     def __init__(
         self,
         transient: tuple[type[BaseException], ...],
         bring_down: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM),
     ) -> None:
+        """Restart tasks after `transient` faults; call `bring_down` after any other."""
         self._transient = transient
         self._bring_down = bring_down
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.health: dict[str, TaskHealth] = {}
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(list(reversed(self._tasks)))
+
     @property
     def failed(self) -> bool:
-        """Whether a task died of a fault that cannot heal."""
+        """True if a task ended with a fault that a restart does not heal."""
         return any(health.state is State.FAILED for health in self.health.values())
 
-    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Start a task under this name. `run` is called again after a transient fault."""
-        self.health[name] = TaskHealth()
+    def of_stage(self, *stages: str) -> dict[str, TaskHealth]:
+        """Return the tasks of these stages by name, in the order in which they were started."""
+        return {name: health for name, health in self.health.items() if health.stage in stages}
+
+    def start(
+        self,
+        name: str,
+        run: Callable[[], Awaitable[None]],
+        *,
+        stage: str | None = None,
+        lag: Callable[[], int] | None = None,
+    ) -> None:
+        """Start a task; `run` is called again after a transient fault. Without a `stage`, the name is the stage."""
+        self.health[name] = TaskHealth(stage or name, lag)
         self._tasks[name] = asyncio.create_task(self._watch(name, run), name=name)
+
+    @asynccontextmanager
+    async def running(self, name: str, run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Run a task as long as this context lasts."""
+        self.start(name, run)
+        try:
+            yield
+        finally:
+            await self.stop([name])
 
     async def _watch(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._run(name, run)
+            await self._run(self.health[name], name, run)
         except asyncio.CancelledError:
-            self.health[name].state = State.STOPPED
+            if name in self.health:
+                self.health[name].state = State.STOPPED
             raise
 
-    async def _run(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        health = self.health[name]
+    async def _run(self, health: TaskHealth, name: str, run: Callable[[], Awaitable[None]]) -> None:
         delay = _FIRST_DELAY
         while True:
             health.state, started = State.RUNNING, time.monotonic()
@@ -85,7 +120,7 @@ class Supervisor:
             except self._transient as fault:
                 health.state, health.last_error = State.RESTARTING, repr(fault)
                 delay = _FIRST_DELAY if time.monotonic() - started > _CALM_SECONDS else delay
-                log.warning("task failed, starting it again", task=name, error=repr(fault), in_seconds=delay)
+                log.warning("task failed, restarting it", task=name, error=repr(fault), in_seconds=delay)
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
                 delay = min(2 * delay, _LONGEST_DELAY)
                 health.restarts += 1
@@ -99,7 +134,7 @@ class Supervisor:
                 return
 
     async def stop(self, names: Sequence[str], seconds: float = 5.0) -> None:
-        """Cancel these tasks and wait for them, in this order."""
+        """Cancel these tasks one after the other, in this order, and wait up to `seconds` for each."""
         for name in names:
             task = self._tasks.pop(name, None)
             if task is None or task.done():
@@ -110,12 +145,12 @@ class Supervisor:
                 log.error("task does not stop", task=name)
 
     def forget(self, names: Sequence[str]) -> None:
-        """These tasks, which have ended, are of no interest any more."""
+        """Drop these tasks, which have ended, from `health`."""
         for name in names:
             self.health.pop(name, None)
 
     async def wait(self, name: str, seconds: float) -> bool:
-        """Wait until a task is done by itself; whether it was in time."""
+        """Wait until a task ends by itself. Return False if it has not ended after `seconds`."""
         task = self._tasks.get(name)
         if task is None:
             return True

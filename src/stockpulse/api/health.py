@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from stockpulse import __version__
-from stockpulse.aio.supervisor import State
+from stockpulse.aio.supervisor import State, TaskHealth
 from stockpulse.api.context import Context, Ctx
 from stockpulse.api.error_responses import error_responses
 from stockpulse.errors import Unavailable
@@ -74,13 +74,7 @@ async def health(context: Ctx) -> Health:
     """Always 200 as long as the process answers; see `status` and `tasks`. /ready is the one for load balancers."""
     db = await _database(context)
     lag = context.pipeline.lag()
-    lags = {"assign_ids": lag.submitted, "append": lag.with_ids, "step": lag.unprocessed, "flush": lag.unflushed}
-    for number, processor in context.pipeline.shards.items():
-        lags[f"step:{number}"], lags[f"flush:{number}"], _ = processor.lag()
-    tasks = {
-        name: TaskReport(state=task.state.value, lag=lags.get(name), restarts=task.restarts, last_error=task.last_error)
-        for name, task in context.supervisor.health.items()
-    }
+    tasks = {name: _task(task) for name, task in context.supervisor.health.items()}
     kafka = _kafka(context)
     well = (
         db == "ok"
@@ -93,6 +87,11 @@ async def health(context: Ctx) -> Health:
     shards = {number: _shard(processor) for number, processor in sorted(context.pipeline.shards.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
+
+
+def _task(task: TaskHealth) -> TaskReport:
+    lag = None if task.lag is None else task.lag()
+    return TaskReport(state=task.state.value, lag=lag, restarts=task.restarts, last_error=task.last_error)
 
 
 def _shard(processor: ShardProcessor) -> ShardReport:

@@ -186,15 +186,16 @@ class Shards:
     def start(self, shard: int, *, lost: Callable[[int], None] | None = None) -> None:
         """Work on a shard from now on. `lost` is told when another process has taken it; without, that is fatal."""
         one = self.owned[shard]
-        stages: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("flush", one.processor.writer.flush),
-            ("step", one.processor.step),
+        processor = one.processor
+        stages: list[tuple[str, Callable[[], Awaitable[None]], Callable[[], int] | None]] = [
+            ("flush", processor.writer.flush, lambda: processor.lag()[1]),
+            ("step", processor.step, lambda: processor.lag()[0]),
         ]
         if one.source.follow is not None:
-            stages.append(("follow", partial(_follow, one.source.follow, one.processor)))
-        for stage, run in stages:
+            stages.append(("follow", partial(_follow, one.source.follow, processor), None))
+        for stage, run, lag in stages:
             guarded = run if lost is None else partial(self._until_lost, shard, run, lost)
-            self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded)
+            self._supervisor.start(task_of(stage, shard, self._logs.shards), guarded, stage=stage, lag=lag)
 
     async def _until_lost(self, shard: int, run: Callable[[], Awaitable[None]], lost: Callable[[int], None]) -> None:
         try:
