@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx2
 
@@ -68,6 +69,15 @@ class AppProcess:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the app did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.02)
+
+    def wait_for(self, path: str, good: Callable[[Any], Any]) -> Any:
+        """Ask for this path until `good` makes something true of the answer; return that."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := good(answer := httpx2.get(f"{self.url}{path}", timeout=5).json())):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{path} still answers {answer}:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.05)
+        return found
 
     def kill(self) -> None:
         """SIGKILL: no goodbye; its PostgreSQL lives on."""

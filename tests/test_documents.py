@@ -1,21 +1,25 @@
 """What is written about StockPulse is so."""
 
-import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app_process import AppProcess
+from plugin_package import lay_out
 from stockpulse.app import create_app
 from stockpulse.indicators import momentum
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.providers.base import ProviderConfig
 from stockpulse.settings import Settings, variables_of
 
 PROJECT = Path(__file__).parents[1]
@@ -91,7 +95,7 @@ class TestProvider:
         (example,) = re.findall(r"```python\n(.*?)```", section("A provider of your own"), re.DOTALL)
         names = {}
         exec(compile(example, "README.md", "exec"), names)
-        return names["PolledProvider"](("BTC-USD", "ETH-USD"), lambda symbol: float(len(symbol)))
+        return names["POLLED"].create(ProviderConfig(("BTC-USD", "ETH-USD"), rate=1, seed=0))
 
     async def test_streams_ticks_that_are_taken(self, provider):
         stream = provider.stream()
@@ -108,12 +112,17 @@ class TestProvider:
         assert [frame.schema for frame in frames] == [BARS]
         assert validate_bars(frames[0], now, timedelta(seconds=5)).rejected.is_empty()
 
-    async def test_feeds_the_app(self, provider, serve, postgres_dsn, monkeypatch):
-        monkeypatch.setattr("stockpulse.app._provider", lambda _: provider)
-        latest = "/ticks/latest?symbol=BTC-USD"
-        async with serve(postgres_dsn, symbols=("BTC-USD", "ETH-USD")) as client, asyncio.timeout(20):
-            while not (ticks := (await client.get(latest)).json().get("ticks")):
-                await asyncio.sleep(0.05)
+    def test_feeds_the_app(self, tmp_path, monkeypatch):
+        text = section("A provider of your own")
+        (module,), (table,) = (
+            re.findall(r"```python\n(.*?)```", text, re.DOTALL),
+            re.findall(r"```toml\n(.*?)```", text, re.DOTALL),
+        )
+        points = tomllib.loads(table)["project"]["entry-points"]["stockpulse.providers"]
+        lay_out(tmp_path / "site", "polled-feed", {"polled_feed.py": module}, points)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        with AppProcess(tmp_path / "data", provider="polled", symbols="BTC-USD,ETH-USD") as app:
+            ticks = app.wait_for("/ticks/latest?symbol=BTC-USD", lambda answer: answer.get("ticks"))
             assert {(tick["provider"], tick["price"]) for tick in ticks} == {("polled", 7.0)}
 
 

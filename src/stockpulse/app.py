@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypedDict
 
 import structlog
@@ -47,8 +48,8 @@ from stockpulse.pipeline.shards import Shards
 from stockpulse.postgres import migrate
 from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
-from stockpulse.providers.base import Provider
-from stockpulse.providers.simulated import SimulatedProvider
+from stockpulse.providers.base import Capabilities, Provider, ProviderConfig
+from stockpulse.providers.registry import NO_PROVIDER, installed_providers
 from stockpulse.settings import Settings, load_settings
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.analytics_writer import drop_old_states
@@ -218,20 +219,29 @@ def _start(settings: Settings, context: Context) -> None:
     ingestor = pipeline.ingestor
     supervisor.start("append", ingestor.append, lag=lambda: ingestor.lag()[1])
     supervisor.start("assign_ids", ingestor.assign_ids, lag=lambda: ingestor.lag()[0])
-    provider = _provider(settings)
-    if provider is not None:
-        supervisor.start(f"feed:{provider.name}", lambda: _feed(provider, settings, context), stage="feed")
+    if settings.provider != NO_PROVIDER and settings.symbols:
+        entry = installed_providers().named(settings.provider)
+        provider = entry.create(ProviderConfig(settings.symbols, settings.simulated_rate, settings.simulated_seed))
+        feed = partial(_feed, provider, entry.capabilities, settings, context)
+        supervisor.start(f"feed:{provider.name}", feed, stage="feed", transient=entry.transient)
 
 
-async def _feed(provider: Provider, settings: Settings, context: Context) -> None:
-    """Fill what is missing of the history, then follow the stream."""
-    runs, started = RunLog(context.pool), _now()
+async def _feed(provider: Provider, has: Capabilities, settings: Settings, context: Context) -> None:
+    """Fill what is missing of the provider's history, then follow its stream."""
+    runs = RunLog(context.pool)
+    if has.history:
+        await _fill_history(provider, settings, context, runs)
+    if has.ticks:
+        await follow(provider, context.pipeline, runs, _now)
+
+
+async def _fill_history(provider: Provider, settings: Settings, context: Context, runs: RunLog) -> None:
+    started = _now()
     backfill = Backfill(provider, context.pipeline, context.bars, context.names)
     count = await backfill.run(settings.symbols, started)
     if count:
         await runs.record(f"backfill:{provider.name}", count, started, _now())
         log.info("history filled", provider=provider.name, bars=count, seconds=(_now() - started).total_seconds())
-    await follow(provider, context.pipeline, runs, _now)
 
 
 async def _stop(context: Context) -> None:
@@ -254,12 +264,6 @@ async def _close(pool: Pool) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
-
-
-def _provider(settings: Settings) -> Provider | None:
-    if settings.provider == "none" or not settings.symbols:
-        return None
-    return SimulatedProvider(settings.symbols, settings.simulated_rate * len(settings.symbols), settings.simulated_seed)
 
 
 def _now() -> datetime:

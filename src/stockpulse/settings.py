@@ -11,9 +11,10 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stockpulse.engine.signals import RULE_NAME
-from stockpulse.errors import CannotStart, InvalidInput
+from stockpulse.errors import CannotStart, InvalidInput, NotFound
 from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
 from stockpulse.market.symbology import SYMBOL
+from stockpulse.providers.registry import NO_PROVIDER, installed_providers
 from stockpulse.rules import parse
 
 _PREFIX = "STOCKPULSE_"
@@ -113,7 +114,8 @@ class Settings(BaseSettings):
     provider: str = Field(
         "simulated",
         validation_alias=_also("DEFAULT_PROVIDER", "PROVIDER"),
-        description="Where live ticks come from: `simulated` (also called `test`) or `none`.",
+        description="The source of live ticks: `simulated` (also called `test`), a provider of an installed package, or"
+        " `none`.",
     )
     symbols: Annotated[tuple[str, ...], NoDecode] = Field(
         ("AAPL", "MSFT", "GOOG", "AMZN", "TSLA", "NVDA"),
@@ -158,10 +160,13 @@ class Settings(BaseSettings):
     @field_validator("provider")
     @classmethod
     def _known_provider(cls, value: str) -> str:
-        known = {"simulated": "simulated", "test": "simulated", "none": "none"}
-        if value.lower() not in known:
-            raise ValueError(f"takes one of {', '.join(known)}")
-        return known[value.lower()]
+        if value.lower() == NO_PROVIDER:
+            return NO_PROVIDER
+        providers = installed_providers()
+        try:
+            return providers.named(value.lower()).name
+        except NotFound:
+            raise ValueError(f"takes one of {', '.join(providers.names)}, {NO_PROVIDER}") from None
 
     @field_validator("symbols", mode="before")
     @classmethod

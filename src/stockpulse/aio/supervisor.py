@@ -23,6 +23,8 @@ _LONGEST_DELAY: Final = 30.0
 _CALM_SECONDS: Final = 60.0
 """A task that ran this long counts as healed: its next delay starts from the shortest again."""
 
+_Faults = tuple[type[BaseException], ...]
+
 log = structlog.get_logger(__name__)
 
 
@@ -54,7 +56,7 @@ class Supervisor:
 
     def __init__(
         self,
-        transient: tuple[type[BaseException], ...],
+        transient: _Faults,
         bring_down: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM),
     ) -> None:
         """Restart tasks after `transient` faults; call `bring_down` after any other."""
@@ -87,10 +89,15 @@ class Supervisor:
         *,
         stage: str | None = None,
         lag: Callable[[], int] | None = None,
+        transient: _Faults = (),
     ) -> None:
-        """Start a task; `run` is called again after a transient fault. Without a `stage`, the name is the stage."""
+        """Start a task; `run` is called again after a transient fault, of which `transient` names further ones.
+
+        Without a `stage`, the name is the stage.
+        """
         self.health[name] = TaskHealth(stage or name, lag)
-        self._tasks[name] = asyncio.create_task(self._watch(name, run), name=name)
+        faults = (*self._transient, *transient)
+        self._tasks[name] = asyncio.create_task(self._watch(name, run, faults), name=name)
 
     @asynccontextmanager
     async def running(self, name: str, run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
@@ -101,15 +108,15 @@ class Supervisor:
         finally:
             await self.stop([name])
 
-    async def _watch(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _watch(self, name: str, run: Callable[[], Awaitable[None]], transient: _Faults) -> None:
         try:
-            await self._run(self.health[name], name, run)
+            await self._run(self.health[name], name, run, transient)
         except asyncio.CancelledError:
             if name in self.health:
                 self.health[name].state = State.STOPPED
             raise
 
-    async def _run(self, health: TaskHealth, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, health: TaskHealth, name: str, run: Callable[[], Awaitable[None]], transient: _Faults) -> None:
         delay = _FIRST_DELAY
         while True:
             health.state, started = State.RUNNING, time.monotonic()
@@ -117,7 +124,7 @@ class Supervisor:
                 await run()
             except asyncio.CancelledError:
                 raise
-            except self._transient as fault:
+            except transient as fault:
                 health.state, health.last_error = State.RESTARTING, repr(fault)
                 delay = _FIRST_DELAY if time.monotonic() - started > _CALM_SECONDS else delay
                 log.warning("task failed, restarting it", task=name, error=repr(fault), in_seconds=delay)

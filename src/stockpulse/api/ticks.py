@@ -1,7 +1,6 @@
 """Ticks: in by POST, out newest first."""
 
 import asyncio
-import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
@@ -16,11 +15,11 @@ from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
 from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.time_params import Zone
-from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable, shown
+from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
 from stockpulse.ingest.feed import Feed
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
-from stockpulse.market.symbology import PROVIDER
+from stockpulse.market.symbology import PROVIDER, check_provider_name
 from stockpulse.providers.trade_conditions import RULES, rule_named
 
 intake = APIRouter(prefix="/ticks", tags=["ticks"])
@@ -160,7 +159,7 @@ async def post_ticks(
     is safe for ticks with a `trade_id`, which are recognised.
     """
     feed = Feed(
-        _provider_named(provider),
+        check_provider_name(provider),
         await _calendar_named(calendar or context.default_calendar),
         clock,
         rule=rule_named(conditions),
@@ -183,12 +182,6 @@ async def post_ticks(
     rejected = [{"row": row, "reason": reason} for row, reason in receipt.rejected]
     became = {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "rejected": rejected}
     return Response(orjson.dumps(became), media_type="application/json")
-
-
-def _provider_named(name: str) -> str:
-    if not re.fullmatch(PROVIDER, name):
-        raise InvalidInput("provider", f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
-    return name
 
 
 #: Calendars that have been made: the first use of one takes half a second.

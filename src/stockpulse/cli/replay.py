@@ -1,7 +1,6 @@
 """`stockpulse replay`: recorded trades, by the clock of the recording."""
 
 import asyncio
-import re
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -17,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stockpulse.cli.replay_target import Destination, destination_at
-from stockpulse.errors import InvalidInput, OutcomeUnknown, StockPulseError
+from stockpulse.errors import OutcomeUnknown, StockPulseError
 from stockpulse.ingest.feed import Receipt
-from stockpulse.market.symbology import PROVIDER
+from stockpulse.market.symbology import check_provider_name
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 
 _T = TypeVar("_T")
@@ -44,8 +43,7 @@ def replay(
 
     Where no server runs on this machine, they go into its database directly.
     """
-    if not re.fullmatch(PROVIDER, provider):
-        raise InvalidInput("provider", f"got {provider!r}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
+    check_provider_name(provider)
     factor = parse_speed(speed)
     recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in files]
     tally = _Tally()

@@ -12,7 +12,7 @@ from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, PRIMARY
 from stockpulse.market.symbology import Names, TickKind
 from stockpulse.postgres.symbology_store import NameStore
-from stockpulse.providers.trade_conditions import RULES, all_count
+from stockpulse.providers.registry import installed_providers
 
 _SEPARATOR: Final = "\x1f"
 _INTERVALS: Final = {minutes: name for name, minutes in MINUTES.items()}
@@ -116,7 +116,7 @@ class RecordEncoder:
 
     async def _kind(self, label: str) -> TickKind:
         provider, exchange, conditions, flags = label.split(_SEPARATOR)
-        counts = int(flags) if flags else RULES.get(provider, all_count)(conditions) | PRIMARY
+        counts = int(flags) if flags else installed_providers().condition_rule(provider)(conditions) | PRIMARY
         return TickKind(await self._store.provider_named(provider), exchange, conditions, counts)
 
     async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:

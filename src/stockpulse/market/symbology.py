@@ -4,6 +4,7 @@ Ticks carry numbers, so that they are short rows of fixed width. This is the dic
 are given by the database (`database.names`), once and for good, and are never reused.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from stockpulse.errors import InvalidInput, shown
 from stockpulse.market.clocks import Clock
 
 SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
@@ -18,7 +20,14 @@ SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
 
 
 PROVIDER: Final = r"[a-z][a-z0-9_]{0,31}"
-"""What the name of a provider looks like."""
+"""The pattern of a provider's name."""
+
+
+def check_provider_name(name: str, field: str = "provider") -> str:
+    """Return `name` if it is a name for a provider. Raises InvalidInput for `field` otherwise."""
+    if not re.fullmatch(PROVIDER, name):
+        raise InvalidInput(field, f"got {shown(name)}; takes 1 to 32 of a-z 0-9 _, beginning with a letter")
+    return name
 
 
 @dataclass(frozen=True)

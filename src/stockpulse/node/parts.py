@@ -50,6 +50,7 @@ from stockpulse.pipeline.read_replica import FollowedBars, FollowedShard, follow
 from stockpulse.pipeline.shards import Shards, Tools
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.symbology_store import NameStore
+from stockpulse.providers.registry import installed_providers
 from stockpulse.rules import parse
 from stockpulse.settings import Settings
 from stockpulse.storage.analytics_writer import drop_other_states
@@ -292,7 +293,7 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Shards]:
 
 def ingestion_of(base: Foundation, journal: Journal, pipeline: Pipeline) -> Ingestor:
     """The way into the log."""
-    encoder = Encoder(base.name_store, FeedArbiter(standby=["simulated"]))
+    encoder = Encoder(base.name_store, FeedArbiter(standby=installed_providers().standby))
     return Ingestor(
         intake=Intake(encoder, base.redeliveries, timedelta(seconds=base.settings.future_seconds)),
         journal=journal,

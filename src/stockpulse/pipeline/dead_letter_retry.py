@@ -12,7 +12,7 @@ from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import PROVIDER
 from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.providers.trade_conditions import RULES, all_count
+from stockpulse.providers.registry import installed_providers
 from stockpulse.storage.dead_letters import DeadLetter
 
 _NOBODY: Final = "retry"
@@ -42,7 +42,7 @@ async def retry(
             refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
             if len(checked.good):
                 name = str(provider)
-                feed = Feed(name, calendar, rule=RULES.get(name, all_count))
+                feed = Feed(name, calendar, rule=installed_providers().condition_rule(name))
                 await pipeline.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
                 done += [letters[row] for row in checked.good["row"]]
     return Retried(done, refused)

@@ -15,7 +15,7 @@ from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.providers.base import Provider
-from stockpulse.providers.trade_conditions import RULES, all_count
+from stockpulse.providers.registry import installed_providers
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.run_log import RunLog
 
@@ -30,13 +30,13 @@ DEPTH: Final[dict[Interval, timedelta]] = {
 
 
 def feed_of(provider: Provider) -> Feed:
-    """A provider as ingest sees it; the rule for its trade conditions has the provider's name."""
+    """Return the feed of a provider, with the condition rule that the registry has for its name."""
     return Feed(
         provider.name,
         provider.calendar,
         provider.clock,
         delay_micros=int(provider.delay_seconds * 1_000_000),
-        rule=RULES.get(provider.name, all_count),
+        rule=installed_providers().condition_rule(provider.name),
     )
 
 

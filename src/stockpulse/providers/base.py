@@ -1,38 +1,91 @@
-"""What a provider of market data is: the interface that every feed implements."""
+"""The interface of market-data providers, and how a provider introduces itself to StockPulse."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import polars as pl
 
 from stockpulse.market.clocks import Clock
+from stockpulse.market.symbology import check_provider_name
+from stockpulse.providers.trade_conditions import Rule, all_count
 
 
 class Provider(Protocol):
     """A source of ticks and bars.
 
-    A provider yields frames and keeps its own pace; whoever reads them slows it down by not asking for
-    the next one. Frames have the schemas `frames.TICKS` and `frames.BARS`.
+    A provider yields frames and keeps its own pace. The reader slows it down by not asking for the next frame.
+    Frames have the schemas `TICKS` and `BARS` of `stockpulse.market.schemas`.
     """
 
     name: str
-    """As it is stored with every tick: lower-case letters, digits and underscores."""
+    """The name that is stored with every tick: lower-case letters, digits and underscores."""
     calendar: str
     """The trading calendar of symbols that are first seen here: "XNYS", "24/7", …"""
     clock: Clock
     can_wait: bool
-    """False where what is not taken at once is lost, as on a socket that pushes."""
+    """False if ticks are lost while nobody asks for them, as on a socket that pushes."""
     delay_seconds: float
-    """How far behind the market the feed is by contract (0 for real time, 900 for a delayed one)."""
+    """How far the feed lags behind the market by contract: 0 in real time, 900 for a feed delayed by 15 minutes."""
 
     def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Ticks as they come, in batches, for as long as there are any."""
+        """Yield ticks in batches as they arrive, until there are no more."""
         ...
 
     def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """The provider's own bars of `symbol` with start <= ts < end, ascending; nothing where it has none."""
+        """Yield the provider's own bars of `symbol` with start <= ts < end, ascending; no frames if it has none."""
         ...
 
 
-__all__ = ["Clock", "Provider"]
+@dataclass(frozen=True)
+class ProviderConfig:
+    """The settings that a provider is created with."""
+
+    symbols: tuple[str, ...]
+    rate: float
+    """Simulated ticks per second of each symbol."""
+    seed: int
+    """Seed of the simulated market."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The data that a provider has."""
+
+    ticks: bool = True
+    """It streams live ticks."""
+    history: bool = True
+    """It has bars of its own for the past."""
+
+
+@dataclass(frozen=True)
+class ProviderEntry:
+    """A provider as the registry knows it: how to create it, and how its data is treated.
+
+    Raises InvalidInput for a name that cannot be stored.
+    """
+
+    name: str
+    create: Callable[[ProviderConfig], Provider]
+    aliases: tuple[str, ...] = ()
+    """Other names that the setting accepts."""
+    capabilities: Capabilities = Capabilities()
+    conditions: Rule = all_count
+    """Which of its trades count, by their conditions."""
+    standby: bool = False
+    """Its ticks build bars only while no other provider sends the symbol."""
+    transient: tuple[type[BaseException], ...] = ()
+    """Exceptions after which its feed is started again. Any other exception stops the process."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            check_provider_name(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return (self.name, *self.aliases)
+
+
+__all__ = ["Capabilities", "Clock", "Provider", "ProviderConfig", "ProviderEntry"]

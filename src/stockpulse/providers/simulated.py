@@ -16,7 +16,7 @@ import polars as pl
 from stockpulse.errors import InvalidInput
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 from stockpulse.market.times import micros
-from stockpulse.providers.base import Clock
+from stockpulse.providers.base import Clock, ProviderConfig, ProviderEntry
 from stockpulse.providers.random_walk import (
     Floats,
     Hashes,
@@ -254,3 +254,10 @@ def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:
     """A log-normal factor around 1 for each value; `spread` is the deviation of its logarithm."""
     keys = np.array([key_of(seed, name)], np.uint64)
     return np.exp(spread * deviates(scramble(values, keys)) - spread**2 / 2)
+
+
+def _create(config: ProviderConfig) -> SimulatedProvider:
+    return SimulatedProvider(config.symbols, config.rate * len(config.symbols), config.seed)
+
+
+SIMULATED: Final = ProviderEntry("simulated", _create, aliases=("test",), standby=True)
