@@ -1,8 +1,8 @@
 """The engine and the sink with bars alone: no indicators, no rules."""
 
-from stockpulse.engine.indicators import Analytics, AnalyticsChanges
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.engine.indicators import AnalyticsChanges
 from stockpulse.engine.signals import Rules
-from stockpulse.market.intervals import M1
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.sink import Flush, Sink
 
@@ -11,15 +11,14 @@ def none_to_run(loop):
     raise AssertionError("nothing to calculate")
 
 
-def analytics_of(instances=(), rules=(), shard=None):
-    """What is calculated beside the bars; nothing by default."""
-    sessions = (lambda symbol_id, ts: ts) if shard is None else shard.dates
-    return Analytics(instances, Rules(list(rules)), M1, sessions)
+def spec_of(instances=(), rules=(), **options):
+    """An engine with these indicators and rules; by default it builds bars alone."""
+    return EngineSpec(stored=tuple(instances), rules=Rules(list(rules)), **options)
 
 
 def written(dsn, partitions, shard, journal):
     """A sink for bars alone."""
-    return Sink(dsn, partitions, AnalyticsWriter(analytics_of(), []), shard, journal)
+    return Sink(dsn, partitions, AnalyticsWriter(spec_of().tracks, []), shard, journal)
 
 
 def flush_of(changes, whole=None):

@@ -67,8 +67,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Itera
 @pytest.fixture(scope="session")
 def compiled(cache_dir: Path) -> Path:
     """With this, an app has its indicators at once; the first one to ask waits half a minute for it."""
-    engine = parts.engine_of(Settings(_env_file=None))
-    compiler, instances = Compiler(cache_dir / "loops"), engine.analytics.instances
+    spec = parts.build_engine_spec(Settings(_env_file=None))
+    compiler, instances = Compiler(cache_dir / "loops"), spec.instances
     with (cache_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers take turns: all but the first find it done
         if not compiler.is_prepared(instances):

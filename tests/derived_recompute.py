@@ -9,8 +9,9 @@ import numpy as np
 
 from stockpulse.engine.bar_math import total
 from stockpulse.engine.derived_rows import Derived
-from stockpulse.engine.indicator_track import Track
-from stockpulse.engine.indicators import SIGNALS, Analytics
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.engine.indicator_track import TrackSpec
+from stockpulse.engine.indicators import SIGNALS
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -35,11 +36,11 @@ class Table:
 Tables = dict[str, Table]
 
 
-async def stored(connection: asyncpg.Connection, analytics: Analytics) -> Tables:
+async def stored(connection: asyncpg.Connection, spec: EngineSpec) -> Tables:
     """What the database holds; of the values, those that are calculated."""
     found = {}
     for name, table in VALUES.items():
-        columns = tuple(_places(analytics.tracks[name]))
+        columns = tuple(_places(spec.tracks[name]))
         listed = ", ".join((f"symbol_id, {_MICROS}, revision", *columns))
         rows = await connection.fetch(f"SELECT {listed} FROM {table}")
         found[table] = Table(
@@ -53,18 +54,18 @@ async def stored(connection: asyncpg.Connection, analytics: Analytics) -> Tables
     return found
 
 
-async def recomputed(connection: asyncpg.Connection, analytics: Analytics, functions: Functions) -> Tables:
+async def recomputed(connection: asyncpg.Connection, spec: EngineSpec, functions: Functions) -> Tables:
     """What it should hold, from its bars."""
     calendars = dict(map(tuple, await connection.fetch("SELECT id, calendar FROM symbols")))
     found = {SIGNALS: Table(("signal", "price"), {})}
-    for name, track in analytics.tracks.items():
+    for name, track in spec.tracks.items():
         derived = [
             _of_symbol(track, functions, symbol_id, calendars[symbol_id], bars)
             for symbol_id, bars in (await _bars(connection, BARS[track.interval])).items()
         ]
         if name == SIGNALS:
             for one in derived:
-                found[SIGNALS].rows |= _signals(analytics, MINUTES[track.interval], one)
+                found[SIGNALS].rows |= _signals(spec, MINUTES[track.interval], one)
         else:
             places = _places(track)
             rows = [row for one in derived for row in _values(one, list(places.values()))]
@@ -72,7 +73,7 @@ async def recomputed(connection: asyncpg.Connection, analytics: Analytics, funct
     return found
 
 
-def _places(track: Track) -> dict[str, int]:
+def _places(track: TrackSpec) -> dict[str, int]:
     """The columns of a table that a track fills, and where in its outputs they stand."""
     outputs = [output for one in track.bundle.instances for output in one.indicator.outputs]
     return {output: place for place, output in enumerate(outputs) if output in STORED_INDICATORS}
@@ -92,7 +93,7 @@ async def _bars(connection: asyncpg.Connection, table: str) -> dict[int, dict[st
 
 
 def _of_symbol(
-    track: Track, functions: Functions, symbol_id: int, calendar: str, bars: Mapping[str, np.ndarray]
+    track: TrackSpec, functions: Functions, symbol_id: int, calendar: str, bars: Mapping[str, np.ndarray]
 ) -> Derived:
     count = len(bars["ts"])
     volume = total(bars["volume_units"], bars["volume_nanos"])
@@ -119,13 +120,11 @@ def _values(derived: Derived, places: list[int]) -> list[tuple[tuple[Any, ...], 
     ]
 
 
-def _signals(
-    analytics: Analytics, minutes: int, derived: Derived
-) -> dict[tuple[Any, ...], tuple[int, tuple[float, ...]]]:
-    said = analytics.rules.signals(derived)
+def _signals(spec: EngineSpec, minutes: int, derived: Derived) -> dict[tuple[Any, ...], tuple[int, tuple[float, ...]]]:
+    said = spec.rules.signals(derived)
     columns = (said.symbol_id, said.ts, said.rule, said.revision, said.signal, said.price)
     return {
-        (symbol_id, ts, minutes, analytics.rules.rules[rule].name): (revision, (signal, price))
+        (symbol_id, ts, minutes, spec.rules.rules[rule].name): (revision, (signal, price))
         for symbol_id, ts, rule, revision, signal, price in zip(*(one.tolist() for one in columns), strict=True)
     }
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from bare_sink import analytics_of, none_to_run
+from bare_sink import none_to_run, spec_of
 from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.engine import Engine
@@ -144,12 +144,12 @@ async def stack(
     segments = Segments(pool, RecentTicks(), segment_rows)
     journal = PostgresJournal(dsn, segments, wait_seconds=5)
     partitions = Partitions(pool)
-    analytics = analytics_of(instances, rules, shard := BarEngine(extended_day=extended_day))
-    engine = Engine(shard, analytics)
+    spec = spec_of(instances, rules, extended_day=extended_day)
+    engine = spec.new_engine()
     if functions is not None:
-        analytics.use(functions)
-    numbers = await SignalStore(pool).numbers(analytics.rules.rules)
-    sink = Sink(dsn, partitions, AnalyticsWriter(analytics, numbers), SHARD, journal.identity)
+        engine.analytics.use(functions)
+    numbers = await SignalStore(pool).numbers(spec.rules.rules)
+    sink = Sink(dsn, partitions, AnalyticsWriter(spec.tracks, numbers), SHARD, journal.identity)
     tasks: list[asyncio.Task] = []
     try:
         await journal.take()
@@ -161,7 +161,7 @@ async def stack(
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.begin(names.symbol_by_id)
-        await drop_other_states(pool, analytics.tracks.values())
+        await drop_other_states(pool, spec.tracks.values())
         routing, counters = Routing(names), Counters()
         pipeline = Pipeline(routing, ProviderClocks(names, routing, clock), counters)
         turn = asyncio.Lock()
@@ -193,7 +193,7 @@ async def stack(
             journal=journal,
             partitions=partitions,
             sink=sink,
-            shard=shard,
+            shard=engine.bars,
             engine=engine,
             processor=processor,
             pipeline=pipeline,

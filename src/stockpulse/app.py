@@ -33,7 +33,6 @@ from stockpulse.node.maintenance import audit, compile_indicators, retain, tend_
 from stockpulse.node.parts import (
     Foundation,
     embedded_log,
-    engine_of,
     flow_of,
     follow_of,
     foundation_of,
@@ -99,8 +98,7 @@ async def _build(base: Foundation, registry: CollectorRegistry) -> Context:
     if role in {"all", "process"}:
         _keep_house(base, log_parts, shards)
     if role != "ingest":
-        analytics = engine_of(settings).analytics
-        base.supervisor.start("compiler", lambda: compile_indicators(compiler, analytics, shards.use))
+        base.supervisor.start("compiler", lambda: compile_indicators(compiler, base.spec, shards.use))
     if log_parts.journal is not None:
         if role == "ingest":
             await remember_deliveries(base, log_parts)
@@ -143,8 +141,7 @@ def _keep_house(base: Foundation, log_parts: LogParts, shards: Shards) -> None:
         return left + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
 
     async def drop_states(now: datetime) -> int:
-        tracks = engine_of(base.settings).analytics.tracks.values()
-        return sum([await drop_old_states(base.pool, track, now) for track in tracks])
+        return sum([await drop_old_states(base.pool, track, now) for track in base.spec.tracks.values()])
 
     supervisor.start("segments", lambda: tend_segments(segments))
     supervisor.start("retention", lambda: retain(segments, base.partitions, drop_states, runs, _now))

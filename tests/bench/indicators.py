@@ -24,7 +24,7 @@ from talib_table import TALIB
 
 from bench import AppProcess, report
 from stockpulse.engine.bar_math import BAR
-from stockpulse.engine.indicator_track import Track
+from stockpulse.engine.indicator_track import Track, TrackSpec
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
@@ -73,7 +73,7 @@ def bar_close(compiler: Compiler, symbols: int, rounds: int) -> None:
         rows["volume_units"] = stack["volume"][number, at]
         return rows
 
-    track = Track("bench", M5, Bundle(ALL), lambda _, ts: ts // 86_400_000_000)
+    track = Track(TrackSpec("bench", M5, Bundle(ALL), "all"), lambda _, ts: ts // 86_400_000_000)
     track.functions = compiler
     for at in range(WINDOW):
         track.apply(closed(at))

@@ -701,13 +701,13 @@ def assert_bars_right(stored: Stored) -> None:
 
 async def assert_derived_right(app: App) -> None:
     """Analytics and signals are those of the stored bars, calculated in one go."""
-    analytics = parts.engine_of(Settings(_env_file=None)).analytics
+    spec = parts.build_engine_spec(Settings(_env_file=None))
     compiler = Compiler(Path(app.settings.get(CACHE) or os.environ[CACHE]) / "loops")
     connection = await asyncpg.connect(app.dsn)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            have = await stored_derived(connection, analytics)
-            want = await recomputed(connection, analytics, compiler)
+            have = await stored_derived(connection, spec)
+            want = await recomputed(connection, spec, compiler)
             anchors = await connection.fetch("SELECT track, count(*) FROM indicator_states GROUP BY track")
     finally:
         await connection.close()

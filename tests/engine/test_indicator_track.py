@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.engine import indicator_track as track_module
-from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR, newest_of_each, total
 from stockpulse.engine.derived_rows import Derived
 from stockpulse.engine.engine import Engine
-from stockpulse.engine.indicator_track import Track
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.engine.indicator_track import Track, TrackSpec
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS
 from stockpulse.engine.last_prices import POINTS, LastPrices
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.indicators.algebra import INPUTS
@@ -48,7 +48,7 @@ def plain(loop):
 
 
 class _Engine(Engine):
-    """An engine where `Drive` expects a shard."""
+    """An engine where `Drive` expects the bars alone."""
 
     @property
     def offset(self):
@@ -68,8 +68,9 @@ class TracksDrive(Drive):
         super().__init__(log, **options)
 
     def new_shard(self):
-        shard = BarEngine(lateness_micros=self.lateness, extended_day=self.extended)
-        engine = _Engine(shard, Analytics(INSTANCES, RULES, M1, shard.dates))
+        spec = EngineSpec(self.lateness, self.extended, tuple(INSTANCES), RULES, M1)
+        built = spec.new_engine()
+        engine = _Engine(built.bars, built.analytics)
         for symbol, calendar in CALENDAR.items():
             engine.learn(symbol, trading_calendar(calendar))
         if self.functions:
@@ -223,7 +224,8 @@ def test_are_those_of_one_calculation(log, schedule, parts, late):
 
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=30), st.data())
 def test_a_look_is_what_a_close_would_be_and_leaves_no_trace(closes, data):
-    looked, closed = (Track("t", M5, Bundle(INSTANCES), lambda _, ts: ts // (78 * M5.micros)) for _ in range(2))
+    spec = TrackSpec("t", M5, Bundle(INSTANCES), "any")
+    looked, closed = (Track(spec, lambda _, ts: ts // (78 * M5.micros)) for _ in range(2))
     looked.functions = closed.functions = plain
     for at, close in enumerate(closes):
         for other in data.draw(st.lists(st.floats(1, 100), max_size=2)):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from bare_sink import analytics_of
+from bare_sink import spec_of
 from derived_recompute import differences, in_plain_python, recomputed, stored
 from stockpulse.engine import indicator_track
 from stockpulse.engine.signals import Rule
@@ -346,8 +346,8 @@ async def test_states_of_dropped_bars_go_but_for_the_newest(postgres_dsn):
     """From there indicators without end, such as OBV, go on as if all bars were still there."""
     now = datetime(2026, 3, 2, tzinfo=UTC)
     days = (1000, 900, 800, 700, 600)
-    analytics = analytics_of([Instance(CATALOGUE["obv"])])
-    intraday, daily = (analytics.tracks[name] for name in ("intraday", "daily"))
+    spec = spec_of([Instance(CATALOGUE["obv"])])
+    intraday, daily = (spec.tracks[name] for name in ("intraday", "daily"))
     pool = await create_pool(postgres_dsn, 2)
     try:
         for one in (intraday, daily):

@@ -68,25 +68,27 @@ class TrackChanges:
     """Anchors of these symbols later than this are of bars that have changed since: to be deleted first."""
 
 
+@dataclass(frozen=True)
+class TrackSpec:
+    """What a track calculates, without any state."""
+
+    name: str
+    interval: Interval
+    bundle: Bundle
+    definition: str
+    """A stored state is valid only for the definition that it was calculated with."""
+
+
 class Track:
     """Indicators over the bars of one interval, for all symbols of a shard."""
 
-    def __init__(
-        self,
-        name: str,
-        interval: Interval,
-        bundle: Bundle,
-        sessions: Callable[[Ints, Ints], Ints],
-        definition: str | None = None,
-    ) -> None:
-        """`sessions` gives the trading date of each time of a symbol.
-
-        A state is good for one `definition` only, the bundle's unless there is more to it.
-        """
-        self.name = name
-        self.interval = interval
+    def __init__(self, spec: TrackSpec, sessions: Callable[[Ints, Ints], Ints]) -> None:
+        """`sessions` gives the trading date of each time of a symbol."""
+        bundle = spec.bundle
+        self.name = spec.name
+        self.interval = spec.interval
         self.bundle = bundle
-        self.definition = definition or bundle.definition
+        self.definition = spec.definition
         self.functions: Functions | None = None  # none before they are compiled
         self._sessions = sessions
         self._symbols = np.zeros(0, TRACK_STATE)

@@ -1,6 +1,6 @@
 """All that is calculated from bars and prices of a shard: its tracks, signals and last prices."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,11 +10,10 @@ from stockpulse.engine.bar_engine import BarEvents, TickBatch
 from stockpulse.engine.bar_math import Ints, Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.derived_rows import Derived
-from stockpulse.engine.indicator_track import Track, TrackChanges
+from stockpulse.engine.indicator_track import Track, TrackChanges, TrackSpec
 from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
-from stockpulse.indicators.evaluation import Bundle, Functions, Instance
-from stockpulse.market.intervals import D1, M5, Interval
+from stockpulse.indicators.evaluation import Functions
 
 INTRADAY: Final = "intraday"
 DAILY: Final = "daily"
@@ -41,25 +40,12 @@ class RealtimeSnapshot:
 class Analytics:
     """The indicators of 5-minute and daily bars, the signals of another interval, the mean of the last prices."""
 
-    def __init__(
-        self, defaults: Iterable[Instance], rules: Rules, interval: Interval, sessions: Callable[[Ints, Ints], Ints]
-    ) -> None:
-        bundle = Bundle(defaults)
+    def __init__(self, tracks: Mapping[str, TrackSpec], rules: Rules, sessions: Callable[[Ints, Ints], Ints]) -> None:
+        """`tracks` are those of `EngineSpec`; `sessions` gives the trading date of each time of a symbol."""
         self.rules = rules
         self.prices = LastPrices()
         self._overdue: Ints = np.zeros(0, np.int64)  # symbols that could not be looked at when their prices came
-        self.tracks = {
-            INTRADAY: Track(INTRADAY, M5, bundle, sessions),
-            DAILY: Track(DAILY, D1, bundle, sessions),
-        }
-        if rules.rules:
-            name = f"{SIGNALS}-{interval.name}"
-            self.tracks[SIGNALS] = Track(name, interval, rules.terms.bundle, sessions, rules.definition)
-
-    @property
-    def instances(self) -> list[Instance]:
-        """All that has to be compiled."""
-        return [one for track in self.tracks.values() for one in track.bundle.instances]
+        self.tracks = {name: Track(spec, sessions) for name, spec in tracks.items()}
 
     def use(self, functions: Functions) -> None:
         """Begin to calculate: the loops are compiled."""

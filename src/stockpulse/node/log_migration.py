@@ -24,7 +24,7 @@ from stockpulse.journal.followed_log import (
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.routing import Routing
-from stockpulse.node.parts import Foundation, embedded_log, engine_of, flow_of, kafka_log, kafka_target
+from stockpulse.node.parts import Foundation, embedded_log, flow_of, kafka_log, kafka_target
 from stockpulse.pipeline.shards import Shards
 
 Target = Literal["kafka", "postgres"]
@@ -80,7 +80,7 @@ async def _to_kafka(base: Foundation) -> Moved:
 async def _to_postgres(base: Foundation) -> Moved:
     log = await kafka_log(base)
     shards, leaving = await _drained(base, log)
-    engine = engine_of(base.settings)
+    engine = base.spec.new_engine()
     engine.restore(0, _states(shards))
     for one, left in zip(shards.owned.values(), leaving, strict=True):
         if left.offset > one.source.segments.open:

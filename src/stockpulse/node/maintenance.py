@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from stockpulse.engine.indicators import Analytics
+from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.journal.segments import Segments
@@ -28,10 +28,10 @@ AllSegments = Callable[[], Iterable[tuple[Segments, int]]]
 log = structlog.get_logger(__name__)
 
 
-async def compile_indicators(compiler: Compiler, analytics: Analytics, use: Callable[[Functions], None]) -> None:
+async def compile_indicators(compiler: Compiler, spec: EngineSpec, use: Callable[[Functions], None]) -> None:
     """Have indicators calculated as soon as their loops are compiled; nobody waits for it."""
     started = time.monotonic()
-    instances = analytics.instances
+    instances = spec.instances
     cached = await asyncio.to_thread(compiler.is_prepared, instances)
     if not cached:
         log.info("compiling indicators, which is done once", indicators=len(instances))

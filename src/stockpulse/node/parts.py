@@ -10,10 +10,8 @@ from typing import Final
 import polars as pl
 
 from stockpulse.aio.supervisor import Supervisor
-from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import Rows
-from stockpulse.engine.engine import Engine
-from stockpulse.engine.indicators import Analytics
+from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.errors import CannotStart, OtherJournal, Unavailable
 from stockpulse.indicators.catalogue import CATALOGUE
@@ -68,6 +66,7 @@ class Foundation:
     """What all parts stand on."""
 
     settings: Settings
+    spec: EngineSpec
     dsn: str
     pool: Pool
     supervisor: Supervisor
@@ -81,12 +80,15 @@ class Foundation:
     now: Callable[[], datetime]
 
 
-def engine_of(settings: Settings) -> Engine:
-    """The engine of a shard, with nothing in it yet."""
-    shard = BarEngine(lateness_micros=int(settings.lateness_seconds * 1_000_000), extended_day=settings.extended_day)
-    stored = [Instance(one) for one in CATALOGUE.values() if set(one.outputs) <= set(STORED_INDICATORS)]
-    rules = Rules([Rule(name, parse(rule.buy), parse(rule.sell)) for name, rule in settings.signal_rules.items()])
-    return Engine(shard, Analytics(stored, rules, parse_interval(settings.signal_interval), shard.dates))
+def build_engine_spec(settings: Settings) -> EngineSpec:
+    """What the engines of all shards calculate."""
+    return EngineSpec(
+        lateness_micros=int(settings.lateness_seconds * 1_000_000),
+        extended_day=settings.extended_day,
+        stored=tuple(Instance(one) for one in CATALOGUE.values() if set(one.outputs) <= set(STORED_INDICATORS)),
+        rules=Rules([Rule(name, parse(rule.buy), parse(rule.sell)) for name, rule in settings.signal_rules.items()]),
+        signal_interval=parse_interval(settings.signal_interval),
+    )
 
 
 async def foundation_of(
@@ -103,6 +105,7 @@ async def foundation_of(
     await name_store.load()
     return Foundation(
         settings=settings,
+        spec=build_engine_spec(settings),
         dsn=dsn,
         pool=pool,
         supervisor=supervisor,
@@ -256,7 +259,7 @@ async def publishing_of(base: Foundation, kafka: KafkaParts) -> KafkaPublisher:
         partitions = kafka.cluster.topics[getattr(names, kind)].partitions
         return Topic(appenders[kind], partitions, encode)
 
-    publisher = KafkaPublisher(base.names, kafka.codec, engine_of(base.settings).analytics, topic_of)
+    publisher = KafkaPublisher(base.names, kafka.codec, base.spec, topic_of)
     base.supervisor.start("publish", publisher.run)
     return publisher
 
@@ -269,8 +272,7 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Shards]:
     publishes = base.settings.role in {"all", "process"} and log.kafka is not None
     publisher = await publishing_of(base, log.kafka) if publishes and log.kafka is not None else None
     pipeline = Pipeline(log.routing, ProviderClocks(base.names, log.routing, base.now), base.counters)
-    analytics = engine_of(base.settings).analytics
-    await drop_other_states(base.pool, analytics.tracks.values())
+    await drop_other_states(base.pool, base.spec.tracks.values())
     tools = Tools(
         dsn=base.dsn,
         pool=base.pool,
@@ -278,11 +280,10 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Shards]:
         load_names=base.name_store.load,
         routing=log.routing,
         partitions=base.partitions,
-        rule_ids=await base.signals.numbers(analytics.rules.rules),
-        new_engine=lambda: engine_of(base.settings),
+        rule_ids=await base.signals.numbers(base.spec.rules.rules),
+        spec=base.spec,
         counters=base.counters,
         now=base.now,
-        extended_day=base.settings.extended_day,
         publisher=publisher,
         redeliveries=base.redeliveries,
     )

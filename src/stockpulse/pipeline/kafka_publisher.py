@@ -16,7 +16,8 @@ from stockpulse.aio import offload
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import Derived
-from stockpulse.engine.indicators import DAILY, INTRADAY, Analytics, AnalyticsChanges
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.engine.indicators import DAILY, INTRADAY, AnalyticsChanges
 from stockpulse.engine.signals import SIGNALS, Signals
 from stockpulse.journal.codecs import OHLCV, Codec
 from stockpulse.journal.kafka.appender import Appender
@@ -83,14 +84,12 @@ class Topic:
 class KafkaPublisher:
     """What the engine makes, as rows of the derived topics."""
 
-    def __init__(
-        self, names: Names, codec: Codec, analytics: Analytics, topics: Callable[[_Encode, str], Topic]
-    ) -> None:
+    def __init__(self, names: Names, codec: Codec, spec: EngineSpec, topics: Callable[[_Encode, str], Topic]) -> None:
         """`topics` makes the topic of a kind: "ohlcv", "analytics" or "signals"."""
         self._names = names
         self._symbol_names = SymbolNames(names)
-        self._rules = [rule.name for rule in analytics.rules.rules]
-        self._tracks = analytics.tracks
+        self._rules = [rule.name for rule in spec.rules.rules]
+        self._tracks = spec.tracks
         self._bars = topics(codec.encode_ohlcv, "ohlcv")
         self._analytics = topics(codec.encode_analytics, "analytics")
         self._signals = topics(codec.encode_signals, "signals")

@@ -13,6 +13,7 @@ import structlog
 
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.engine.engine import Engine
+from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.errors import Fenced
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.ingest.redelivery import Redeliveries, ShardRedeliveries
@@ -49,10 +50,9 @@ class Tools:
     routing: Routing
     partitions: Partitions
     rule_ids: list[int]
-    new_engine: Callable[[], Engine]
+    spec: EngineSpec
     counters: Counters
     now: Callable[[], datetime]
-    extended_day: bool
     publisher: KafkaPublisher | None
     redeliveries: Redeliveries
 
@@ -91,10 +91,10 @@ class Shards:
     async def take(self, shard: int) -> None:
         """Take a shard over, with the state of the checkpoint, and work in what the log has after it."""
         tools, source = self._tools, await self._logs.open(shard)
-        engine = tools.new_engine()
+        engine = tools.spec.new_engine()
         if self._functions is not None:
             engine.analytics.use(self._functions)
-        analytics_writer = AnalyticsWriter(engine.analytics, tools.rule_ids)
+        analytics_writer = AnalyticsWriter(tools.spec.tracks, tools.rule_ids)
         redeliveries: ShardRedeliveries | None = None  # where nobody else appends, intake has told them already
         sink = Sink(tools.dsn, tools.partitions, analytics_writer, shard, source.log.identity, source.external)
         try:
@@ -144,7 +144,7 @@ class Shards:
             now=tools.now,
             redeliveries=redeliveries,
             delivered=self._remember,
-            extended_day=tools.extended_day,
+            extended_day=tools.spec.extended_day,
         )
 
     async def take_all(self, shards: Iterable[int]) -> None:

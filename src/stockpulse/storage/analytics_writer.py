@@ -1,14 +1,14 @@
 """Writing what was derived from bars: indicators, signals, and the states that indicators go back to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 
 from stockpulse.engine.derived_rows import Derived
-from stockpulse.engine.indicator_track import Track, TrackChanges
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics, AnalyticsChanges, RealtimeSnapshot
+from stockpulse.engine.indicator_track import TrackChanges, TrackSpec
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.engine.signals import Signals
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -34,9 +34,9 @@ def minutes_of(interval: Interval) -> int:
 class AnalyticsWriter:
     """Writes for one shard; `rule_ids` are the numbers of its rules, in their order."""
 
-    def __init__(self, analytics: Analytics, rule_ids: list[int]) -> None:
-        self._tracks = analytics.tracks
-        self._minutes = minutes_of(analytics.tracks[SIGNALS].interval) if SIGNALS in analytics.tracks else 0
+    def __init__(self, tracks: Mapping[str, TrackSpec], rule_ids: list[int]) -> None:
+        self._tracks = tracks
+        self._minutes = minutes_of(tracks[SIGNALS].interval) if SIGNALS in tracks else 0
         self._rule_ids = np.array(rule_ids, np.int64)
         self._stored = _stored(self._tracks[INTRADAY].bundle)
         values = dict.fromkeys(self._stored, "float8")
@@ -120,7 +120,7 @@ def _stored(bundle: Bundle) -> dict[str, int]:
     return {output: place for place, output in enumerate(outputs) if output in STORED_INDICATORS}
 
 
-async def drop_other_states(pool: Pool, tracks: Iterable[Track]) -> None:
+async def drop_other_states(pool: Pool, tracks: Iterable[TrackSpec]) -> None:
     """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
     await pool.execute(
         "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
@@ -128,7 +128,7 @@ async def drop_other_states(pool: Pool, tracks: Iterable[Track]) -> None:
     )
 
 
-async def drop_old_states(pool: Pool, track: Track, now: datetime) -> int:
+async def drop_old_states(pool: Pool, track: TrackSpec, now: datetime) -> int:
     """Delete the states of a time whose bars are kept no longer, but for the newest of each symbol; how many."""
     table = _KEPT.get(track.interval)
     if table is None:
@@ -142,7 +142,7 @@ async def drop_old_states(pool: Pool, track: Track, now: datetime) -> int:
     return int(done.rpartition(" ")[2])
 
 
-async def _write_anchors(connection: Connection, track: Track, changes: TrackChanges) -> None:
+async def _write_anchors(connection: Connection, track: TrackSpec, changes: TrackChanges) -> None:
     if changes.outdated:
         await connection.execute(
             "DELETE FROM indicator_states s USING unnest($2::int[], $3::timestamptz[]) AS o (symbol_id, ts)"
