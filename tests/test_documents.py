@@ -1,5 +1,6 @@
 """What is written about StockPulse is so."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,42 +9,35 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
+import asyncpg
 import numpy as np
 import pytest
+import typer
 
+import documents
 from app_process import AppProcess
+from documents import PROJECT
 from plugin_package import lay_out
+from stockpulse.api import manual
 from stockpulse.app import create_app
+from stockpulse.cli import cli
 from stockpulse.indicators import momentum
 from stockpulse.indicators.evaluation import Instance
+from stockpulse.ingest.rows import TICK_FIELDS
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.schemas import BARS, TICKS
-from stockpulse.providers.base import ProviderConfig
+from stockpulse.node.log_migration import Target
+from stockpulse.node.maintenance import TICKS_KEPT
+from stockpulse.providers.base import ProviderConfig, ProviderEntry
+from stockpulse.providers.trade_conditions import RULES
 from stockpulse.settings import Settings, variables_of
-
-PROJECT = Path(__file__).parents[1]
-README = (PROJECT / "README.md").read_text()
+from stockpulse.storage.partitions import PARTITIONED
 
 METHODS = {"get", "post", "put", "patch", "delete"}
-
-
-def section(title):
-    """The text under a heading of the README."""
-    _, _, rest = README.partition(f"\n## {title}\n")
-    assert rest, f"README.md has no section {title}"
-    return rest.partition("\n## ")[0]
-
-
-def rows(text):
-    """The rows of the tables in a text, without their heads, as lists of cells."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for at, row in enumerate(cells) if not _is_head(lines, at)]
-
-
-def _is_head(lines, at):
-    return lines[at].startswith("|---") or (at + 1 < len(lines) and lines[at + 1].startswith("|---"))
+MOST_WORDS_OF_THE_README = 1_200
+PAGES = documents.pages()
 
 
 def default_of(field):
@@ -68,7 +62,7 @@ class TestSettings:
             f"| {', '.join(map(in_backticks, variables_of(name)))} | {in_backticks(default_of(name))} | {meaning} |"
             for name, meaning in ((name, field.description) for name, field in Settings.model_fields.items())
         ]
-        written = [line for line in section("Settings").splitlines() if line.startswith("| `")]
+        written = [line for line in documents.page("settings").splitlines() if line.startswith("| `")]
         assert written == documented
 
     def test_the_example_names_every_variable_and_changes_nothing(self):
@@ -80,21 +74,118 @@ class TestSettings:
         assert written == {}
         assert Settings(_env_file=example) == Settings(_env_file=None)
 
+    def test_the_example_says_what_the_class_says(self):
+        comments = re.findall(r"^# (.*)\n[A-Z_]+=", (PROJECT / ".env.example").read_text(), re.MULTILINE)
+        assert comments == [field.description.replace("`", "") for field in Settings.model_fields.values()]
 
-def test_the_table_of_the_api_is_the_api():
-    paths = create_app(Settings(_env_file=None)).openapi()["paths"]
-    served = {(method.upper(), path) for path, methods in paths.items() for method in methods if method in METHODS}
-    written = [(method, path.strip("`")) for method, path, _ in rows(section("Ask"))]
-    assert len(written) == len(set(written))
-    assert set(written) == served
+    def test_no_page_names_a_variable_that_does_not_exist(self):
+        known = {name for field in Settings.model_fields for name in variables_of(field)}
+        tests_only = {"STOCKPULSE_CRASH_KILLS", "STOCKPULSE_CRASH_THOROUGH"}
+        for name, path in PAGES.items():
+            named = set(re.findall(r"\bSTOCKPULSE_[A-Z0-9_]+", path.read_text()))
+            assert named - known - tests_only == set(), name
+
+
+class TestApi:
+    @pytest.fixture
+    def schema(self):
+        return create_app(Settings(_env_file=None)).openapi()
+
+    def test_the_table_is_the_api(self, schema):
+        paths = schema["paths"]
+        served = {(method.upper(), path) for path, methods in paths.items() for method in methods if method in METHODS}
+        table = documents.page("api").partition("\n## ")[0]
+        written = [(method, path.strip("`")) for method, path, _ in documents.rows(table)]
+        assert len(written) == len(set(written))
+        assert set(written) == served
+
+    def test_the_parameters_of_sending_ticks(self, schema):
+        parameters = schema["paths"]["/api/v1/ticks"]["post"]["parameters"]
+        table = documents.rows(documents.section(documents.page("sending-ticks"), "Parameters"))
+        assert {row[0].strip("`") for row in table} == {one["name"] for one in parameters}
+        fixed = {one["name"]: str(one["schema"]["default"]) for one in parameters if "default" in one["schema"]}
+        written = {name.strip("`"): default.strip("`") for name, default, _ in table}
+        assert {name: written[name] for name in fixed} == {name: value.lower() for name, value in fixed.items()}
+
+    def test_the_fields_of_a_tick(self):
+        table = documents.rows(documents.section(documents.page("sending-ticks"), "Fields"))
+        written = [(documents.names_in(name) + documents.names_in(also)) for name, also, _ in table]
+        assert written == [list(field.names) for field in TICK_FIELDS]
+
+    def test_the_docs_lead_to_the_manual(self, schema):
+        assert "](manual)" in schema["info"]["description"]
+
+
+class TestCommands:
+    def test_the_table_of_commands_is_the_command_line(self):
+        table = documents.section(documents.page("operation"), "Commands")
+        written = {name for cells in documents.rows(table) for name in self._commands(documents.names_in(cells[0]))}
+        assert written == set(self._paths(typer.main.get_command(cli)))
+
+    def _commands(self, names):
+        """`dlq list`, then `dlq retry` or, of the same group, `retry`; a `stockpulse` before them says nothing."""
+        group = ""
+        for name in (name.removeprefix("stockpulse ") for name in names):
+            group = name.partition(" ")[0] if " " in name else group
+            yield name if " " in name or not group else f"{group} {name}"
+
+    def _paths(self, command, before=""):
+        for name, one in command.commands.items():
+            if hasattr(one, "commands"):
+                yield from self._paths(one, f"{before}{name} ")
+            elif name == "move":
+                yield from (f"move {target}" for target in get_args(Target))
+            else:
+                yield f"{before}{name}"
+
+    def test_the_options_of_replay(self):
+        options = {
+            one.opts[0]: one.default
+            for one in typer.main.get_command(cli).commands["replay"].params
+            if one.param_type_name == "option"
+        }
+        table = documents.page("replaying-recordings").partition("\n## ")[0]
+        written = {row[0].strip("`"): row[1].strip("`") for row in documents.rows(table)}
+        assert written == options
+
+
+class TestTables:
+    def test_how_long_data_is_kept(self):
+        table = documents.rows(documents.section(documents.page("database"), "How long data is kept"))
+        written = {name.strip("`"): _timedelta(kept) for name, _, kept in table}
+        kept = {one.name: one.kept for one in PARTITIONED} | {"realtime_prices": TICKS_KEPT}
+        assert {name: time for name, time in written.items() if time is not None} == kept
+
+    async def test_the_views_have_these_columns(self, postgres_dsn):
+        connection = await asyncpg.connect(postgres_dsn)
+        for view, columns in documents.rows(documents.page("sql-views")):
+            found = await connection.fetch(
+                "SELECT column_name FROM information_schema.columns WHERE table_name = $1 ORDER BY ordinal_position",
+                view.strip("`"),
+            )
+            written = re.sub(r" \([^)]*\)", "", columns).split(", ")
+            assert [row["column_name"] for row in found] == written
+        (query,) = documents.code(documents.page("sql-views"), "sql")
+        await connection.fetch(query)
+        await connection.close()
+
+    def test_the_rules_for_trade_conditions(self):
+        written = [name.strip("`") for name, *_ in documents.rows(documents.page("trade-conditions"))]
+        assert written == list(RULES)
+
+
+def _timedelta(text):
+    found = re.match(r"(\d+) (hour|day|year)", text)
+    days = {"hour": 1 / 24, "day": 1, "year": 365}
+    return timedelta(days=int(found[1]) * days[found[2]]) if found else None
 
 
 class TestProvider:
     @pytest.fixture
     def provider(self):
-        (example,) = re.findall(r"```python\n(.*?)```", section("A provider of your own"), re.DOTALL)
+        (example,) = documents.code(documents.page("your-own-provider"), "python")
         names = {}
-        exec(compile(example, "README.md", "exec"), names)
+        exec(compile(example, "your-own-provider.md", "exec"), names)
         return names["POLLED"].create(ProviderConfig(("BTC-USD", "ETH-USD"), rate=1, seed=0))
 
     async def test_streams_ticks_that_are_taken(self, provider):
@@ -113,11 +204,8 @@ class TestProvider:
         assert validate_bars(frames[0], now, timedelta(seconds=5)).rejected.is_empty()
 
     def test_feeds_the_app(self, tmp_path, monkeypatch):
-        text = section("A provider of your own")
-        (module,), (table,) = (
-            re.findall(r"```python\n(.*?)```", text, re.DOTALL),
-            re.findall(r"```toml\n(.*?)```", text, re.DOTALL),
-        )
+        text = documents.page("your-own-provider")
+        (module,), (table,) = documents.code(text, "python"), documents.code(text, "toml")
         points = tomllib.loads(table)["project"]["entry-points"]["stockpulse.providers"]
         lay_out(tmp_path / "site", "polled-feed", {"polled_feed.py": module}, points)
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -125,11 +213,15 @@ class TestProvider:
             ticks = app.wait_for("/ticks/latest?symbol=BTC-USD", lambda answer: answer.get("ticks"))
             assert {(tick["provider"], tick["price"]) for tick in ticks} == {("polled", 7.0)}
 
+    def test_the_table_of_its_entry_is_the_class(self):
+        table = documents.rows(documents.section(documents.page("your-own-provider"), "What the entry says"))
+        assert [row[0].strip("`") for row in table] == [field.name for field in dataclasses.fields(ProviderEntry)]
 
-def test_the_indicator_of_the_readme_is_one():
-    (example,) = re.findall(r"```python\n(.*?)```", section("Indicators and signals"), re.DOTALL)
+
+def test_the_indicator_of_the_manual_is_one():
+    (example,) = documents.code(documents.page("your-own-indicator"), "python")
     names = dict(vars(momentum))
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(example, "your-own-indicator.md", "exec"), names)
     loop = Instance(names["disparity"], {"period": 2}).loop
     world = {}
     exec(loop.text, world)
@@ -141,14 +233,53 @@ def test_the_indicator_of_the_readme_is_one():
     assert out[0, 1] == 50
 
 
-def test_every_path_that_the_readme_names_is_there():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    tree = re.findall(r"^ {4}([\w.]+/?) ", section("The source"), re.MULTILINE)
-    folders = re.findall(r"^(\w+/)  ", section("The source"), re.MULTILINE)
-    assert len(tree) > 10
-    assert len(folders) == 2
-    for path in (*links, *folders, *(f"src/stockpulse/{name}" for name in tree), ".ci/run", "requirements.lock"):
-        assert (PROJECT / path).exists(), path
+class TestPages:
+    def test_the_readme_is_short(self):
+        assert len((PROJECT / "README.md").read_text().split()) <= MOST_WORDS_OF_THE_README
+
+    def test_the_index_lists_every_page(self):
+        assert {path.name for path in documents.MANUAL.glob("*.md")} == {
+            path.name for path in PAGES.values() if path.parent == documents.MANUAL
+        }
+
+    @pytest.mark.parametrize("name", PAGES)
+    def test_every_link_leads_somewhere(self, name):
+        path = PAGES[name]
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", documents.prose(path.read_text())):
+            target, _, place = link.partition("#")
+            led = path.parent / target if target else path
+            assert led.exists(), link
+            if place:
+                headings = re.findall(r"^#+ (.*)$", documents.prose(led.read_text()), re.MULTILINE)
+                assert place in {manual.anchor(heading) for heading in headings}, link
+
+    @pytest.mark.parametrize("name", PAGES)
+    def test_every_file_that_a_page_names_is_there(self, name):
+        text = PAGES[name].read_text()
+        named = re.findall(
+            r"`((?:src|tests|migrations|stockpulse|\.ci|\.github)/[\w./-]*|[\w.-]+\.(?:lock|toml|ini))`", text
+        )
+        for file in named:
+            places = (PROJECT / file, PROJECT / "src" / file)
+            assert any(place.exists() for place in places), file
+
+    def test_no_line_is_too_long_to_read_in_an_editor(self):
+        for name, path in PAGES.items():
+            long = [
+                line for line in path.read_text().splitlines() if len(line) > 150 and not line.startswith(("|", "{"))
+            ]
+            assert long == [], name
+
+
+def test_pre_commit_runs_what_ci_runs():
+    in_ci = {
+        " ".join(line.split()[1:])
+        for line in (PROJECT / ".ci/run").read_text().splitlines()
+        if line.startswith("check ")
+    }
+    hooks = re.findall(r"^        name: (.*)$", (PROJECT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    assert len(hooks) > 3
+    assert set(hooks) <= {command.partition(" #")[0] for command in in_ci}
 
 
 def tracked_texts():

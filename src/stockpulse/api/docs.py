@@ -7,15 +7,21 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
+from stockpulse.api import manual
+
 _ASSETS: Final = "/static/docs"
+_DESCRIPTION: Final = "How to use it, page by page: [the manual](manual)."
 
 
 def install(app: FastAPI) -> None:
-    """Serve Swagger UI at /docs and ReDoc at /redoc; create `app` with docs_url=None, redoc_url=None.
+    """Serve Swagger UI at /docs, ReDoc at /redoc, the manual at /manual.
 
-    Install it before anything is mounted at /static, which would hide the assets.
+    Create `app` with docs_url=None and redoc_url=None.
+    Call this before anything is mounted at /static, which would hide the assets.
     """
-    # Only the files of that package are wanted; StaticFiles finds them without importing it.
+    # StaticFiles finds the files of the package without importing it, which would load much more.
+    app.description = app.description or _DESCRIPTION
+    manual.install(app)
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
@@ -43,5 +49,5 @@ def install(app: FastAPI) -> None:
 
 
 def _prefix(request: Request) -> str:
-    """Where a proxy in front of us shows the app."""
+    """Return the path prefix under which a proxy serves the app, or an empty string."""
     return str(request.scope.get("root_path", "")).rstrip("/")

@@ -1,0 +1,148 @@
+"""The manual at /manual: pages of Markdown from the package, as HTML that works without internet."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI, Request
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse
+
+from stockpulse.errors import NotFound, shown
+
+FOLDER: Final = Path(__file__).parents[1] / "manual"
+"""The pages as they were written; `index.md` lists them in reading order."""
+
+_INDEX: Final = "index"
+_LINK: Final = re.compile(r"\]\((?P<page>[a-z-]+)\.md\)")
+_MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'self'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: the name that its address ends in, its title, its body as HTML."""
+
+    name: str
+    title: str
+    body: str
+
+
+def install(app: FastAPI) -> None:
+    """Serve the manual: /manual, /manual/{page} as HTML and /manual/{page}.md as it was written."""
+
+    @app.get("/manual", include_in_schema=False)
+    @app.get("/manual/", include_in_schema=False)
+    def contents(request: Request) -> HTMLResponse:
+        return _html(_INDEX, request)
+
+    @app.get("/manual/manual.css", include_in_schema=False)
+    def style() -> FileResponse:
+        return FileResponse(FOLDER / "manual.css")
+
+    @app.get("/manual/{name}.md", include_in_schema=False)
+    def markdown(name: str) -> PlainTextResponse:
+        return PlainTextResponse(_text(name), media_type="text/markdown", headers=_HEADERS)
+
+    @app.get("/manual/{name}", include_in_schema=False)
+    def page(name: str, request: Request) -> HTMLResponse:
+        return _html(name, request)
+
+
+def names() -> tuple[str, ...]:
+    """The names of all pages, in the order in which the index lists them."""
+    return tuple(dict.fromkeys((_INDEX, *(link["page"] for link in _LINK.finditer(_text(_INDEX))))))
+
+
+def _text(name: str) -> str:
+    """The Markdown of a page. Raises NotFound for a name that is not a page's."""
+    if name not in _files():
+        raise NotFound(f"the manual has no page {shown(name)}: see /manual")
+    return _files()[name]
+
+
+@cache
+def _files() -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+
+
+@cache
+def _page(name: str) -> Page:
+    return rendered(name, _text(name))
+
+
+def rendered(name: str, text: str) -> Page:
+    """Render a page: headings get an anchor, links lead to where the server has their pages."""
+    tokens = _MARKDOWN.parse(text)
+    title = next(token.content for token in tokens if token.type == "inline")
+    for heading, content in itertools.pairwise(tokens):
+        if heading.type == "heading_open":
+            heading.attrSet("id", anchor(content.content))
+    for token in _within(tokens):
+        if token.type == "link_open":
+            token.attrSet("href", _served(str(token.attrGet("href")), name))
+    return Page(name, title, str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})))
+
+
+def anchor(heading: str) -> str:
+    """The name of a heading in an address: as GitHub makes it, so that links work in both places."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _within(tokens: list[Token]) -> Iterator[Token]:
+    for token in tokens:
+        yield token
+        yield from token.children or ()
+
+
+def _served(href: str, page: str) -> str:
+    """A link as the server needs it: pages without `.md`, and all of them relative to /manual/."""
+    name, _, place = href.partition("#")
+    if not name:
+        return f"{page}#{place}"
+    if name.endswith(".md") and "/" not in name:
+        return name.removesuffix(".md") + (f"#{place}" if place else "")
+    return href
+
+
+def _html(name: str, request: Request) -> HTMLResponse:
+    page = _page(name)
+    prefix = escape(str(request.scope.get("root_path", "")).rstrip("/"))
+    app = escape(request.app.title)
+    entries = [f'<li{_here(one, name)}><a href="{one}">{escape(_page(one).title)}</a></li>' for one in names()]
+    document = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(page.title)} · {app}</title>
+<base href="{prefix}/manual/">
+<link rel="stylesheet" href="manual.css">
+</head>
+<body>
+<nav aria-label="Manual">
+<p><a href="../docs">{app} API</a></p>
+<ul>
+{chr(10).join(entries)}
+</ul>
+</nav>
+<main>
+{page.body}<p class="source"><a href="{page.name}.md">This page as Markdown</a></p>
+</main>
+</body>
+</html>
+"""
+    return HTMLResponse(document, headers=_HEADERS)
+
+
+def _here(one: str, name: str) -> str:
+    return ' aria-current="page"' if one == name else ""
