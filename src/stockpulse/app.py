@@ -136,9 +136,9 @@ def _keep_house(base: Foundation, log_parts: LogParts, shards: Shards) -> None:
     runs, supervisor = RunLog(base.pool), base.supervisor
 
     def segments() -> list[tuple[Segments, int]]:
-        """Those of the shards that are worked on here, each with its checkpoint; of logs that were left, all."""
-        left = [(log_parts.left, log_parts.left.open)] if log_parts.left is not None else []
-        return left + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
+        """Those of the shards that are worked on here, each with its checkpoint; those of retired logs, all."""
+        retired = [(log_parts.retired, log_parts.retired.open)] if log_parts.retired is not None else []
+        return retired + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
 
     async def drop_states(now: datetime) -> int:
         return sum([await drop_old_states(base.pool, track, now) for track in base.spec.tracks.values()])

@@ -1,1 +1,1 @@
-"""Pieces of asyncio that every part may use: the supervisor of tasks, row-bounded queues, work in threads."""
+"""Pieces of asyncio for every other package: supervised tasks, bounded queues, retries, work in threads."""

@@ -1,7 +1,7 @@
-"""Where work on a batch is done: small ones here and now, large ones in a thread.
+"""Run small work on the event loop and large work in a thread.
 
-NumPy and Polars let go of the interpreter while they work, so that requests are answered, and the next bytes
-sent to the database, meanwhile.
+NumPy and Polars release the interpreter while they work, so the event loop goes on serving requests and sending bytes
+to the database in the meantime.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 INLINE_ROWS: Final = 2000
-"""Up to here the work takes about as long as handing it to a thread."""
+"""Up to this many rows, the work takes about as long as handing it to a thread."""
 
 
 async def run(rows: int, work: Callable[[], T]) -> T:
-    """The result of `work` on so many rows."""
+    """Return the result of `work`, which processes this many rows."""
     return work() if rows <= INLINE_ROWS else await asyncio.to_thread(work)

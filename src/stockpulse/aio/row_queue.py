@@ -1,4 +1,4 @@
-"""Bounded queues that count rows, so that one bound fits small batches and large ones."""
+"""A bounded queue that counts rows, so that one bound fits small batches and large ones."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class RowQueue(Generic[T]):
-    """Items with a number of rows each; who puts waits while there are too many."""
+    """Items, each with a number of rows. Producers wait while the queue holds too many rows."""
 
     def __init__(self, most_rows: int) -> None:
         self._most_rows = most_rows
@@ -20,7 +20,7 @@ class RowQueue(Generic[T]):
         return len(self._items)
 
     async def put(self, item: T, rows: int) -> None:
-        """Add an item, once there is room. An item larger than the bound goes in when the queue is empty."""
+        """Add an item as soon as there is room. An empty queue takes an item of any size."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.rows == 0 or self.rows + rows <= self._most_rows)
             self._items.append((item, rows))
@@ -28,7 +28,7 @@ class RowQueue(Generic[T]):
             self._changed.notify_all()
 
     async def take(self, most_rows: int) -> list[T]:
-        """All that has piled up, but no more than so many rows (one item at least); waits for the first."""
+        """Wait for an item, then remove and return as many as have `most_rows` rows together, but at least one."""
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._items))
             taken: list[T] = []

@@ -101,10 +101,10 @@ def _shard(processor: ShardProcessor) -> ShardReport:
 
 def _kafka(context: Context) -> str | None:
     """Whether the brokers answer, and take what is appended."""
-    watch = context.log.watch
-    if watch is None:
+    poller = context.log.poller
+    if poller is None:
         return None
-    return "ok" if max(watch.silent_seconds(), context.log.waiting_seconds()) < _SILENT_SECONDS else "down"
+    return "ok" if max(poller.silent_seconds(), context.log.waiting_seconds()) < _SILENT_SECONDS else "down"
 
 
 @router.get("/ready", summary="Whether requests can be served", responses=error_responses(503))

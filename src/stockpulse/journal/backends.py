@@ -1,6 +1,6 @@
-"""The two logs, as the shards of them are opened: the one inside the database, and the one on Kafka."""
+"""The two logs, opened shard by shard: the one inside the database, and the one on Kafka."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,81 +25,81 @@ from stockpulse.journal.segments import Segments
 from stockpulse.postgres.connect import Pool
 
 _MEMORY_ROWS: Final = 300_000
-"""An open segment with more ticks is sealed at a restart, rather than read back into memory."""
+"""A restart seals an open segment with more ticks than this, instead of reading it back into memory."""
 
 
 @dataclass(frozen=True)
 class ExternalLog:
-    """What is to be stored of a log that is not in the database itself."""
+    """The part of the database that stores the records of a shard whose log is outside the database."""
 
     segments: Segments
     topic: str
     first_seq: int
-    """What the topic's offsets are counted from."""
+    """The seq of partition offset 0."""
 
 
 @dataclass(frozen=True)
 class ShardOfLog:
-    """A shard of a log, and what is written of it beside what follows from it."""
+    """The log of one shard and the segments of the tick table that hold its ticks."""
 
     log: ShardLog
     segments: Segments
     epoch: int | None
-    """That of a log which has one of its own."""
+    """The epoch of the log itself, if the log has one."""
     start: int
-    """Where a shard begins that nobody has worked on."""
+    """The offset of a shard without a checkpoint."""
     external: ExternalLog | None
     load: Callable[[int], Awaitable[None]]
-    """Bring back what has to be in memory; takes the checkpoint's offset."""
+    """Load the newest ticks into memory; takes the offset of the checkpoint."""
     remember: Callable[[], Awaitable[pl.DataFrame]]
-    """What was delivered last, as `tick_rows.KEYS`; the segments have been loaded."""
+    """Return the newest deliveries as `tick_rows.KEYS`; to be called after `load`."""
     close: Callable[[], Awaitable[None]]
     follow: Callable[[int], AsyncIterator[Appended]] | None = None
-    """The records from an offset on, for ever, where others append."""
+    """Yield the records from an offset on, for ever; None where this process appends all records itself."""
 
 
 class Logs(Protocol):
-    """The shards of a log."""
+    """A log with all its shards."""
 
     @property
     def shards(self) -> Iterable[int]:
-        """Their numbers."""
+        """The numbers of the shards."""
         ...
 
     async def open(self, shard: int) -> ShardOfLog:
-        """A shard of it."""
+        """Open a shard."""
         ...
 
 
 @dataclass(frozen=True)
 class KafkaParts:
-    """The Kafka that a log is on."""
+    """The Kafka that holds the log."""
 
     connection: KafkaConnection
     cluster: Cluster
     codec: Codec
     first_seqs: dict[int, int]
-    """What the offsets of each partition are counted from."""
+    """The seq of partition offset 0, by partition."""
 
 
 @dataclass(frozen=True)
 class LogParts:
-    """A log, and how it is appended to and read here."""
+    """A log with what appends to it and reads it in this process."""
 
     logs: Logs
     journal: Journal | None
-    """None where nothing is appended."""
+    """None if this process does not append."""
     routing: Routing
-    left: Segments | None
-    """Segments of logs that were left."""
-    watch: EndOffsetPoller | None = None
+    retired: Segments | None
+    """Segments with the ticks of retired logs."""
+    poller: EndOffsetPoller | None = None
     waiting_seconds: Callable[[], float] = lambda: 0.0
-    """How long what was submitted has been waiting to be durable, in seconds."""
+    """Returns how long the oldest batch has been waiting for its acknowledgement."""
     kafka: KafkaParts | None = None
 
 
 class EmbeddedLog:
-    """The log inside the database, which has been taken."""
+    """The log inside the database; `journal` has taken it."""
 
     shards = (SHARD,)
 
@@ -107,7 +107,7 @@ class EmbeddedLog:
         self._journal = journal
 
     async def open(self, _shard: int) -> ShardOfLog:
-        """Its only shard."""
+        """Open the only shard."""
         journal = self._journal
         return ShardOfLog(
             journal, journal.segments, journal.epoch, journal.head, None, self._load, journal.recent_keys, _nothing
@@ -117,56 +117,62 @@ class EmbeddedLog:
         await self._journal.load_open_segment(_MEMORY_ROWS)
 
 
+@dataclass(frozen=True)
+class RawTopic:
+    """The raw topic, as the database follows it."""
+
+    connection: KafkaConnection
+    name: str
+    identity: str
+    first_seqs: Mapping[int, int]
+    """The seq of partition offset 0, by partition."""
+
+
 class KafkaLog:
-    """The log on Kafka, which the database follows."""
+    """The log on Kafka."""
 
     def __init__(
         self,
         pool: Pool,
-        connection: KafkaConnection,
-        topic: str,
-        identity: str,
-        first_seqs: dict[int, int],
+        topic: RawTopic,
         interpreter: Interpreter,
-        journal: KafkaJournal | None,
-        watch: EndOffsetPoller,
+        poller: EndOffsetPoller,
         routing: Routing,
-        left: Segments,
+        retired: Segments,
+        journal: KafkaJournal | None = None,
     ) -> None:
-        """Without a journal nothing is appended here, and all is followed."""
+        """Without a `journal` this process appends nothing: it follows what others append."""
         self._pool = pool
-        self._connection = connection
         self._topic = topic
-        self._identity = identity
-        self._first_seqs = first_seqs
         self._interpreter = interpreter
-        self._journal = journal
-        self._watch = watch
+        self._poller = poller
         self._routing = routing
-        self._left = left
+        self._retired = retired
+        self._journal = journal
 
     @property
     def shards(self) -> Iterable[int]:
-        """The partitions."""
-        return sorted(self._first_seqs)
+        """The numbers of the partitions."""
+        return sorted(self._topic.first_seqs)
 
     async def open(self, shard: int) -> ShardOfLog:
-        """A partition of it."""
-        first_seq = self._first_seqs[shard]
-        reader = PartitionReader(self._connection, self._topic, shard, first_seq, self._interpreter)
+        """Open a partition."""
+        topic = self._topic
+        first_seq = topic.first_seqs[shard]
+        reader = PartitionReader(topic.connection, topic.name, shard, first_seq, self._interpreter)
         segments = Segments(self._pool, RecentTicks(), slot=slot_of(first_seq))
 
         async def load(offset: int) -> None:
             await self._require(reader, shard, offset)
             await self._load(segments, offset)
 
-        shard_log = KafkaShardLog(self._identity, shard, first_seq, reader, self._journal, self._watch)
+        shard_log = KafkaShardLog(topic.identity, shard, reader, self._poller, self._journal)
         return ShardOfLog(
             shard_log,
             segments,
             epoch=None,
             start=first_seq,
-            external=ExternalLog(segments, self._topic, first_seq),
+            external=ExternalLog(segments, topic.name, first_seq),
             load=load,
             remember=partial(self._remember, segments, shard),
             close=reader.close,
@@ -174,37 +180,37 @@ class KafkaLog:
         )
 
     async def _require(self, reader: PartitionReader, shard: int, offset: int) -> None:
-        """All that is not worked in must still be there."""
+        """Raise RecordsLost if the partition no longer holds all records after the checkpoint."""
         oldest, end = await reader.bounds()
-        first_seq = self._first_seqs[shard]
+        first_seq, name = reader.first_seq, self._topic.name
         if offset < oldest:
             raise RecordsLost(
-                f"partition {shard} of {self._topic}: the records {offset - first_seq:,} to {oldest - first_seq - 1:,}"
-                " were dropped there before they were worked in here;"
+                f"partition {shard} of {name}: the records {offset - first_seq:,} to {oldest - first_seq - 1:,}"
+                " were dropped by Kafka before StockPulse processed them;"
                 " `stockpulse topics accept-loss` goes on without them"
             )
         if offset > end:
             raise RecordsLost(
-                f"partition {shard} of {self._topic} ends at {end - first_seq:,}, and {offset - first_seq:,} records"
-                " of it were worked in: it is not the topic that it was;"
+                f"partition {shard} of {name} ends at {end - first_seq:,}, but {offset - first_seq:,} of its records"
+                " were processed here: somebody has deleted and created the topic anew;"
                 " `stockpulse topics accept-loss` goes on from its end"
             )
 
     async def _remember(self, segments: Segments, shard: int) -> pl.DataFrame:
-        most, now = LEAST_KEYS // len(self._first_seqs), datetime.now(UTC)
+        most, now = LEAST_KEYS // len(self._topic.first_seqs), datetime.now(UTC)
         async with self._pool.acquire() as connection:
             keys = await tick_rows.newest_identified(connection, segments.newest(now), most)
             if len(keys) == most:
                 return keys
-            # Shortly after a move what came last is in the log that was left.
-            before = await tick_rows.newest_identified(connection, self._left.newest(now, always=0), LEAST_KEYS)
+            # Shortly after a move, the newest deliveries are in the retired log.
+            before = await tick_rows.newest_identified(connection, self._retired.newest(now, always=0), LEAST_KEYS)
         here = self._routing.of_symbols(before["symbol_id"].to_numpy()) == shard
         return pl.concat([before.filter(pl.Series(here)), keys])
 
     async def _load(self, segments: Segments, offset: int) -> None:
         await segments.load(offset)
         await segments.ensure(segments.open)
-        most = _MEMORY_ROWS // len(self._first_seqs)
+        most = _MEMORY_ROWS // len(self._topic.first_seqs)
         async with self._pool.acquire() as connection:
             if offset - segments.open <= most:
                 frame = await tick_rows.read_whole(connection, segments.open)
@@ -215,4 +221,4 @@ class KafkaLog:
 
 
 async def _nothing() -> None:
-    """There is nothing to be closed."""
+    """Do nothing: the journal itself owns the connection."""

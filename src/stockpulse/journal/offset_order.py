@@ -1,4 +1,4 @@
-"""Rows of several kinds, put back into the order of the log that they are of."""
+"""Put rows of several kinds back into the order of their log."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,9 +7,9 @@ import polars as pl
 
 
 def runs_in_order(frames: Sequence[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Runs of rows of one kind, in the order of their offsets: the place of the kind among the frames, and the rows.
+    """Yield runs of rows of one kind in the order of the log: the index of the frame, and the rows.
 
-    Each frame has `seq`, ascending.
+    The column `seq` of each frame is ascending.
     """
     seqs = np.concatenate([frame["seq"].to_numpy() for frame in frames])
     kinds = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -10,23 +11,24 @@ import polars as pl
 import structlog
 
 from stockpulse.aio import offload
+from stockpulse.aio.retry import retry
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal import tick_rows
 from stockpulse.journal.offset_order import runs_in_order
-from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks
+from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks, with_seqs
 from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
-from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.market.schemas import LOGGED_BARS
 from stockpulse.postgres.binary_copy import Layout, in_slices
-from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, until_done
+from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, is_transient
 
 SHARD: Final = 0
-"""There is one shard here; each partition of a Kafka topic is one of its own."""
+"""The only shard of this log."""
 
-_LOCK_CLASS: Final = 0x53504C53  # "SPLS": our advisory locks among those of other programs
+_LOCK_CLASS: Final = 0x53504C53  # "SPLS": keeps our advisory locks apart from those of other programs
 _TAKE_SECONDS: Final = 15
 _NOTICE_OUR_DEATH: Final = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
-"""A server far away would hold the lock of a host that is gone for two hours."""
+"""Without keepalives, a remote server would hold the lock of a dead host for two hours."""
 _END_FORMER: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks"
     " WHERE pid = $1 AND locktype = 'advisory' AND classid = $2 AND objid = $3"
@@ -56,23 +58,23 @@ log = structlog.get_logger(__name__)
 
 
 class PostgresJournal:
-    """The log of one shard, with one appender: this process, as long as it holds the advisory lock."""
+    """The log of one shard with one appender: the process that holds the advisory lock."""
 
     def __init__(self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
         self._wait_seconds = wait_seconds
-        self._backend = 0  # the server's process that has our lock
+        self._backend = 0  # the server process that holds our lock
         self.segments = segments
         self.epoch = 0
         self.head = 0
 
     @property
     def identity(self) -> str:
-        """Which log this is."""
+        """The identity of this log."""
         return "postgres"
 
     async def take(self) -> None:
-        """Become the appender. Raises JournalInUse while another process is."""
+        """Become the appender. Raises JournalInUse while another process holds the lock."""
         connection, _ = await self._locked(self._wait_seconds)
         row = await connection.fetchrow(
             "INSERT INTO journal_heads AS h (shard, epoch, head) VALUES ($1, 1, $2)"
@@ -87,13 +89,13 @@ class PostgresJournal:
         await self.segments.ensure(self.segments.open)
 
     async def _locked(self, wait_seconds: float) -> tuple[Connection, bool]:
-        """The connection, holding the lock that makes us the only appender."""
+        """Return the connection, which holds the lock of the only appender, and True if it is new."""
         connection, fresh = await self._reconnecting.get()
         if fresh:
             await connection.execute(_NOTICE_OUR_DEATH)
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while fresh and not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCK_CLASS, SHARD):
-            # The server may not have noticed yet that a former connection of ours is dead.
+            # The server may not have noticed yet that our former connection is dead.
             await connection.execute(_END_FORMER, self._backend, _LOCK_CLASS, SHARD)
             if asyncio.get_running_loop().time() > deadline:
                 self._reconnecting.drop()
@@ -105,17 +107,18 @@ class PostgresJournal:
     # Appending ----------------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch; it is on disk when this returns. An unreachable server is waited for."""
-        if isinstance(batch, End):  # needs no place in the log: a restart ends every recording
+        """Append a batch; it is on disk when this returns. Wait for a server that is away."""
+        if isinstance(batch, End):  # not stored: a restart ends every recording
             return [Appended(SHARD, batch, self.head, self.head)]
         return [await self._append(batch)]
 
     async def _append(self, batch: Ticks | Bars) -> Appended:
         base = self.segments.next_base(self.head)
         after = base + len(batch.frame)
-        stamped = _with_offsets(batch, base)
+        stamped = with_seqs(batch, base)
         pieces, table, columns = await offload.run(len(batch.frame), lambda: _packed(stamped, base))
-        await until_done(lambda: self._write(base, after, table, columns, pieces), "append", self._reconnecting.drop)
+        write = partial(self._write, base, after, table, columns, pieces)
+        await retry(write, "append", is_transient, self._reconnecting.drop)
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
         if isinstance(stamped, Ticks):
@@ -125,7 +128,7 @@ class PostgresJournal:
     async def _write(
         self, base: int, after: int, table: str, columns: tuple[str, ...], pieces: list[memoryview | bytes]
     ) -> None:
-        """One try of an append. That it was done before, unnoticed, is found out by the head."""
+        """Try an append once. The head tells if an earlier try was committed although it seemed to fail."""
         await self.segments.ensure(segment_of(base))
         connection, _ = await self._locked(self._wait_seconds)
         try:
@@ -135,21 +138,21 @@ class PostgresJournal:
         except asyncpg.ObjectNotInPrerequisiteStateError as refused:
             row = await connection.fetchrow("SELECT epoch, head FROM journal_heads WHERE shard = $1", SHARD)
             if row is None or tuple(row) != (self.epoch, after):
-                raise Fenced(f"the log has been taken over: {refused}") from refused
+                raise Fenced(f"another process has taken the log: {refused}") from refused
             log.info("append had been committed before the connection died", head=after)
 
     # Replay -------------------------------------------------------------------------------------
 
     async def end(self) -> int:
-        """The offset that the next record gets."""
+        """Return the offset that the next record gets."""
         return self.head
 
     async def foreign_end(self, processed: int) -> int:  # noqa: ARG002
-        """Nobody else appends."""
+        """Return 0: no other process appends."""
         return 0
 
     async def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
-        """The records from this offset to the head, in order; `until` is the head, since nobody else appends."""
+        """Yield the records from this offset to the head, in order; `until` is the head."""
         before = offset
         for segment in sorted({*self.segments.sealed, self.segments.open}):
             if not segment_of(offset) <= segment < until:
@@ -161,17 +164,17 @@ class PostgresJournal:
 
     async def _read_segment(self, segment: int, offset: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         connection, _ = await self._locked(self._wait_seconds)
-        ticks = await tick_rows.read(connection, segment, offset)  # the engine has no use for the trade_id
+        ticks = await tick_rows.read(connection, segment, offset)  # without the trade_id, which the engine does not use
         table = table_of(segment, "provider_bars")
         query = f"SELECT {', '.join(_BARS.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
         bars = pl.DataFrame(_BARS.unpack(await copy_out(connection, query, offset, seconds=600)))
         return ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq")
 
     async def load_open_segment(self, most_rows: int) -> None:
-        """Bring the open segment's ticks back into memory, or, if they are many, seal it."""
+        """Load the ticks of the open segment into memory; seal the segment if there are more than `most_rows`."""
         rows = self.head - self.segments.open
         if rows > most_rows:
-            await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._reconnecting.drop)
+            await self._seal_open()
             return
         connection, _ = await self._locked(self._wait_seconds)
         frame = await tick_rows.read_whole(connection, self.segments.open)
@@ -179,12 +182,15 @@ class PostgresJournal:
             self.segments.recent.append(self.segments.open, frame)
 
     async def seal(self) -> None:
-        """Seal the open segment, whatever is in it, for a log that is left."""
-        await until_done(lambda: self._skip_to(self.segments.following), "sealing", self._reconnecting.drop)
+        """Seal and index the open segment, because the database moves to another log."""
+        await self._seal_open()
         await self.segments.index_sealed()
 
+    async def _seal_open(self) -> None:
+        await retry(lambda: self._skip_to(self.segments.following), "sealing", is_transient, self._reconnecting.drop)
+
     async def recent_keys(self) -> pl.DataFrame:
-        """What the newest ticks with a trade_id are known by, as `tick_rows.KEYS`, in log order."""
+        """Return the keys of the newest ticks with a trade_id, as `tick_rows.KEYS`, in the order of the log."""
         connection, _ = await self._locked(self._wait_seconds)
         newest = self.segments.newest(datetime.now(UTC))
         return await tick_rows.newest_identified(connection, newest, LEAST_KEYS)
@@ -197,14 +203,8 @@ class PostgresJournal:
         self.segments.roll(segment_of(head))
 
     async def close(self) -> None:
-        """Let the log go."""
+        """Close the connection, which releases the lock."""
         await self._reconnecting.close()
-
-
-def _with_offsets(batch: Ticks | Bars, base: int) -> Ticks | Bars:
-    seq = pl.int_range(base, base + len(batch.frame), dtype=pl.Int64, eager=True).alias("seq")
-    schema = LOGGED_TICKS if isinstance(batch, Ticks) else LOGGED_BARS
-    return type(batch)(batch.frame.with_columns(seq).select(list(schema)))
 
 
 def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
@@ -215,7 +215,7 @@ def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], s
 
 
 def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Ticks | Bars]:
-    """Ticks and bars of a stretch of the log as batches, in the order of their offsets."""
+    """Yield ticks and bars of a segment as batches, in the order of the log."""
     for kind, run in runs_in_order([ticks, bars]):
         for frame in run.iter_slices(_REPLAY_ROWS):
             yield (Ticks, Bars)[kind](frame)

@@ -1,4 +1,4 @@
-"""The newest ticks, in memory: those of the log's segments that have no index yet."""
+"""The newest ticks in memory: the ticks of all segments that have no index yet."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ _CHUNK_ROWS: Final = 1 << 17
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive ticks of one segment, and the bounds of their event times in UTC microseconds."""
+    """Consecutive ticks of one segment, with the bounds of their event times in UTC microseconds."""
 
     segment: int
     frame: pl.DataFrame
@@ -22,7 +22,7 @@ class Chunk:
 
     @staticmethod
     def of(segment: int, frame: pl.DataFrame) -> "Chunk":
-        """A chunk of these ticks."""
+        """Make a chunk of these ticks."""
         ts = frame["ts"].to_physical()
         return Chunk(segment, frame, int(ts.min()), int(ts.max()))  # type: ignore[arg-type]
 
@@ -31,13 +31,13 @@ class Chunk:
 
 
 class RecentTicks:
-    """Ticks by chunks, in log order. Chunks never change, so a reader may keep a list of them."""
+    """Chunks of ticks in the order of the log. Chunks never change, so a reader may keep a list of them."""
 
     def __init__(self) -> None:
         self._chunks: list[Chunk] = []
 
     def append(self, segment: int, frame: pl.DataFrame) -> None:
-        """Take in ticks that were just appended to the log."""
+        """Add ticks that were just appended to the log."""
         self._chunks.append(Chunk.of(segment, frame))
         while len(self._chunks) > 1 and self._mergeable(self._chunks[-2], self._chunks[-1]):
             newer, older = self._chunks.pop(), self._chunks.pop()
@@ -48,11 +48,11 @@ class RecentTicks:
 
     @staticmethod
     def _mergeable(older: Chunk, newer: Chunk) -> bool:
-        # Like sizes merge, so each tick is copied only some ten times however small the appends are.
+        # Only chunks of like size merge. So each tick is copied about ten times, however small the appends are.
         return older.segment == newer.segment and len(older) < 2 * len(newer) and len(older) + len(newer) <= _CHUNK_ROWS
 
     def split(self, segment: int, head: int) -> None:
-        """A segment ends here: what comes after is of the next one, which begins with this offset."""
+        """End a segment at this offset: later ticks belong to the next segment, which begins here."""
         chunks: list[Chunk] = []
         for chunk in self._chunks:
             if chunk.segment != segment:
@@ -64,19 +64,19 @@ class RecentTicks:
         self._chunks = chunks
 
     def drop_segment(self, segment: int) -> None:
-        """Let go of a segment: it has its index now and is read from the database."""
+        """Drop a segment from memory, because it has its index now and is read from the database."""
         self._chunks = [chunk for chunk in self._chunks if chunk.segment != segment]
 
     def chunks(self) -> list[Chunk]:
-        """The chunks as they are now, oldest first."""
+        """Return the current chunks, oldest first."""
         return list(self._chunks)
 
     def segments(self) -> set[int]:
-        """The segments whose ticks are here, whole."""
+        """Return the segments whose ticks are all in memory."""
         return {chunk.segment for chunk in self._chunks}
 
     def bounds(self, segment: int) -> tuple[datetime, datetime, datetime]:
-        """The least and the greatest event time, and the newest append, of a segment that is here."""
+        """Return the least and greatest event time and the newest `received_at` of a segment in memory."""
         chunks = [chunk for chunk in self._chunks if chunk.segment == segment]
         return (
             from_micros(min(chunk.min_ts for chunk in chunks)),

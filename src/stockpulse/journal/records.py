@@ -1,4 +1,4 @@
-"""What the log holds, and what a log can do."""
+"""The records of the log, and the protocols of a log: one for its writer, one for its readers."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -6,10 +6,12 @@ from typing import Protocol
 
 import polars as pl
 
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
+
 
 @dataclass(frozen=True)
 class Ticks:
-    """Ticks: a frame of `frames.LOGGED_TICKS`, without `seq` until they are appended."""
+    """Trades: a frame of `schemas.LOGGED_TICKS`, without `seq` until they are appended."""
 
     frame: pl.DataFrame
 
@@ -19,7 +21,7 @@ class Ticks:
 
 @dataclass(frozen=True)
 class Bars:
-    """A provider's own bars: a frame of `frames.LOGGED_BARS`, without `seq` until they are appended."""
+    """A provider's own bars: a frame of `schemas.LOGGED_BARS`, without `seq` until they are appended."""
 
     frame: pl.DataFrame
 
@@ -29,7 +31,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class End:
-    """A recording is over: what its provider has sent may close."""
+    """The end of a recording: the bars of its provider may close."""
 
     provider: str
 
@@ -39,7 +41,7 @@ class End:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Records that somebody else put into the log and that cannot be taken: `seq`, `reason`, `raw`."""
+    """Records of other programs that cannot be read: `seq`, `reason`, `raw`."""
 
     frame: pl.DataFrame
 
@@ -48,12 +50,19 @@ class Unreadable:
 
 
 Batch = Ticks | Bars | End
-"""What is appended at once."""
+"""Records that are appended in one call."""
+
+
+def with_seqs(batch: Ticks | Bars, base: int) -> Ticks | Bars:
+    """Number the rows of a batch from `base` on."""
+    seq = pl.int_range(base, base + len(batch), dtype=pl.Int64, eager=True).alias("seq")
+    schema = LOGGED_TICKS if isinstance(batch, Ticks) else LOGGED_BARS
+    return type(batch)(batch.frame.with_columns(seq).select(list(schema)))
 
 
 @dataclass(frozen=True)
 class Appended:
-    """A batch of one shard with its offsets: `before` is the end of the log that it follows, `after` the new end."""
+    """A batch in the log of a shard, which was `before` long and now is `after` long (offsets)."""
 
     shard: int
     batch: Batch | Unreadable
@@ -66,7 +75,7 @@ class ShardLog(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which log this is; a checkpoint of another one is refused."""
+        """The identity of the log; a checkpoint of another log is refused."""
         ...
 
     @property
@@ -75,18 +84,19 @@ class ShardLog(Protocol):
         ...
 
     async def end(self) -> int:
-        """The same, asked for."""
+        """Ask the log for the offset that the next record gets."""
         ...
 
     async def foreign_end(self, processed: int) -> int:
-        """Up to where there may be records that others appended, which nobody hands on; 0 if there are none.
+        """Return the offset up to which other programs may have appended records; 0 if there are none.
 
-        What was appended here and is not worked in yet comes first: read as well, it would be taken for redelivered.
+        `processed` is the offset up to which the shard is processed. Own records that are appended but not processed
+        yet go first: if they were read from the log as well, they would look like redeliveries.
         """
         ...
 
     def replay(self, offset: int, until: int) -> AsyncIterator[Appended]:
-        """The records with offset <= `seq` < until, in order."""
+        """Yield the records with offset <= seq < until, in order."""
         ...
 
 
@@ -94,8 +104,8 @@ class Journal(Protocol):
     """A durable log, as its writer sees it."""
 
     async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch, durably; returns what each shard got, once it is on disk. An outage is waited for.
+        """Append a batch durably; return the part of each shard. Wait for a log that is away.
 
-        Raises Fenced when another process has the log.
+        Raises Fenced if another process has taken the log.
         """
         ...

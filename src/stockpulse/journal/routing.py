@@ -1,4 +1,4 @@
-"""Which shard a symbol belongs to: the partition that Kafka's own default would put its key on."""
+"""The shard of a symbol: the partition that Kafka's default partitioner gives to its key."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _WORD: Final = 0xFFFFFFFF
 
 
 def murmur2(key: bytes) -> int:
-    """The hash of Kafka's Java client (`org.apache.kafka.common.utils.Utils.murmur2`), as an unsigned number."""
+    """Return the hash of Kafka's Java client (`org.apache.kafka.common.utils.Utils.murmur2`), unsigned."""
     length = len(key)
     h = _SEED ^ length
     whole = length - length % 4
@@ -29,12 +29,12 @@ def murmur2(key: bytes) -> int:
 
 
 def partition_of(symbol: str, partitions: int) -> int:
-    """The partition of a key, as Kafka's default partitioner has it."""
+    """Return the partition of a key, as Kafka's default partitioner does."""
     return (murmur2(symbol.encode()) & 0x7FFFFFFF) % partitions
 
 
 class Routing:
-    """The shards of symbols by their numbers."""
+    """Looks up the shards of symbols by id."""
 
     def __init__(self, names: Names, partitions: int = 1) -> None:
         self.partitions = partitions
@@ -43,17 +43,17 @@ class Routing:
         self._known = 0
 
     def of_symbols(self, symbol_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The shard of each symbol."""
+        """Return the shard of each symbol."""
         if self._known < len(self._names.in_order):
             self._learn()
         return self._shard_of[symbol_id]
 
     def of_symbol(self, symbol_id: int) -> int:
-        """The shard of one symbol; -1 if there is no such symbol."""
+        """Return the shard of one symbol; -1 if there is no such symbol."""
         return int(self.of_symbols(np.array([symbol_id]))[0]) if symbol_id in self._names.symbol_by_id else -1
 
     def rows(self, frame: pl.DataFrame) -> dict[int, npt.NDArray[np.int64]]:
-        """Which rows are of each shard, in their order; those without any are left out."""
+        """Return the row numbers of each shard, ascending; leave out shards without rows."""
         shard = self.of_symbols(frame["symbol_id"].to_numpy())
         parts = {number: np.flatnonzero(shard == number) for number in range(self.partitions)}
         return {number: rows for number, rows in parts.items() if len(rows)}

@@ -1,12 +1,12 @@
-"""The tick table's segments: partitions by offset, open for appends one at a time.
+"""The segments of the tick table: its partitions by seq, of which one is open for appends.
 
-The open one has no index, so that appending costs nothing but the append, and is in memory as well. A full or
-old one is sealed: the next append goes to the following segment, and the sealed one gets its (symbol, time) index.
-From then on it is read from the database and never written again.
+The open segment has no index, which makes appends cheap, and its ticks are in memory as well. A full or old segment
+is sealed: the next append goes to the following segment, and the sealed one gets an index on (symbol, time). From
+then on it is read from the database and never written again.
 
-A segment is known by its first offset. Where the table is the log, it has room for 2^22 offsets, and those that are
-left when it is sealed are skipped. Where the log is elsewhere, offsets are what they are: the open segment has room
-for all that can come, and gets its end when it is sealed.
+The id of a segment is its first seq. If the table is the log, a segment has room for 2^22 seqs, and sealing skips
+those that are not used. If the log is outside the database, the log decides about seqs: the open segment has room for
+the rest of the slot, and sealing sets its end.
 """
 
 import time
@@ -24,7 +24,7 @@ SEGMENT_BITS: Final = 22
 SEGMENT_OFFSETS: Final = 1 << SEGMENT_BITS
 
 SLOT_BITS: Final = 42
-"""Each shard of each log that there has been counts its offsets in a slot of its own, so that they are unique."""
+"""Each shard of each log has a slot of 2^42 seqs of its own, so seqs are unique."""
 
 _RECENT: Final = timedelta(hours=1)
 _MOST_RECENT: Final = 16
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Sealed:
-    """A segment that is not written any more, and the event times of its ticks; None: it has none."""
+    """A sealed segment with the bounds of its event times; None if it has no ticks."""
 
     first: int
     end: int
@@ -47,17 +47,17 @@ class Sealed:
 
 
 def segment_of(offset: int) -> int:
-    """The first offset of the segment of 2^22 that an offset lies in."""
+    """Return the segment of 2^22 seqs that holds an offset."""
     return offset >> SEGMENT_BITS << SEGMENT_BITS
 
 
 def first_offset(number: int) -> int:
-    """The first offset of such a segment, by its number."""
+    """Return the first seq of the segment with this number."""
     return number << SEGMENT_BITS
 
 
 def table_of(segment: int, parent: str = "realtime_prices") -> str:
-    """The table that holds a segment."""
+    """Return the name of the table that holds a segment."""
     number, rest = divmod(segment, SEGMENT_OFFSETS)
     return f"{parent}_s{number:010d}" + (f"_{rest}" if rest else "")
 
@@ -74,7 +74,7 @@ class Segments:
         *,
         slot: range | None = None,
     ) -> None:
-        """`slot` are the offsets that there can be, where the table is not the log itself."""
+        """`slot` holds the seqs of the shard, if the table is not the log itself."""
         self._pool = pool
         self._rows = rows
         self._age_seconds = age_seconds
@@ -86,7 +86,7 @@ class Segments:
         self.open = 0
 
     async def load(self, head: int) -> None:
-        """Find out which segments there are; the newest, or where the table is the log that of the head, stays open."""
+        """Read the list of segments. The segment of the head is open; without own head, the newest one."""
         rows = await self._pool.fetch(
             "SELECT id, end_seq, min_ts, max_ts, newest_append, indexed FROM log_segments"
             " WHERE id >= $1 AND id < $2 ORDER BY id",
@@ -97,42 +97,42 @@ class Segments:
         self.sealed = {row["id"]: Sealed(*row) for row in rows if row["id"] < self.open}
 
     def _newest(self, segments: list[int], head: int) -> int:
-        """The open one; none of a log that was left."""
+        """Return the open segment; a retired log has none."""
         return head if self._slot is None or head >= self._slot.stop else max(segments, default=head)
 
     @property
     def following(self) -> int:
-        """The segment after the open one, where the table is the log."""
+        """The segment after the open one, if the table is the log."""
         return self.open + SEGMENT_OFFSETS
 
     def has(self, segment: int) -> bool:
-        """Whether its tables are there."""
+        """Return True if the tables of a segment exist."""
         return segment in self._made
 
     def newest(self, now: datetime, always: int = 2) -> list[int]:
-        """Where the newest ticks are, the newest first: so many segments, and a few more that are not old."""
+        """Return the newest segments, newest first: `always` of them, and a few more that are less than an hour old."""
         made = [one for one in sorted({self.open, *self.sealed}, reverse=True) if self.has(one)]
         more = [self.sealed[one] for one in made[always:_MOST_RECENT] if one in self.sealed]
         young = [one.first for one in more if one.newest_append is not None and one.newest_append >= now - _RECENT]
         return made[:always] + young
 
     async def prepare_next(self) -> None:
-        """Have the segment that the log goes on to ready, if it is known which that is."""
+        """Create the tables of the following segment, if the table is the log."""
         if self._slot is None:
             await self.ensure(self.following)
 
     def is_due(self, head: int) -> bool:
-        """Whether the open segment, which goes up to this offset, is full or old."""
+        """Return True if the open segment, which ends at this offset, is full or old."""
         used = head - self.open
         old = time.monotonic() - self._opened_at > self._age_seconds
         return used >= self._rows or (used > 0 and old)
 
     def next_base(self, head: int) -> int:
-        """Where the next append begins: at the head, or in a new segment when this one is full or old."""
+        """Return the first seq of the next append: the head, or a new segment if the open one is full or old."""
         return self.following if self.is_due(head) else head
 
     def roll(self, segment: int) -> None:
-        """The head has moved on to this segment: seal the one before."""
+        """Seal the open segment because the head has moved to this one."""
         if segment == self.open:
             return
         self.sealed[self.open] = Sealed(self.open, segment, None, None, None, indexed=False)
@@ -140,7 +140,7 @@ class Segments:
         self._opened_at = time.monotonic()
 
     async def ensure(self, segment: int) -> None:
-        """Make the tables of a segment if they are not there."""
+        """Create the tables of a segment unless they exist."""
         if segment in self._made:
             return
         async with self._pool.acquire() as connection, connection.transaction():
@@ -149,7 +149,7 @@ class Segments:
 
     async def _insert(self, connection: AnyConnection, segment: int) -> None:
         end = segment + SEGMENT_OFFSETS if self._slot is None else self._slot.stop
-        # First, since whoever else is making the same segment is waited for here.
+        # This comes first, because it waits for another process that creates the same segment.
         await connection.execute(
             "INSERT INTO log_segments (id, end_seq) VALUES ($1, $2) ON CONFLICT DO NOTHING", segment, end
         )
@@ -160,25 +160,25 @@ class Segments:
         table = table_of(segment, parent)
         if await connection.fetchval("SELECT to_regclass($1)", table) is not None:
             return
-        # Attaching takes a weaker lock than CREATE TABLE ... PARTITION OF: readers go on. Autovacuum has nothing
-        # to do in a table that is only appended to and then dropped.
+        # ATTACH takes a weaker lock than CREATE TABLE ... PARTITION OF, so readers go on. Autovacuum is of no use in
+        # a table that is only appended to and then dropped.
         await connection.execute(
             f"CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS) WITH (autovacuum_enabled = false);"
             f"ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({segment}) TO ({end})"
         )
 
     async def seal(self, head: int, allow: Callable[[AnyConnection], Awaitable[None]] | None = None) -> None:
-        """Let the open segment end here and open the next one; nothing is being written meanwhile.
+        """End the open segment at this offset and open the next one. The caller makes sure that nobody writes.
 
-        `allow`, called within the transaction, raises if somebody else may be writing by now.
+        `allow` runs in the transaction and raises if another process may be writing.
         """
         table = table_of(self.open)
         async with self._pool.acquire() as connection, connection.transaction():
-            # Waiting for long for the lock would make every reader wait behind us; the next round tries again.
+            # A long wait for the lock would make all readers queue behind it. The next round tries again.
             await connection.execute("SET LOCAL lock_timeout = '2s'")
             if allow is not None:
                 await allow(connection)
-            # The constraint spares a look at every row under the lock.
+            # With the constraint, ATTACH need not scan the rows under the lock.
             await connection.execute(
                 f"ALTER TABLE {table} ADD CONSTRAINT bounds CHECK (seq >= {self.open} AND seq < {head});"
                 f"ALTER TABLE realtime_prices DETACH PARTITION {table};"
@@ -191,7 +191,7 @@ class Segments:
         self.roll(head)
 
     async def index_sealed(self) -> None:
-        """Give every sealed segment its index, and let go of its ticks in memory."""
+        """Index every sealed segment and drop its ticks from memory."""
         for segment in sorted(self.sealed):
             if not self.sealed[segment].indexed:
                 await self._index(segment)
@@ -219,7 +219,7 @@ class Segments:
         log.info("segment indexed", segment=segment, seconds=round(time.monotonic() - started, 2))
 
     async def _bounds(self, connection: AnyConnection, segment: int) -> tuple[datetime | None, ...]:
-        """Least and greatest event time, and newest append, of the ticks of a segment."""
+        """Return the least and greatest event time and the newest `received_at` of a segment."""
         if segment in self.recent.segments():
             return self.recent.bounds(segment)
         row = await connection.fetchrow(
@@ -230,7 +230,7 @@ class Segments:
 
     async def _newest_bar(self, connection: AnyConnection, segment: int) -> datetime | None:
         table = table_of(segment, "provider_bars")
-        if await connection.fetchval("SELECT to_regclass($1)", table) is None:  # of a log that is elsewhere
+        if await connection.fetchval("SELECT to_regclass($1)", table) is None:  # the log is outside the database
             return None
         newest: datetime | None = await connection.fetchval(
             f"SELECT max(received_at) FROM {table}",  # noqa: S608 - names of ours
@@ -239,7 +239,7 @@ class Segments:
         return newest
 
     async def drop_older(self, than: datetime, checkpoint: int) -> list[int]:
-        """Drop the sealed segments whose newest append is older, but none that a restart still has to read."""
+        """Drop sealed segments whose newest append is older, unless they reach beyond the checkpoint."""
         dropped = []
         for segment in sorted(self.sealed):
             known = self.sealed[segment]
@@ -251,7 +251,7 @@ class Segments:
 
     async def _drop(self, segment: int) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            # Waiting for long for the lock would make every reader wait behind us; the next round tries again.
+            # A long wait for the lock would make all readers queue behind it. The next round tries again.
             await connection.execute("SET LOCAL lock_timeout = '2s'")
             for parent in _TABLES:
                 await connection.execute(f"DROP TABLE IF EXISTS {table_of(segment, parent)}")

@@ -1,4 +1,4 @@
-"""Between the numbers that the log's frames carry and the names that stand on a topic."""
+"""Convert between the ids in the frames of the log and the names in the records of a topic."""
 
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ _INTERVALS: Final = {minutes: name for name, minutes in MINUTES.items()}
 
 
 class SymbolNames:
-    """Frames of the log with names in the place of numbers."""
+    """Puts names in the place of the ids in frames of the log."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -27,13 +27,13 @@ class SymbolNames:
         self._kinds = pl.DataFrame()
 
     def symbols(self, symbol_id: pl.Series) -> pl.Series:
-        """The name of each symbol."""
+        """Return the name of each symbol."""
         if len(self._symbols) <= max(self._names.symbol_by_id, default=0):
             self._symbols = _by_number({number: one.name for number, one in self._names.symbol_by_id.items()})
         return self._symbols.gather(symbol_id)
 
     def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """`frames.LOGGED_TICKS` as RECORDED_TICKS."""
+        """Convert `schemas.LOGGED_TICKS` to RECORDED_TICKS."""
         kinds = self._all_kinds()[frame["kind_id"].to_numpy()]
         return pl.DataFrame(
             {
@@ -59,14 +59,14 @@ class SymbolNames:
         return self._kinds
 
     def keys(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """What ticks (`tick_rows.KEYS`, or all of their columns) are known by, as `ingest.redelivery` has it."""
+        """Convert ticks, or `tick_rows.KEYS` of them, to the keys of `ingest.redelivery`."""
         kinds = self._all_kinds()[frame["kind_id"].to_numpy()]
         return frame.select("ts", "trade_id").with_columns(
             self.symbols(frame["symbol_id"]).alias("symbol"), kinds["provider"], kinds["exchange"]
         )
 
     def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """`frames.LOGGED_BARS` as RECORDED_BARS."""
+        """Convert `schemas.LOGGED_BARS` to RECORDED_BARS."""
         providers = _by_number({number: one.name for number, one in self._names.provider_by_id.items()})
         return frame.select(
             self.symbols(frame["symbol_id"]).alias("symbol"),
@@ -84,17 +84,17 @@ def _by_number(texts: dict[int, str | None] | dict[int, str]) -> pl.Series:
 
 
 class RecordEncoder:
-    """Numbers the names of records that were read from a topic, having new ones numbered first."""
+    """Puts ids in the place of the names in records of a topic; new names get ids first."""
 
     def __init__(self, store: NameStore, calendar: str) -> None:
-        """`calendar` is that of symbols which nobody has spoken of before."""
+        """New symbols get this `calendar`."""
         self._store = store
         self._feed = Feed("kafka", calendar)
         self._symbols = Numbers("stockpulse.recorded.symbols")
         self._kinds = Numbers("stockpulse.recorded.kinds")
 
     async def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """RECORDED_TICKS, whose provider and time of receipt are filled in, and `seq` as `frames.LOGGED_TICKS`."""
+        """Convert RECORDED_TICKS with `seq`, and without nulls in provider and received_at, to LOGGED_TICKS."""
         rows = len(frame)
         symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
@@ -120,7 +120,7 @@ class RecordEncoder:
         return TickKind(await self._store.provider_named(provider), exchange, conditions, counts)
 
     async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """RECORDED_BARS, filled in in the same way, and `seq` as `frames.LOGGED_BARS`."""
+        """Convert RECORDED_BARS with `seq`, and without nulls in provider and received_at, to LOGGED_BARS."""
         symbols = self._symbols.codes(frame["symbol"])
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
         providers = {name: await self._store.provider_named(name) for name in frame["provider"].unique()}

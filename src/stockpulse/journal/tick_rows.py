@@ -1,4 +1,4 @@
-"""The rows of the tick table's segments: written by COPY, read back into memory."""
+"""Write rows of the tick table by COPY, and read them back."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -37,24 +37,24 @@ KEYS: Final[dict[str, Any]] = {
     "ts": UTC_MICROS,
     "trade_id": pl.String,
 }
-"""What a tick with a trade_id is known by."""
+"""The columns that identify a tick with a trade_id."""
 
 
 def packed(frame: pl.DataFrame) -> list[memoryview | bytes]:
-    """`frames.LOGGED_TICKS` as the pieces of a COPY."""
+    """Pack `schemas.LOGGED_TICKS` for a COPY."""
     columns = {name: frame[name].to_physical().to_numpy() for name in COLUMNS if name != "trade_id"}
     return _WRITTEN.pack(columns, frame["trade_id"])
 
 
 async def write(connection: Connection, segment: int, pieces: list[memoryview | bytes]) -> None:
-    """Put rows into a segment."""
+    """Write packed rows into a segment."""
     await copy_in(connection, table_of(segment), COLUMNS, in_slices(pieces), _COPY_SECONDS)
 
 
 async def read(connection: AnyConnection, segment: int, offset: int, block: int = 0) -> pl.DataFrame:
-    """The rows of a segment from an offset on, in order, without their trade_id, which would make them long.
+    """Read the rows of a segment from an offset on, in order, without trade_id, which takes most of the time.
 
-    They are looked for from this block of the table on.
+    `block` is the first block of the table to scan.
     """
     query = f"SELECT {', '.join(_READ.columns)} FROM {table_of(segment)} WHERE {_FROM}"  # noqa: S608 - ours
     rows = _READ.unpack(await copy_out(connection, query, offset, f"({block},0)", seconds=_READ_SECONDS))
@@ -62,7 +62,7 @@ async def read(connection: AnyConnection, segment: int, offset: int, block: int 
 
 
 async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, block: int = 0) -> pl.DataFrame:
-    """The same with their trade_id."""
+    """Read the rows of a segment as `read` does, with trade_id."""
     rows = (await read(connection, segment, offset, block)).drop("trade_id")
     trade_ids = await _read_csv(
         connection,
@@ -75,7 +75,7 @@ async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, b
 
 
 async def newest_identified(connection: AnyConnection, segments: list[int], most: int) -> pl.DataFrame:
-    """The newest ticks with a trade_id of these segments, the newest first; as KEYS, in log order."""
+    """Return the newest `most` ticks with a trade_id as KEYS, in log order; `segments` are newest first."""
     found: list[pl.DataFrame] = []
     for segment in segments:
         left = most - sum(map(len, found))
@@ -94,7 +94,7 @@ async def newest_identified(connection: AnyConnection, segments: list[int], most
 async def _read_csv(
     connection: AnyConnection, query: str, schema: Mapping[str, Any], *arguments: object
 ) -> pl.DataFrame:
-    """Rows with a text: several times as fast as records."""
+    """Read rows that have a text column: several times as fast as records of the driver."""
     pieces: list[bytes] = []
 
     async def take(piece: bytes) -> None:
@@ -110,11 +110,11 @@ async def _read_csv(
 
 
 def typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """The columns of a schema, in its types."""
+    """Select and cast the columns of a schema."""
     return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
 
 async def blocks(connection: AnyConnection, segment: int) -> int:
-    """How many blocks of the database a segment takes."""
+    """Return the number of disk blocks of a segment."""
     size: int = await connection.fetchval("SELECT pg_relation_size($1::text::regclass)", table_of(segment))
     return size // _BLOCK_BYTES

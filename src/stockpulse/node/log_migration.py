@@ -18,8 +18,8 @@ from stockpulse.journal.followed_log import (
     checkpoints_of,
     first_of,
     followed_log,
-    left_at,
     next_slot,
+    retired_at,
 )
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -56,7 +56,7 @@ async def _to_kafka(base: Foundation) -> Moved:
     engine = shards.owned[SHARD].processor.engine
     target = await kafka_target(base.settings)
     routing = Routing(base.names, target.partitions)
-    slot, left = await next_slot(base.pool), await left_at(base.pool, target.identity)
+    slot, retired = await next_slot(base.pool), await retired_at(base.pool, target.identity)
     starts, _ = await bounds_of(target.connection, target.topic, target.partitions)
     symbol_ids = np.array(sorted(base.names.symbol_by_id), np.int64)
     shard_of = routing.of_symbols(symbol_ids)
@@ -65,7 +65,7 @@ async def _to_kafka(base: Foundation) -> Moved:
             shard,
             target.identity,
             first_of(slot + shard),
-            first_of(slot + shard) + max(left.get(shard, 0), starts[shard]),
+            first_of(slot + shard) + max(retired.get(shard, 0), starts[shard]),
             encode(engine.snapshot(symbol_ids[shard_of == shard])),
         )
         for shard in range(target.partitions)

@@ -21,11 +21,11 @@ from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.ingest.intake import Intake
 from stockpulse.ingest.redelivery import LEAST_KEYS, Redeliveries
-from stockpulse.journal.backends import EmbeddedLog, KafkaLog, KafkaParts, LogParts
+from stockpulse.journal.backends import EmbeddedLog, KafkaLog, KafkaParts, LogParts, RawTopic
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.codecs.choice import choose
 from stockpulse.journal.followed_log import claim, followed_log
-from stockpulse.journal.kafka.appender import Appender
+from stockpulse.journal.kafka.appender import open_appender
 from stockpulse.journal.kafka.connection import KafkaConnection
 from stockpulse.journal.kafka.group import Membership
 from stockpulse.journal.kafka.journal import EndOffsetPoller, KafkaJournal, identity_of, is_on
@@ -216,21 +216,17 @@ async def kafka_log(base: Foundation) -> LogParts:
     first_seqs = await claim(base.pool, target.identity, starts)
     journal = None
     if settings.role in {"all", "ingest"}:
-        journal = KafkaJournal(connection, topic, codec, base.names, routing)
-        journal.first_seqs = first_seqs
-        base.stack.push_async_callback(journal.close)
-        await journal.start(ends)
-    watch = EndOffsetPoller(connection, topic, partitions)
-    watch.ends = dict(ends)
-    base.supervisor.start("kafka", watch.run)
-    left = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
-    await left.load(min(first_seqs.values()))
-    logs = KafkaLog(
-        base.pool, connection, topic, target.identity, first_seqs, interpreter, journal, watch, routing, left
-    )
+        appender = await base.stack.enter_async_context(open_appender(connection, topic, ends))
+        journal = KafkaJournal(appender, codec, base.names, routing, first_seqs)
+    poller = EndOffsetPoller(connection, topic, ends)
+    base.supervisor.start("kafka", poller.run)
+    retired = Segments(base.pool, RecentTicks(), slot=range(min(first_seqs.values())))
+    await retired.load(min(first_seqs.values()))
+    raw = RawTopic(connection, topic, target.identity, first_seqs)
+    logs = KafkaLog(base.pool, raw, interpreter, poller, routing, retired, journal)
     parts = KafkaParts(connection, cluster, codec, first_seqs)
     waiting_seconds = journal.waiting_seconds if journal is not None else lambda: 0.0
-    return LogParts(logs, journal, routing, left, watch, waiting_seconds, parts)
+    return LogParts(logs, journal, routing, retired, poller, waiting_seconds, parts)
 
 
 async def _prepared(codec: Codec) -> None:
@@ -250,10 +246,8 @@ async def publishing_of(base: Foundation, kafka: KafkaParts) -> KafkaPublisher:
     names = topics_of(base.settings)
     appenders = {}
     for kind, topic in (("ohlcv", names.ohlcv), ("analytics", names.analytics), ("signals", names.signals)):
-        appenders[kind] = appender = Appender(kafka.connection, topic)
-        base.stack.push_async_callback(appender.close)
         _, ends = await bounds_of(kafka.connection, topic, kafka.cluster.topics[topic].partitions)
-        await appender.start(ends)
+        appenders[kind] = await base.stack.enter_async_context(open_appender(kafka.connection, topic, ends))
 
     def topic_of(encode: Callable[[pl.DataFrame], list[bytes]], kind: str) -> Topic:
         partitions = kafka.cluster.topics[getattr(names, kind)].partitions
@@ -322,7 +316,7 @@ def readers_of(log: LogParts, pipeline: Pipeline, shards: Shards) -> Readers:
     def ticks(symbol_id: int) -> TickSource:
         source = shards.owned[log.routing.of_symbol(symbol_id)].source
         first = source.external.first_seq if source.external is not None else 0
-        return TickSource(source.segments, first, log.left)
+        return TickSource(source.segments, first, log.retired)
 
     return Readers(ticks, pipeline.bars_in_memory)
 
@@ -344,7 +338,7 @@ def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
 
     def ticks(symbol_id: int) -> TickSource:
         shard = shards[log.routing.of_symbol(symbol_id)]
-        return TickSource(shard.segments, shard.first_seq, log.left)
+        return TickSource(shard.segments, shard.first_seq, log.retired)
 
     return Readers(ticks, bars.in_memory)
 

@@ -17,11 +17,12 @@ from typing import Final
 
 import polars as pl
 
+from stockpulse.aio.retry import retry
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
 from stockpulse.journal.records import Appended, Bars, End, Journal, Ticks
-from stockpulse.postgres.connect import until_done
+from stockpulse.postgres.connect import is_transient
 from stockpulse.storage.dead_letters import DeadLetters
 from stockpulse.telemetry.counters import Counters
 
@@ -105,7 +106,7 @@ class Ingestor:
         if len(rejected):
             self._counters.rejected += len(rejected)
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
-            await until_done(keep, "keeping of rejected rows", lambda: None)
+            await retry(keep, "storing of rejected rows", is_transient)
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
         return await self._enqueue(waiting, len(submission.checked.good))
 
@@ -133,8 +134,8 @@ class Ingestor:
     async def _encoded(self, waiting: _Waiting) -> _WithIds:
         fresh, receipt = await self._intake.sift(waiting.submission)
         if len(fresh):
-            fresh = await until_done(
-                lambda: self._intake.encode(fresh, waiting.submission), "numbering of new names", lambda: None
+            fresh = await retry(
+                lambda: self._intake.encode(fresh, waiting.submission), "assigning ids to new names", is_transient
             )
         return _WithIds(waiting, fresh, receipt)
 

@@ -1,13 +1,10 @@
 """Connections to PostgreSQL, and which of their failures pass by themselves."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import AsyncIterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
-import structlog
-
-_T = TypeVar("_T")
 
 if TYPE_CHECKING:  # generic in the stubs only
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -37,12 +34,7 @@ TRANSIENT: Final[tuple[type[BaseException], ...]] = (
 )
 
 _CONNECT_SECONDS: Final = 10
-_FIRST_DELAY: Final = 0.05
-_LONGEST_DELAY: Final = 2.0
 _SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
-
-
-log = structlog.get_logger(__name__)
 
 
 async def connect(dsn: str) -> Connection:
@@ -68,22 +60,9 @@ def normal_dsn(url: str) -> str:
     return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
 
 
-async def until_done(
-    attempt: Callable[[], Awaitable[_T]],
-    what: str,
-    on_fault: Callable[[], None],
-    transient: tuple[type[BaseException], ...] = TRANSIENT,
-) -> _T:
-    """Try until it succeeds, waiting longer each time, as long as the faults are transient ones."""
-    delay = _FIRST_DELAY
-    while True:
-        try:
-            return await attempt()
-        except transient as fault:
-            log.warning("failed, trying again", what=what, error=repr(fault), in_seconds=delay)
-            on_fault()
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
+def is_transient(fault: Exception) -> bool:
+    """Return True if the server may take the same request later: see TRANSIENT."""
+    return isinstance(fault, TRANSIENT)
 
 
 async def copy_in(

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from stockpulse.aio.retry import retry
 from stockpulse.engine.bar_engine import Range
 from stockpulse.engine.bar_math import Ints, Rows
 from stockpulse.engine.indicator_track import Anchor, Track
 from stockpulse.market.intervals import Interval
 from stockpulse.market.times import from_micros, micros
-from stockpulse.postgres.connect import Pool, until_done
+from stockpulse.postgres.connect import Pool, is_transient
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out
 
 _AT = "timestamptz 'epoch' + interval '1 microsecond' *"
@@ -54,14 +55,14 @@ class EngineReads:
             )
             return [Anchor(row["symbol_id"], micros(row["ts"]), row["state"]) for row in rows]
 
-        return await until_done(fetch, "loading of indicator states", lambda: None)
+        return await retry(fetch, "loading of indicator states", is_transient)
 
     async def _copied(self, query: str, *arguments: object) -> Rows:
         async def copied() -> Rows:
             async with self._pool.acquire() as connection:
                 return await copy_out(connection, query, *arguments)
 
-        return await until_done(copied, "loading of bars", lambda: None)
+        return await retry(copied, "loading of bars", is_transient)
 
 
 def _columns(table: str) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 import structlog
 
 from stockpulse.aio import offload
+from stockpulse.aio.retry import retry
 from stockpulse.engine.bar_math import Ints, Rows
 from stockpulse.engine.checkpoint_state import State, decode, encode
 from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, RealtimeSnapshot
@@ -24,7 +25,7 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import M1, M5, Interval
-from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, until_done
+from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, is_transient
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
 from stockpulse.storage.dead_letters import Place, keep_unreadable
@@ -151,7 +152,7 @@ class Sink:
             await self._make_partitions(flush, now)
             await self._write(flush, part, blob, now)
 
-        await until_done(attempt, "flush", self._reconnecting.drop)
+        await retry(attempt, "flush", is_transient, self._reconnecting.drop)
         self._part = part + 1
         self.offset = flush.offset
         self._whole_bytes = len(blob) if part == 0 else self._whole_bytes

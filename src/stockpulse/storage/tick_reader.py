@@ -52,12 +52,12 @@ class TickSummary:
 
 @dataclass(frozen=True)
 class TickSource:
-    """Where the ticks of a shard are: those of the log that is written now, and of logs that were left."""
+    """Where the ticks of a shard are: those of the current log, and those of retired logs."""
 
     segments: Segments
     first: int = 0
     """The first offset of the log that is written now."""
-    left: Segments | None = None
+    retired: Segments | None = None
     """The segments before the first shard of that log."""
 
 
@@ -128,14 +128,14 @@ class _Older:
 
     first: int
     end: int
-    left_end: int
+    retired_end: int
     newest: int | None
     """Their greatest event time in UTC microseconds; 0: there are none; None: not known yet."""
 
     @property
     def bounds(self) -> tuple[int, int, int]:
         """What `_STORED` takes."""
-        return self.first, self.end, self.left_end
+        return self.first, self.end, self.retired_end
 
     def may_hold_later_than(self, found: pl.DataFrame, limit: int) -> bool:
         if self.newest == 0:
@@ -149,13 +149,13 @@ def _older(source: TickSource, chunks: list[Chunk]) -> _Older:
     """What is not in these chunks: everything before the segment of the oldest one."""
     end = min((chunk.segment for chunk in chunks), default=source.segments.open)
     segments = [segment for segment in source.segments.sealed.values() if segment.first < end]
-    left_end = 0
-    if source.left is not None:
-        segments += source.left.sealed.values()
-        left_end = source.left.open
+    retired_end = 0
+    if source.retired is not None:
+        segments += source.retired.sealed.values()
+        retired_end = source.retired.open
     known = [micros(segment.max_ts) for segment in segments if segment.max_ts is not None]
     newest = max(known, default=0) if all(segment.indexed for segment in segments) else None
-    return _Older(source.first, end, left_end, newest)
+    return _Older(source.first, end, retired_end, newest)
 
 
 def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:

@@ -1,1 +1,1 @@
-"""What the process says of itself: log lines, counters, metrics."""
+"""Log lines, counters and metrics."""

@@ -1,18 +1,18 @@
-"""What the process counts."""
+"""Counters and lags of the pipeline, for /metrics and /health."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Counters:
-    """What has gone through since the start; rows unless said otherwise."""
+    """Totals since the start, in rows unless a comment gives another unit."""
 
     ticks: int = 0
     provider_bars: int = 0
     duplicates: int = 0
     rejected: int = 0
     dropped: int = 0
-    """Ticks of a feed that cannot be slowed, for which there was no room."""
+    """Ticks that were dropped because the queue was full and their feed cannot be slowed down."""
     appends: int = 0
     bars_closed: int = 0
     bars_revised: int = 0
@@ -22,11 +22,11 @@ class Counters:
 
 @dataclass
 class Lag:
-    """How far the stages are apart, in rows."""
+    """Rows that wait for each stage of the pipeline."""
 
     submitted: int
     with_ids: int
     unprocessed: int
     unflushed: int
     behind: int
-    """Symbols whose indicators have to catch up, each counted for every interval."""
+    """Symbols whose indicators must catch up; a symbol counts once for every interval."""

@@ -1,4 +1,4 @@
-"""The only place that configures logging and metrics."""
+"""Configuration of logging and of the metrics about requests."""
 
 import logging
 import sys
@@ -7,14 +7,14 @@ from typing import Final, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-#: Libraries that say too much of what goes right.
+#: Libraries that log too much at the level INFO.
 _QUIET: Final = ("uvicorn.access", "asyncio", "alembic", "httpx2", "httpcore2", "aiokafka")
 
 _REPEAT_SECONDS: Final = 10.0
 
 
 def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *, debug: bool = False) -> None:
-    """Readable lines on a terminal, JSON otherwise; uvicorn's and other libraries' lines look the same."""
+    """Log readable lines to a terminal and JSON to anything else, for uvicorn and all other libraries too."""
     pretty = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -26,7 +26,7 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
         if pretty
         else structlog.processors.JSONRenderer()
     )
-    # Without the values of local variables: a secret may be among them.
+    # Tracebacks leave out local variables, because one of them may hold a secret.
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     traces = [] if pretty else [structlog.processors.ExceptionRenderer(frames)]
     level = logging.DEBUG if debug else logging.INFO
@@ -55,7 +55,7 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
 
 
 class _Repeats(logging.Filter):
-    """Lets a library say the same thing, apart from numbers, only every ten seconds: one that reconnects says much."""
+    """Drops a message that a library repeats within ten seconds: a client that reconnects repeats itself often."""
 
     def __init__(self, library: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Repeats(logging.Filter):
 
 
 class RequestMetrics:
-    """What /metrics says of requests. Routes are counted by their path template, so there are few."""
+    """Metrics about HTTP requests. The label is the route's path template, so there are few time series."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(

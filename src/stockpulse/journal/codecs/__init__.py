@@ -1,7 +1,8 @@
-"""How records look on the topics of Kafka: the vocabulary. One module here speaks JSON, another one Avro.
+"""The records on Kafka's topics: their frames, and the protocol of the codecs for JSON and Avro.
 
-The raw topic holds trades, providers' own bars and the ends of recordings; the derived topics hold one kind each.
-What others write to the raw topic is read as kindly as `POST /ticks` reads it, and no record harms another one.
+The raw topic holds trades, providers' own bars and the ends of recordings. Each derived topic holds one kind of
+record. Records that other programs write to the raw topic may use every spelling that `POST /ticks` takes. A bad
+record never blocks the records behind it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import polars as pl
 
 from stockpulse.market.schemas import BARS, UTC_MICROS
 
-#: A trade on the raw topic. Its provider and when it was received are null where another program did not say.
+#: A trade on the raw topic. `provider` and `received_at` are null if another program left them out.
 RECORDED_TICKS: Final = pl.Schema(
     {
         "symbol": pl.String(),
@@ -25,14 +26,14 @@ RECORDED_TICKS: Final = pl.Schema(
         "conditions": pl.String(),
         "trade_id": pl.String(),
         "received_at": UTC_MICROS,
-        "flags": pl.Int64(),  # what it counts for, as in `frames`; null: nobody has told yet
+        "flags": pl.Int64(),  # the sum of `schemas.COUNTS_FOR_PRICE` etc.; null: to be derived from the conditions
     }
 )
 
 #: A provider's own bar on the raw topic.
 RECORDED_BARS: Final = pl.Schema({**BARS, "provider": pl.String(), "received_at": UTC_MICROS})
 
-#: A bar of ours on the topic of bars.
+#: A bar on the topic of bars.
 OHLCV: Final = pl.Schema(
     {
         "symbol": pl.String(),
@@ -64,25 +65,25 @@ SIGNALS: Final = pl.Schema(
     }
 )
 
-#: What a frame of indicators has on the topic of them, before one float column for each.
+#: The first columns of a frame of indicators; a float column for each indicator follows.
 ANALYTICS_KEYS: Final = ("symbol", "interval", "timestamp", "revision")
 
-#: What a decoded frame has besides: the place in the input, then what `ingest.validate` takes from a parser.
+#: The extra columns of a decoded frame: the index in the input, and the findings of the parser for `ingest.validate`.
 PLACED: Final = pl.Schema({"row": pl.Int64(), "problem": pl.String(), "raw": pl.String()})
 
-#: What is no record at all: the place in the input, why, and the first 8 KiB as readable text.
+#: A value that is not a record: the index in the input, the reason, and the first 8 KiB as readable text.
 BROKEN: Final = pl.Schema({"row": pl.Int64(), "reason": pl.String(), "raw": pl.String()})
 
 LARGEST_RECORD_BYTES: Final = 1 << 20
-"""A longer value is no record."""
+"""Longer values are refused."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Values of the raw topic, told apart; within each, in the order in which they came.
+    """The values of the raw topic by kind, in the order of the input. Every value is in exactly one of the fields.
 
-    `ticks` and `bars` are of RECORDED_TICKS and RECORDED_BARS, then PLACED; `ends` are (row, provider); `broken`
-    is of BROKEN. Every value is in exactly one of them.
+    `ticks` and `bars` have the columns of RECORDED_TICKS and RECORDED_BARS, then those of PLACED. `ends` holds
+    (row, provider). `broken` has the columns of BROKEN.
     """
 
     ticks: pl.DataFrame
@@ -92,56 +93,56 @@ class Decoded:
 
 
 class Codec(Protocol):
-    """Frames to values of records and back. Encoding gives one value for each row, in order."""
+    """Converts frames to the values of records and back. Encoding returns one value for each row, in order."""
 
     @property
     def name(self) -> str:
-        """What the settings call it."""
+        """The name in the settings."""
         ...
 
     def prepare(self) -> None:
-        """What has to be done before anything else; it may block. Raises CannotStart or Unavailable."""
+        """Prepare, before any other call; may block. Raises CannotStart or Unavailable."""
         ...
 
     def encode_ticks(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of trades, a frame of RECORDED_TICKS."""
+        """Encode trades, a frame of RECORDED_TICKS."""
         ...
 
     def encode_bars(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of providers' bars, a frame of RECORDED_BARS."""
+        """Encode providers' bars, a frame of RECORDED_BARS."""
         ...
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
-        """The value that says that a provider's recording is over."""
+        """Encode the end of a provider's recording."""
         ...
 
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of our bars, a frame of OHLCV."""
+        """Encode bars, a frame of OHLCV."""
         ...
 
     def encode_analytics(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of indicators: ANALYTICS_KEYS, then float columns; one that is not finite becomes null."""
+        """Encode indicators: ANALYTICS_KEYS, then float columns; values that are not finite become null."""
         ...
 
     def encode_signals(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of signals, a frame of SIGNALS."""
+        """Encode signals, a frame of SIGNALS."""
         ...
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Values of the raw topic, whoever wrote them.
+        """Decode values of the raw topic, including those of other programs.
 
-        It takes long for many, and may block on the network: call it in a thread. Raises Unavailable where
-        something that it needs does not answer; the same values can be tried again.
+        Call it in a thread: it is slow for many values and may block on the network. Raises Unavailable if the
+        schema registry does not answer; then try the same values again.
         """
         ...
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
-        """Our bars, a frame of OHLCV; what is none is left out. To be called, and raising, as `decode`."""
+        """Decode bars to a frame of OHLCV and skip other values. Call it, and expect errors, as with `decode`."""
         ...
 
 
 def unfit(value: bytes | None) -> str | None:
-    """Why a value is no record, whatever stands in it."""
+    """Return why a value cannot be a record, judged without decoding it; None if it can."""
     if value is None:
         return "no value: a tombstone"
     if len(value) > LARGEST_RECORD_BYTES:
@@ -150,7 +151,7 @@ def unfit(value: bytes | None) -> str | None:
 
 
 def placed(parts: Sequence[tuple[Sequence[int] | pl.Series, pl.DataFrame]], schema: pl.Schema) -> pl.DataFrame:
-    """Rows that were read apart, each part with its places in the input, put in order again."""
+    """Put rows that were read apart back in order; each part comes with its indexes in the input."""
     columns = [*schema, *PLACED]
     frames = [
         frame.with_columns(pl.Series("row", rows, dtype=pl.Int64)).select(columns) for rows, frame in parts if len(rows)

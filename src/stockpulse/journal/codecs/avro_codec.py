@@ -1,6 +1,7 @@
-"""Records as Avro, as Confluent's serializers write it: a zero byte, the schema's number, the record in binary.
+"""Encode and decode Avro as Confluent's serializers do: a zero byte, the schema id, the record in binary.
 
-What others wrote is read with their schema and ours, so that theirs may lack what is optional, or have more.
+Records of other programs are decoded with their schema and resolved to ours, so optional fields may be missing and
+unknown fields are ignored.
 """
 
 import io
@@ -38,38 +39,38 @@ from stockpulse.market.times import micros
 
 _HEAD: Final = struct.Struct(">bI")
 
-#: How our records are read: their names, and the columns that they become.
+#: The fields of each record, which become columns.
 _FIELDS: Final = {"Tick": TRADE_FIELDS, "Bar": BAR_FIELDS, "Ohlcv": OHLCV_FIELDS}
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the records of one schema are read. Without a reader, by a schema of ours: times come as microseconds."""
+    """How to read records of one schema. Without a `reader` the schema is ours, and times come as microseconds."""
 
     name: str
     writer: fastavro.types.Schema
     reader: fastavro.types.Schema | None = None
-    refusal: str | None = None  # why they are not read at all
+    refusal: str | None = None  # the reason if the schema cannot be used
 
 
 _Records = list[tuple[int, dict[str, Any]]]
-"""Records with their places in the input."""
+"""Records with their indexes in the input."""
 
 
 @dataclass
 class _Read:
-    """What values were read as: records of each reading, and what is none of the kinds that were asked for."""
+    """The outcome of decoding: records by schema id, and values that are none of the wanted records."""
 
     records: dict[int, tuple[_Reading, _Records]] = field(default_factory=dict)
     broken: list[tuple[int, str, str]] = field(default_factory=list)
 
     def of(self, name: str) -> list[tuple[_Reading, _Records]]:
-        """The records of a name."""
+        """Return the records of this name."""
         return [group for group in self.records.values() if group[0].name == name]
 
 
 class AvroCodec:
-    """Records in Avro, with the schemas of a registry. All but encoding may block on it: call it in a thread."""
+    """Encodes to Avro and decodes from it with a schema registry. All calls but encoding may block: use a thread."""
 
     name: Final = "avro"
 
@@ -77,13 +78,13 @@ class AvroCodec:
         self._registry = registry
         schemas = {name: json.loads(schema_of(name)) for name in NAMES}
         self._readers = {name: fastavro.parse_schema(schema) for name, schema in schemas.items()}
-        #: Ours without the meaning of their numbers: a time goes as the microseconds that it is.
+        #: Our schemas without logical types, so that fastavro takes times as microseconds.
         self._plain = {name: fastavro.parse_schema(without_meaning(schema)) for name, schema in schemas.items()}
         self._numbers: dict[str, int] = {}
         self._readings: dict[int, _Reading] = {}
 
     def prepare(self) -> None:
-        """Register our schemas. Raises CannotStart where one is refused, Unavailable without an answer."""
+        """Register our schemas. Raises CannotStart if the registry refuses one, Unavailable if it does not answer."""
         for name in NAMES:
             number = self._registry.register(subject_of(name), schema_of(name))
             self._numbers[name] = number
@@ -92,23 +93,23 @@ class AvroCodec:
     # Writing ------------------------------------------------------------------------------------
 
     def encode_ticks(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of trades, a frame of RECORDED_TICKS."""
+        """Encode trades, a frame of RECORDED_TICKS."""
         return self._written("Tick", _rows(frame, "ts", "received_at"))
 
     def encode_bars(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of providers' bars, a frame of RECORDED_BARS."""
+        """Encode providers' bars, a frame of RECORDED_BARS."""
         return self._written("Bar", _rows(frame.rename({"ts": "timestamp"}), "timestamp", "received_at"))
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
-        """The value that says that a provider's recording is over."""
+        """Encode the end of a provider's recording."""
         return self._written("End", [{"provider": provider, "received_at": micros(received_at)}])[0]
 
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of our bars, a frame of OHLCV."""
+        """Encode bars, a frame of OHLCV."""
         return self._written("Ohlcv", _rows(frame, "timestamp"))
 
     def encode_analytics(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of indicators: ANALYTICS_KEYS, then float columns; one that is not finite becomes null."""
+        """Encode indicators: ANALYTICS_KEYS, then float columns; values that are not finite become null."""
         names = [name for name in frame.columns if name not in ANALYTICS_KEYS]
         finite = frame.select(pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in names)
         values = finite.rows(named=True) if names else [{} for _ in range(frame.height)]
@@ -116,7 +117,7 @@ class AvroCodec:
         return self._written("Analytics", [{**key, "values": one} for key, one in zip(keys, values, strict=True)])
 
     def encode_signals(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of signals, a frame of SIGNALS."""
+        """Encode signals, a frame of SIGNALS."""
         return self._written("Signal", _rows(frame, "timestamp"))
 
     def _written(self, name: str, rows: list[dict[str, Any]]) -> list[bytes]:
@@ -132,9 +133,9 @@ class AvroCodec:
     # Reading ------------------------------------------------------------------------------------
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Values of the raw topic, whoever wrote them. Raises Unavailable while the registry does not answer.
+        """Decode values of the raw topic. Raises Unavailable while the registry does not answer.
 
-        It takes long for many, and blocks for each number of a schema that is new: call it in a thread.
+        Call it in a thread: it is slow for many values, and blocks for each schema id that is new.
         """
         found = self._read(values, ("Tick", "Bar", "End"))
         return Decoded(
@@ -145,7 +146,7 @@ class AvroCodec:
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
-        """Our bars, a frame of OHLCV; what is none is left out. To be called, and raising, as `decode`."""
+        """Decode bars to a frame of OHLCV and skip other values. Call it, and expect errors, as with `decode`."""
         found = self._read(values, ("Ohlcv",))
         frame = placed([_part(*group) for group in found.of("Ohlcv")], OHLCV)
         return frame.filter(pl.col("problem").is_null()).select(list(OHLCV))
@@ -181,7 +182,7 @@ class AvroCodec:
         return number, reading, record
 
     def _reading(self, number: int) -> _Reading:
-        """How records of this number are read. Raises _NoRecord while the registry does not know it."""
+        """Return how to read records of this schema id. Raises _NoRecord while the registry does not know the id."""
         if number not in self._readings:
             schema = self._registry.schema(number)
             if schema is None:
@@ -190,28 +191,28 @@ class AvroCodec:
         return self._readings[number]
 
     def _reading_of(self, text: str) -> _Reading:
-        """How records of somebody's schema are read."""
+        """Return how to read records of another program's schema."""
         try:
             schema = json.loads(text)
             check(schema)
             writer = fastavro.parse_schema(without_meaning(schema, but="timestamp-"))
-        except Exception as fault:  # noqa: BLE001  # it is others' text
+        except Exception as fault:  # noqa: BLE001  # fastavro raises anything for a schema of another program
             return _Reading("", "null", refusal=shown(fault))
         name = str(writer.get("name", "")).rpartition(".")[2] if isinstance(writer, dict) else ""
         return _Reading(name, writer, self._readers.get(name))
 
 
 class _NoRecord(Exception):
-    """Why a value is no record."""
+    """A value is not a record; the message says why."""
 
 
 def _read_one(stream: io.BytesIO, number: int, reading: _Reading) -> dict[str, Any]:
-    """The record from here to the end of the stream. Raises _NoRecord where it is another one, or none."""
+    """Read one record up to the end of the stream. Raises _NoRecord if it does not match the schema."""
     try:
         record = fastavro.schemaless_reader(stream, reading.writer, reading.reader)
     except SchemaResolutionError as fault:
         raise _NoRecord(f"schema {number}: not compatible with our {reading.name}: {shown(str(fault))}") from None
-    except Exception as fault:  # noqa: BLE001  # whatever the library does over any bytes
+    except Exception as fault:  # noqa: BLE001  # fastavro raises anything for invalid bytes
         raise _NoRecord(f"not a {reading.name} of schema {number}: {shown(fault)}") from None
     if stream.read(1):
         raise _NoRecord(f"not a {reading.name} of schema {number}: longer than that")
@@ -223,7 +224,7 @@ def _rows(frame: pl.DataFrame, *times: str) -> list[dict[str, Any]]:
 
 
 def _part(reading: _Reading, records: _Records) -> tuple[list[int], pl.DataFrame]:
-    """The places of records, and the records as columns: checked as any other program's are."""
+    """Return the indexes of records and their columns, checked like those of any other program."""
     found = [record for _, record in records]
     fields = _FIELDS[reading.name]
     columns = {}

@@ -1,4 +1,4 @@
-"""Avro schemas: ours, which stand in the folder `schemas`, and what others' must not be."""
+"""Our Avro schemas, which are in the folder `schemas`, and the check of other programs' schemas."""
 
 from importlib import resources
 from typing import Any, Final
@@ -8,23 +8,23 @@ _NAMESPACE: Final = "stockpulse"
 
 
 def subject_of(name: str) -> str:
-    """Under which subject of the registry a record is.
+    """Return the registry's subject for a record.
 
-    RecordNameStrategy: the raw topic has several kinds of records, and one of ours looks the same on whichever
-    topic the settings put it.
+    The strategy is RecordNameStrategy: the raw topic holds several kinds of records, and a record has the same schema
+    on whichever topic the settings put it.
     """
     return f"{_NAMESPACE}.{name}"
 
 
 def schema_of(name: str) -> str:
-    """Our schema of a record, as JSON."""
+    """Return our schema of a record, as JSON."""
     return (resources.files(__package__) / "schemas" / f"{name.lower()}.avsc").read_text("utf-8")
 
 
 def without_meaning(schema: Any, but: str | None = None) -> Any:
-    """The schema with its logical types taken off, but for those that begin so: what they mark is read as it stands.
+    """Return the schema without logical types, except those whose name begins with `but`.
 
-    A time is then the number that it is; and nobody's UUIDs or decimals come as objects.
+    Without them, times are plain numbers, and UUIDs or decimals do not become objects.
     """
     if isinstance(schema, list):
         return [without_meaning(one, but) for one in schema]
@@ -36,16 +36,16 @@ def without_meaning(schema: Any, but: str | None = None) -> Any:
 
 
 def check(schema: Any) -> None:
-    """Refuse, by a ValueError, a schema by which a short record can take any time or any depth to read."""
+    """Raise ValueError for a schema that lets a short record take unlimited time or depth to read."""
     _takes_bytes(schema, {}, ())
 
 
 def _takes_bytes(schema: Any, known: dict[str, bool], within: tuple[str, ...]) -> bool:
-    """Whether each value takes a byte at least. `known`: the named types so far; `within`: those around this one."""
+    """Return True if each value takes at least a byte. `known` holds named types, `within` the enclosing ones."""
     if isinstance(schema, list):
         for branch in schema:
             _takes_bytes(branch, known, within)
-        return True  # which branch it is
+        return True  # the index of the branch
     if not isinstance(schema, dict):
         return _named_takes_bytes(_last(schema), known, within)
     if "name" in schema:

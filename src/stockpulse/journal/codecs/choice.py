@@ -1,4 +1,4 @@
-"""Which codec: the one place that knows that Avro's libraries may not be installed."""
+"""The choice of a codec. Avro's libraries are an extra and may be missing."""
 
 from stockpulse.errors import CannotStart, shown
 from stockpulse.journal.codecs import Codec
@@ -6,14 +6,14 @@ from stockpulse.journal.codecs.json_codec import JsonCodec
 
 
 def choose(name: str, registry_url: str | None = None, key: str | None = None, secret: str | None = None) -> Codec:
-    """The codec "json" or "avro"; the latter with its schema registry. Raises CannotStart when it cannot be had.
+    """Return the codec "json", or "avro" with its schema registry. Call its `prepare` before anything else.
 
-    Call its `prepare` before anything else.
+    Raises CannotStart for another name, and for "avro" without a registry or without its libraries.
     """
     if name == "json":
         return JsonCodec()
     if name != "avro":
-        raise CannotStart(f"records are written as json or avro, not {shown(name)}")
+        raise CannotStart(f"STOCKPULSE_KAFKA_CODEC: takes json or avro, not {shown(name)}")
     if not registry_url:
         raise CannotStart("Avro needs a schema registry: set SCHEMA_REGISTRY_URL")
     try:

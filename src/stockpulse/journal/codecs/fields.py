@@ -1,4 +1,4 @@
-"""What the records consist of, in the order in which they are written; and how kindly each field is read."""
+"""The fields of the records, in the order in which they are written, and the spellings that are read."""
 
 import re
 from typing import Final
@@ -16,7 +16,7 @@ _INTERVAL: Final = Field("interval", TEXT, required=True)
 _PRICES: Final = tuple(Field(name, NUMBER, required=True) for name in ("open", "high", "low", "close", "volume"))
 _TRADES: Final = (Field("trade_count", WHOLE), Field("vwap", NUMBER))
 
-#: RECORDED_TICKS: what `POST /ticks` takes, and what only a record has.
+#: RECORDED_TICKS: the fields of `POST /ticks`, and those that only a record has.
 TRADE_FIELDS: Final = (
     *(_OF_TICK[name] for name in ("symbol", "ts", "price", "size")),
     _PROVIDER,
@@ -50,7 +50,7 @@ OHLCV_FIELDS: Final = (
 
 
 def fault_of_end(provider: object) -> str | None:
-    """Why the provider of an end is no name of one; None: it is."""
+    """Return why the provider of an end is not a valid name; None if it is valid."""
     if isinstance(provider, str) and re.fullmatch(PROVIDER, provider):
         return None
     return f"provider: an end takes the name of one; got {shown(provider)}"

@@ -1,8 +1,8 @@
-"""Records as JSON, which every tool for Kafka shows.
+"""Encode and decode records as JSON, which every tool for Kafka can show.
 
 A trade: `{"type":"trade","symbol":"AAPL","ts":"2026-03-02T15:30:00.123456Z","price":189.72,"size":100.0,...}`.
-What is null in a whole batch is left out. A value that is spelled as we spell it is read together with all its
-like; any other one is read by itself, as kindly as `POST /ticks` would.
+A field that is null in a whole batch is left out. Values in our own spelling are decoded together, which is fast. Any
+other value is decoded by itself and may use every spelling that `POST /ticks` takes.
 """
 
 import io
@@ -33,11 +33,11 @@ from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIE
 
 _TIME_LAYOUT: Final = "%Y-%m-%dT%H:%M:%S%.6fZ"
 _MOST_INSIDE: Final = 10_000
-"""No record has more lists, objects or commas: a megabyte of them would be twenty as Python objects."""
+"""Records with more lists, objects or commas are refused: a megabyte of them would become 20 MB of Python objects."""
 _LONGEST_OF_OURS: Final = 4096
 
-#: How we spell a value of each type, what is not ASCII apart. No escape by number: Polars reads halves of
-#: surrogate pairs in its own way.
+#: Our spelling of each type, ASCII only. Escapes by number are left out, because Polars reads unpaired surrogates
+#: in its own way.
 _TEXT_OF_OURS: Final = r'"(?:[ !#-\[\]-~]|\\["\\/bfnrt])+"'
 _SPELLING: Final[dict[pl.DataType, str]] = {
     TEXT.dtype: _TEXT_OF_OURS,
@@ -50,7 +50,7 @@ _SPELLING: Final[dict[pl.DataType, str]] = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of records: its fields, in the order in which we write them."""
+    """A kind of record: its fields in the order in which we write them."""
 
     schema: pl.Schema
     fields: tuple[Field, ...]
@@ -58,17 +58,17 @@ class _Kind:
     time_key: str = "timestamp"
 
     def key(self, column: str) -> str:
-        """What a column is called in JSON."""
+        """Return the key of a column in JSON."""
         return self.time_key if column == "ts" else column
 
     @cached_property
     def read_as(self) -> dict[str, pl.DataType]:
-        """What Polars shall read of it: times as text, which it is slow to read as times."""
+        """The types for Polars' reader. Times are read as text, because Polars is slow to read them as times."""
         return {self.key(one.column): pl.String() if one.reader is TIME else one.reader.dtype for one in self.fields}
 
     @cached_property
     def pattern(self) -> str:
-        """What a value of ours looks like, the whole of it: no key twice or unknown, no value of another type."""
+        """A regular expression for a whole value in our spelling: each key once and known, each value of its type."""
         inside = "" if self.type is None else f',"type":"{self.type}"'
         for one in self.fields:
             value = _SPELLING[one.reader.dtype]
@@ -84,41 +84,41 @@ _ON_RAW_TOPIC: Final = {"trade": _TRADE, "bar": _BAR}
 
 
 class JsonCodec:
-    """Records as JSON objects."""
+    """Encodes records as JSON objects and decodes them."""
 
     name: Final = "json"
 
     def prepare(self) -> None:
-        """Nothing to be done."""
+        """Do nothing: JSON needs no registry."""
 
     def encode_ticks(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of trades, a frame of RECORDED_TICKS."""
+        """Encode trades, a frame of RECORDED_TICKS."""
         return _written(frame, _TRADE)
 
     def encode_bars(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of providers' bars, a frame of RECORDED_BARS."""
+        """Encode providers' bars, a frame of RECORDED_BARS."""
         return _written(frame, _BAR)
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
-        """The value that says that a provider's recording is over."""
+        """Encode the end of a provider's recording."""
         return orjson.dumps({"type": "end", "provider": provider, "received_at": received_at}, option=orjson.OPT_UTC_Z)
 
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of our bars, a frame of OHLCV."""
+        """Encode bars, a frame of OHLCV."""
         return _written(frame, _OHLCV)
 
     def encode_analytics(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of indicators: ANALYTICS_KEYS, then float columns, which stand in an object "values"."""
+        """Encode indicators: ANALYTICS_KEYS, then float columns, which go into the object "values"."""
         names = [name for name in frame.columns if name not in ANALYTICS_KEYS]
         keys = [_time_as_text(name) if name == "timestamp" else pl.col(name) for name in ANALYTICS_KEYS]
         return _lines(frame.select(*keys, *([pl.struct(names).alias("values")] if names else [])))
 
     def encode_signals(self, frame: pl.DataFrame) -> list[bytes]:
-        """The values of signals, a frame of SIGNALS."""
+        """Encode signals, a frame of SIGNALS."""
         return _lines(frame.select(_time_as_text(name) if name == "timestamp" else name for name in SIGNALS))
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Values of the raw topic, whoever wrote them. It takes long for many: call it in a thread."""
+        """Decode values of the raw topic. Call it in a thread: it is slow for many values."""
         parts: dict[str, list[_Part]] = {kind: [] for kind in _ON_RAW_TOPIC}
         left: Sequence[int] = range(len(values))
         for name, kind in _ON_RAW_TOPIC.items():
@@ -137,7 +137,7 @@ class JsonCodec:
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
-        """Our bars, a frame of OHLCV; what is none is left out. It takes long for many: call it in a thread."""
+        """Decode bars to a frame of OHLCV and skip other values. Call it in a thread: it is slow for many values."""
         parts, left = _read_ours(values, range(len(values)), _OHLCV)
         others = [(row, one) for row in left if isinstance(one := _object_in(values[row]), dict)]
         frame = placed([*parts, *_read_objects(others, values, _OHLCV)], OHLCV)
@@ -163,7 +163,7 @@ def _time_as_text(column: str) -> pl.Expr:
 
 
 def _lines(frame: pl.DataFrame) -> list[bytes]:
-    """One object for each row. JSON escapes line feeds, so a line is a row."""
+    """Return one JSON object for each row. JSON escapes line feeds, so a line is a row."""
     buffer = io.BytesIO()
     frame.write_ndjson(buffer)
     lines = buffer.getvalue().split(b"\n")
@@ -174,11 +174,11 @@ def _lines(frame: pl.DataFrame) -> list[bytes]:
 # --- reading what we wrote -----------------------------------------------------------------------
 
 _Part = tuple[Sequence[int] | pl.Series, pl.DataFrame]
-"""Places in the input, and the rows there."""
+"""Indexes in the input, and the rows at these indexes."""
 
 
 def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind) -> tuple[list[_Part], Sequence[int]]:
-    """The values at these places that are spelled as we spell this kind, and the places of the others."""
+    """Decode the values at these indexes that have our spelling of this kind; return the indexes of the others too."""
     if not rows:
         return [], rows
     some = values if len(rows) == len(values) else [values[row] for row in rows]
@@ -196,7 +196,7 @@ def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind)
     try:
         frame = pl.read_ndjson(b"\n".join(lines), schema=kind.read_as)  # type: ignore[arg-type]  # none is None
     except pl.exceptions.PolarsError:
-        return [], rows  # a spelling that only looks like ours: let the careful way tell which
+        return [], rows  # not our spelling after all: decode the values one by one
     if frame.height != len(places):
         return [], rows
     sent = sent_columns(frame, frame.height, lambda at: (lines[row] or b"" for row in at))
@@ -204,7 +204,7 @@ def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind)
 
 
 def _texts(values: Sequence[bytes | None]) -> pl.Series:
-    """The values as text, null where one cannot be ours."""
+    """Return the values as text; null for a value that cannot have our spelling."""
     binary = pl.Series(values, dtype=pl.Binary)
     if (binary.bin.size() > _LONGEST_OF_OURS).any():
         values = [None if value is None or len(value) > _LONGEST_OF_OURS else value for value in values]
@@ -225,11 +225,11 @@ def _text(value: bytes | None) -> str | None:
 # --- reading what others wrote -------------------------------------------------------------------
 
 _Objects = list[tuple[int, dict[str, Any]]]
-"""Objects with their places in the input."""
+"""Objects with their indexes in the input."""
 
 
 class _Others:
-    """Values of the raw topic, looked at one by one."""
+    """Values of the raw topic that are decoded one by one."""
 
     def __init__(self) -> None:
         self.objects: dict[str, _Objects] = {kind: [] for kind in _ON_RAW_TOPIC}
@@ -237,13 +237,13 @@ class _Others:
         self.broken: list[tuple[int, str, str]] = []
 
     def take(self, row: int, value: bytes | None) -> None:
-        """Look at the value at this place."""
+        """Decode the value at this index."""
         why = self._sort(row, _object_in(value))
         if why is not None:
             self.broken.append((row, why, readable(value or b"")))
 
     def _sort(self, row: int, found: dict[str, Any] | str) -> str | None:
-        """Keep what is an object of a known kind; say why else."""
+        """Keep an object of a known kind, or return why it cannot be taken."""
         if isinstance(found, str):
             return found
         name = "trade" if found.get("type") is None else found["type"]
@@ -255,14 +255,14 @@ class _Others:
         kind = _ON_RAW_TOPIC.get(name) if isinstance(name, str) else None
         if kind is None:
             return f"type: takes trade, bar, end; got {shown(name)}"
-        # The rest may be large, and is of no use to anybody.
+        # Unknown keys are ignored, and may be large.
         known = {key: found[key] for one in kind.fields for key in one.names if key in found}
         self.objects[name].append((row, known))
         return None
 
 
 def _object_in(value: bytes | None) -> dict[str, Any] | str:
-    """The object that a value is, or why it is none."""
+    """Return the object in a value, or why there is none."""
     why = unfit(value)
     if why is not None or value is None:
         return why or ""
@@ -276,7 +276,7 @@ def _object_in(value: bytes | None) -> dict[str, Any] | str:
 
 
 def _read_objects(objects: _Objects, values: Sequence[bytes | None], kind: _Kind) -> list[_Part]:
-    if not objects:  # nearly always
+    if not objects:  # the usual case
         return []
     rows = [row for row, _ in objects]
 

@@ -18,9 +18,9 @@ _FAULT_OF_SERVER: Final = 500
 
 
 class Registry:
-    """Schemas by their numbers, and numbers for ours.
+    """Looks up schemas by id, and registers ours.
 
-    `clock` gives seconds that only grow. A registry that does not answer is Unavailable, whatever is asked.
+    `clock` returns seconds that only grow. Every call raises Unavailable if the registry does not answer.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Registry:
         self._unknown_since: dict[int, float] = {}
 
     def register(self, subject: str, schema: str) -> int:
-        """The number of our schema, which is registered if it is new.
+        """Return the id of our schema; register the schema if it is new.
 
-        Raises CannotStart where the registry refuses it: most of all where those who read or wrote the subject's
-        earlier versions could not read on.
+        Raises CannotStart if the registry refuses the schema, most often because it is not compatible with an earlier
+        version of the subject.
         """
         try:
             return self._client.register_schema(subject, Schema(schema, "AVRO"))
@@ -61,9 +61,9 @@ class Registry:
             raise _outage(fault) from fault
 
     def schema(self, number: int) -> str | None:
-        """The Avro schema of this number, None where there is none. Each is fetched once: the client keeps it.
+        """Return the Avro schema with this id; None if there is none. The client caches schemas.
 
-        That a number is unknown is believed for ten seconds only: a registry's replica may be behind.
+        An unknown id is remembered for ten seconds only: a replica of the registry may be behind.
         """
         since = self._unknown_since.get(number)
         if not 0 < number <= _LARGEST_ID or (since is not None and self._clock() - since < _UNKNOWN_SECONDS):
@@ -81,7 +81,7 @@ class Registry:
         return found.schema_str if found.schema_type in (None, "AVRO") else None
 
     def _forget_old(self) -> None:
-        """Numbers that are made up shall not add up."""
+        """Expire entries for unknown ids, so that bogus ids cannot grow the cache."""
         now = self._clock()
         self._unknown_since = {
             number: since for number, since in self._unknown_since.items() if now - since < _UNKNOWN_SECONDS
@@ -89,7 +89,7 @@ class Registry:
 
 
 def _says_unknown(fault: SchemaRegistryError) -> bool:
-    """The registry itself says so (40403); a proxy's page does not."""
+    """Return True if the registry itself says so (40403), and not the page of a proxy."""
     return (
         fault.http_status_code == _NOT_FOUND
         and str(fault.error_code).startswith("404")
@@ -114,5 +114,5 @@ def _refusal(subject: str, refused: SchemaRegistryError) -> Exception:
 
 
 def _outage(fault: Exception) -> Unavailable:
-    """What the client raises besides is that of its HTTP library, whichever it uses, and no part of its interface."""
+    """Make an Unavailable of any other fault: the client passes on those of its HTTP library, which may change."""
     return Unavailable(f"the schema registry does not answer as it should: {fault!r}")

@@ -1,1 +1,1 @@
-"""The log on Kafka: one shard for each partition of the raw topic. Nothing else speaks to brokers."""
+"""The log on Kafka: one shard for each partition of the raw topic. Only this package talks to brokers."""

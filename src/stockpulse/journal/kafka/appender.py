@@ -1,8 +1,8 @@
-"""Sending to the partitions of a topic, each batch exactly once, and telling at which offsets it stands.
+"""Append to the partitions of a topic, each batch exactly once.
 
-aiokafka's idempotent producer tries again, under the same sequence number, for as long as a broker is away. What it
-does give up (a sequence that the broker does not know any more, say) may have landed before: then the log itself is
-asked. Each batch carries a mark for that on its first record.
+aiokafka's idempotent producer retries under the same sequence number for as long as a broker is away. A batch that it
+gives up (the broker no longer knows the sequence number, for example) may still be in the log. The appender then
+searches the log for the mark that each batch carries on its first record.
 """
 
 import asyncio
@@ -11,14 +11,15 @@ import itertools
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaConnectionError,
@@ -29,22 +30,23 @@ from aiokafka.errors import (
 )
 
 from stockpulse.aio import offload
+from stockpulse.aio.retry import retry
 from stockpulse.errors import StockPulseError
-from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
+from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, is_transient, open_consumer
 
 _BATCH_BYTES: Final = 768 * 1024  # brokers take a megabyte by default
-_AROUND_BYTES: Final = 24  # what stands before a record
+_AROUND_BYTES: Final = 24  # the header of a record
 _MARK: Final = "stockpulse-batch"
 _STOP_SECONDS: Final = 3.0
 _REFUSALS: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, MessageSizeTooLargeError)
-_SETTLE_SECONDS: Final = 1.0  # what may still be on its way arrives before the log is asked
+_SETTLE_SECONDS: Final = 1.0  # a batch still under way arrives before the log is searched
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Records that stand one after the other."""
+    """Consecutive records: the partition offset of the first one, and their number."""
 
     base: int
     count: int
@@ -52,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What is sent as one batch, and so lands whole or not at all."""
+    """Records that are sent as one batch: the broker takes all of them or none."""
 
     mark: bytes
     keys: Sequence[bytes]
@@ -60,70 +62,45 @@ class _Piece:
 
 
 class Appender:
-    """Appends to one topic."""
+    """Appends to one topic; made by `open_appender`."""
 
-    def __init__(self, connection: KafkaConnection, topic: str) -> None:
+    def __init__(
+        self, connection: KafkaConnection, topic: str, producer: AIOKafkaProducer, ends: Mapping[int, int]
+    ) -> None:
         self._connection = connection
         self._topic = topic
-        self._producer: AIOKafkaProducer | None = None
-        self._given_up = asyncio.Event()  # the producer that there is; replaced together with it
+        self._producer = producer
+        self._given_up = asyncio.Event()  # set when `_producer` is replaced; each producer has its own
         self._renewing = asyncio.Lock()
         self._name = uuid.uuid4().hex
         self._numbers = itertools.count()
         self._under_way: dict[int, float] = {}
-        self.ends: dict[int, int] = {}
-        """For each partition where the newest batch of ours ends, or where the partition ended at the start."""
-
-    async def start(self, ends: dict[int, int]) -> None:
-        """Begin; `ends` are where the partitions end now."""
         self.ends = dict(ends)
-        self._producer = await self._started()
-
-    async def _started(self) -> AIOKafkaProducer:
-        async def start() -> AIOKafkaProducer:
-            producer = AIOKafkaProducer(
-                **self._connection.options,
-                acks="all",
-                enable_idempotence=True,
-                max_batch_size=_BATCH_BYTES,
-                linger_ms=0,
-            )
-            # While a partition has no leader, as when a broker stops in good order, batches would be given up after
-            # a request's time, and their sequence numbers with them: nothing that follows would be taken any more.
-            producer._message_accumulator._batch_ttl = math.inf  # noqa: SLF001 - there is no setting for it
-            try:
-                await producer.start()
-            except BaseException:
-                await _stopped(producer)
-                raise
-            ask_gently(producer.client)
-            return producer
-
-        return await until_answered(start, "connecting of a producer")
+        """For each partition, the partition offset after the newest batch of this appender."""
 
     def waiting_seconds(self) -> float:
-        """How long the oldest batch has been waiting for its acknowledgement."""
+        """Return how long the oldest batch has been waiting for its acknowledgement."""
         return time.monotonic() - min(self._under_way.values(), default=time.monotonic())
 
     def is_idle(self, partition: int) -> bool:
-        """Whether nothing is on its way to this partition."""
+        """Return True if no batch is on its way to this partition."""
         return partition not in self._under_way
 
     async def append(self, partition: int, keys: Sequence[bytes], values: Sequence[bytes]) -> list[Run]:
-        """Append records to a partition; returns where they stand, once they are acknowledged. Outages are waited for.
+        """Append records to a partition, wait for the acknowledgement, and return their places.
 
-        One call at a time for each partition.
+        Outages are waited for. A partition takes one call at a time.
         """
         self._under_way[partition] = time.monotonic()
         try:
             runs = await self._append(partition, self._cut(keys, values))
         finally:
             del self._under_way[partition]
-        self.ends[partition] = max(run.base + run.count for run in runs)  # settled ones need not be in order
+        self.ends[partition] = max(run.base + run.count for run in runs)  # batches found in the log may be out of order
         return _joined(runs)
 
     def _cut(self, keys: Sequence[bytes], values: Sequence[bytes]) -> list[_Piece]:
-        """Pieces that fit into one batch each."""
+        """Cut the records into pieces that fit into one batch each."""
         sizes = np.fromiter(map(len, keys), np.int64, len(keys)) + np.fromiter(map(len, values), np.int64, len(keys))
         ends = np.cumsum(sizes + _AROUND_BYTES)
         pieces, first = [], 0
@@ -141,18 +118,16 @@ class Appender:
             given_up = self._given_up
             faults = await self._send(partition, left, runs)
             if faults:
-                log.warning("outcome unknown, asking the log", partition=partition, error=repr(faults[0]))
+                log.warning("outcome unknown, searching the log", partition=partition, error=repr(faults[0]))
                 await self._renew(given_up)
                 await asyncio.sleep(_SETTLE_SECONDS)
                 find = partial(self._find, partition, [piece for piece in left if piece.mark not in runs])
-                runs |= await until_answered(find, "settling of an append")
+                runs |= await retry(find, "searching the log for batches", is_transient)
         return [runs[piece.mark] for piece in pieces]
 
     async def _send(self, partition: int, pieces: list[_Piece], runs: dict[bytes, Run]) -> list[BaseException]:
-        """One try with the producer that there is; returns why not all were acknowledged with their offsets."""
+        """Send the pieces once, add those that were acknowledged to `runs`, and return the faults of the others."""
         producer = self._producer
-        if producer is None:
-            raise StockPulseError("the appender has not been started")
         outcomes: list[asyncio.Future[Any]] = []
         for piece in pieces:
             builder = await offload.run(len(piece.keys), partial(_filled, producer, piece))
@@ -173,7 +148,7 @@ class Appender:
         return faults
 
     async def _submit(self, producer: AIOKafkaProducer, builder: Any, partition: int) -> asyncio.Future[Any]:
-        """Have a batch sent: two at a time may wait for each partition, and there is a limit to waiting for room."""
+        """Hand a batch to the producer, which holds two for each partition; try again when it has no room in time."""
         while not self._given_up.is_set():
             try:
                 outcome: asyncio.Future[Any] = await producer.send_batch(builder, self._topic, partition=partition)
@@ -186,25 +161,22 @@ class Appender:
         return _failed(_GivenUp())
 
     async def _renew(self, given_up: asyncio.Event) -> None:
-        """A new producer in the place of the one that failed; what that still had under way fails too."""
+        """Replace the producer that failed, unless another call has done it; its batches under way fail too."""
         async with self._renewing:
             if given_up is self._given_up:
                 given_up.set()
-                former, self._producer = self._producer, await self._started()
+                former, self._producer = self._producer, await _started(self._connection)
                 self._given_up = asyncio.Event()
-                if former is not None:
-                    await _stopped(former)
+                await _stop(former)
 
     async def _find(self, partition: int, pieces: list[_Piece]) -> dict[bytes, Run]:
-        """Which of the pieces have landed after all."""
+        """Search the log for the pieces; return the places of those that are in it."""
         wanted = {piece.mark: len(piece.keys) for piece in pieces}
         place = TopicPartition(self._topic, partition)
-        consumer = AIOKafkaConsumer(**self._connection.options, auto_offset_reset="none", enable_auto_commit=False)
         found: dict[bytes, Run] = {}
-        try:
-            await consumer.start()
+        async with open_consumer(self._connection, auto_offset_reset="none") as consumer:
             consumer.assign([place])
-            oldest = (await consumer.beginning_offsets([place]))[place]  # an outage may be longer than what is kept
+            oldest = (await consumer.beginning_offsets([place]))[place]  # retention may drop records in an outage
             consumer.seek(place, max(self.ends[partition], oldest))
             end = (await consumer.end_offsets([place]))[place]
             while await consumer.position(place) < end:
@@ -212,18 +184,49 @@ class Appender:
                     mark = dict(record.headers).get(_MARK)
                     if mark in wanted:
                         found[mark] = Run(record.offset, wanted[mark])
-        finally:
-            await consumer.stop()
         return found
 
     async def close(self) -> None:
-        """Stop; what is not acknowledged by then stays unknown."""
-        if self._producer is not None:
-            await _stopped(self._producer)
+        """Stop. The outcome of batches that are not acknowledged by then stays unknown."""
+        await _stop(self._producer)
+
+
+@asynccontextmanager
+async def open_appender(connection: KafkaConnection, topic: str, ends: Mapping[int, int]) -> AsyncIterator[Appender]:
+    """Connect an appender to a topic, and stop it at the end.
+
+    `ends` holds the partition offset of the next record for each partition.
+    """
+    appender = Appender(connection, topic, await _started(connection), ends)
+    try:
+        yield appender
+    finally:
+        await appender.close()
+
+
+async def _started(connection: KafkaConnection) -> AIOKafkaProducer:
+    """Return a connected producer; wait for brokers that are away."""
+
+    async def start() -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **connection.options, acks="all", enable_idempotence=True, max_batch_size=_BATCH_BYTES, linger_ms=0
+        )
+        # While a partition has no leader (a broker in a clean shutdown, for example), the producer would give batches
+        # up after a request's time, and their sequence numbers with them: the broker would refuse all later batches.
+        producer._message_accumulator._batch_ttl = math.inf  # noqa: SLF001 - there is no setting for it
+        try:
+            await producer.start()
+        except BaseException:
+            await _stop(producer)
+            raise
+        ask_gently(producer.client)
+        return producer
+
+    return await retry(start, "connecting a producer", is_transient)
 
 
 class _GivenUp(StockPulseError):
-    """The producer was replaced before it had an acknowledgement."""
+    """The producer was replaced before it received an acknowledgement."""
 
 
 def _failed(fault: BaseException) -> asyncio.Future[Any]:
@@ -233,11 +236,11 @@ def _failed(fault: BaseException) -> asyncio.Future[Any]:
 
 
 def _fault_of(outcome: asyncio.Future[Any]) -> BaseException | None:
-    """Why it is not known where a batch stands."""
+    """Return why the place of a batch is unknown; None if it is known."""
     if not outcome.done() or outcome.cancelled():
         return _GivenUp()
     fault = outcome.exception()
-    if fault is None and outcome.result().offset < 0:  # known already to the broker, which does not say where
+    if fault is None and outcome.result().offset < 0:  # a duplicate, whose place the broker does not tell
         return StockPulseError("acknowledged without an offset")
     return fault
 
@@ -263,12 +266,12 @@ def _joined(runs: list[Run]) -> list[Run]:
     return joined
 
 
-async def _stopped(producer: AIOKafkaProducer) -> None:
-    """Stop a producer, whose brokers may not answer any more: `stop` alone waits for them for ever."""
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Stop a producer whose brokers may be gone: its own `stop` would wait for them for ever."""
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await producer.stop()
     except (TimeoutError, KafkaError):
         with contextlib.suppress(KafkaError):
-            await producer._sender.close()  # noqa: SLF001 - there is no other way
+            await producer._sender.close()  # noqa: SLF001 - `stop` closes it only after all batches
             await producer.client.close()

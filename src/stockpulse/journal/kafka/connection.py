@@ -1,13 +1,14 @@
-"""How brokers are reached, and which of their failures pass by themselves."""
+"""The address of the brokers, the faults that pass by themselves, and clients that stop on every path."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from ssl import SSLContext
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import structlog
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -21,10 +22,8 @@ from aiokafka.helpers import create_ssl_context
 
 from stockpulse.errors import CannotStart
 
-_T = TypeVar("_T")
-
 REQUEST_SECONDS: Final = 10.0
-"""So long a broker may take for an answer; a frozen one is noticed then."""
+"""A broker that does not answer within this time counts as gone."""
 
 KAFKA_TRANSIENT: Final[tuple[type[BaseException], ...]] = (
     KafkaConnectionError,
@@ -34,17 +33,14 @@ KAFKA_TRANSIENT: Final[tuple[type[BaseException], ...]] = (
     NotLeaderForPartitionError,
     RequestTimedOutError,
 )
-"""What a task of the supervisor may start again after."""
+"""Faults after which the supervisor restarts a task."""
 
-_FIRST_DELAY: Final = 0.1
-_LONGEST_DELAY: Final = 2.0
-
-log = structlog.get_logger(__name__)
+_METADATA_PAUSE_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
 class KafkaConnection:
-    """Where the brokers are, and who asks."""
+    """The address of the brokers and the credentials."""
 
     bootstrap_servers: str
     security_protocol: str = "PLAINTEXT"
@@ -55,7 +51,7 @@ class KafkaConnection:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What every client of aiokafka is given."""
+        """The keyword arguments that every client of aiokafka takes."""
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
@@ -81,31 +77,30 @@ class KafkaConnection:
         return context
 
 
-def passes(fault: BaseException) -> bool:
-    """Whether a failure is one of an outage, and worth another try."""
+def is_transient(fault: Exception) -> bool:
+    """Return True if the fault comes from an outage, so that another try may succeed."""
     if isinstance(fault, KafkaError):
         return bool(fault.retriable) or isinstance(fault, KafkaConnectionError)
     return isinstance(fault, OSError | TimeoutError)
 
 
-async def until_answered(attempt: Callable[[], Awaitable[_T]], what: str) -> _T:
-    """Try until it succeeds, waiting longer each time, as long as the brokers are merely away."""
-    delay = _FIRST_DELAY
-    while True:
-        try:
-            return await attempt()
-        except Exception as fault:
-            if not passes(fault):
-                raise
-            log.warning("failed, trying again", what=what, error=repr(fault), in_seconds=delay)
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, _LONGEST_DELAY)
+@asynccontextmanager
+async def open_consumer(connection: KafkaConnection, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """Start a consumer that commits no offsets, and stop it at the end."""
+    consumer = AIOKafkaConsumer(**connection.options, enable_auto_commit=False, **options)
+    try:
+        await consumer.start()
+        ask_gently(consumer._client)  # noqa: SLF001 - a consumer does not show its client
+        yield consumer
+    finally:
+        with suppress(KafkaError):
+            await consumer.stop()
 
 
 def ask_gently(client: Any) -> None:
-    """Have a client of aiokafka, once started, pause between two questions for the leader of a partition.
+    """Make a started client of aiokafka pause before it asks again for the leader of a partition.
 
-    While there is none it asks without a pause, thousands of times a second.
+    While a partition has no leader, aiokafka asks thousands of times a second.
     """
     ask = client._metadata_update  # noqa: SLF001 - there is no setting for it
 
@@ -113,7 +108,7 @@ def ask_gently(client: Any) -> None:
         known = await ask(*arguments, **options)
         partitions = [one for topic in client.cluster._partitions.values() for one in topic.values()]  # noqa: SLF001
         if not known or any(one.leader == -1 for one in partitions):
-            await asyncio.sleep(_FIRST_DELAY)
+            await asyncio.sleep(_METADATA_PAUSE_SECONDS)
         return known
 
     client._metadata_update = ask_and_pause  # noqa: SLF001

@@ -1,12 +1,12 @@
-"""Which partitions are this process's share, as Kafka's group coordination has it.
+"""The partitions that Kafka's group coordination assigns to this process.
 
-Nothing is read through the group and no offset is committed to it: offsets are in the database, with what follows
-from them. And its word alone makes nobody the owner of a shard: taking it over there fences the one before.
+The group only shares the partitions out. Nothing is read through it, and no offset is committed to it: offsets live
+in the database, beside the rows that follow from them. Assignment alone grants no ownership of a shard; the epoch in
+the database does.
 """
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
-from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, passes
+from stockpulse.journal.kafka.connection import KafkaConnection, is_transient, open_consumer
 
 _POLL_MILLIS: Final = 250
 _SESSION_MILLIS: Final = 6000
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """A member of the group that shares the partitions of a topic."""
+    """The membership of this process in the group that shares the partitions of a topic."""
 
     def __init__(self, connection: KafkaConnection, topic: str, group: str) -> None:
         self._connection = connection
@@ -36,42 +36,36 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Be a member, until cancelled; brokers that are away are waited for."""
+        """Stay in the group until cancelled. Wait for brokers that are away."""
         while True:
             try:
                 await self._attend()
             except (KafkaError, OSError, TimeoutError) as fault:
-                if not passes(fault):
+                if not is_transient(fault):
                     raise
                 log.warning("the group does not answer", group=self._group, error=repr(fault))
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _attend(self) -> None:
-        self._consumer = consumer = AIOKafkaConsumer(
-            **self._connection.options,
+        async with open_consumer(
+            self._connection,
             group_id=self._group,
-            enable_auto_commit=False,
             session_timeout_ms=_SESSION_MILLIS,
             heartbeat_interval_ms=_HEARTBEAT_MILLIS,
-        )
-        try:
-            await consumer.start()
-            ask_gently(consumer._client)  # noqa: SLF001 - a consumer does not show its client
+        ) as consumer:
+            self._consumer = consumer
             consumer.subscribe([self._topic], listener=self)
-            while True:  # who does not ask for records is thrown out
+            while True:  # the group expels members that do not poll
                 await consumer.getmany(timeout_ms=_POLL_MILLIS)
-        finally:
-            with suppress(KafkaError):
-                await consumer.stop()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """All are, before they are given out anew: what is ours then stays where it is."""
+        """Do nothing: Kafka revokes all partitions before it assigns them anew, and most stay where they are."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """The new share."""
+        """Take note of the new share."""
         places = list(assigned)
         if self._consumer is not None:
             self._consumer.pause(*places)
         self.assigned = {place.partition for place in places}
         self.changed.set()
-        log.info("partitions are shared out", ours=sorted(self.assigned))
+        log.info("partitions assigned", ours=sorted(self.assigned))

@@ -1,7 +1,7 @@
-"""Reading a partition of the raw topic: ours and whatever others have written, as batches of the log."""
+"""Read a partition of the raw topic: records of StockPulse and of other programs, as batches of the log."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -13,32 +13,33 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stockpulse.aio import offload
+from stockpulse.aio.retry import retry
 from stockpulse.errors import Unavailable
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
-from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently, until_answered
+from stockpulse.journal.kafka.connection import KafkaConnection, is_transient, open_consumer
 from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Appended, Bars, End, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
 from stockpulse.journal.symbol_names import RecordEncoder
 from stockpulse.market.schemas import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
 from stockpulse.market.symbology import PROVIDER
-from stockpulse.postgres.connect import until_done
+from stockpulse.postgres import connect
 
 _MOST_RECORDS: Final = 50_000
 _FETCH_BYTES: Final = 8 << 20
-_FETCH_WAIT_MILLIS: Final = 100  # so long a change of place waits for a question that is under way
+_FETCH_WAIT_MILLIS: Final = 100  # a seek waits up to this long for a fetch that is under way
 _POLL_MILLIS: Final = 500
 _OTHERS: Final = "kafka"
-"""The provider of ticks whose writer does not name one."""
+"""The provider of records whose writer does not name one."""
 
 _ALL_FLAGS: Final = COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME | PRIMARY
-_FARTHEST: Final = 86_400_000_000  # no clock is wrong by more than a day
+_FARTHEST: Final = 86_400_000_000  # microseconds: a clock that is wrong by more than a day is refused
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What it takes to understand records; the readers of all partitions share it."""
+    """The tools to decode records, shared by the readers of all partitions."""
 
     codec: Codec
     encoder: RecordEncoder
@@ -47,7 +48,7 @@ class Interpreter:
 
 
 class PartitionReader:
-    """Reads one partition from any offset; `first_seq` is what its offsets are counted from."""
+    """Reads one partition from any offset. `first_seq` is the seq of partition offset 0."""
 
     def __init__(
         self, connection: KafkaConnection, topic: str, shard: int, first_seq: int, interpreter: Interpreter
@@ -55,102 +56,97 @@ class PartitionReader:
         self._connection = connection
         self._topic = topic
         self._shard = shard
-        self._first_seq = first_seq
         self._interpreter = interpreter
         self._place = TopicPartition(topic, shard)
         self._consumer: AIOKafkaConsumer | None = None
+        self._open = AsyncExitStack()
+        self.first_seq = first_seq
 
     async def bounds(self) -> tuple[int, int]:
-        """The offsets, as the log's `seq`, of the oldest record there is and of the next one."""
+        """Return the seq of the oldest record in the partition and that of the next one."""
 
         async def ask() -> tuple[int, int]:
             consumer = await self._assigned()
             first = await consumer.beginning_offsets([self._place])
             last = await consumer.end_offsets([self._place])
-            return first[self._place] + self._first_seq, last[self._place] + self._first_seq
+            return first[self._place] + self.first_seq, last[self._place] + self.first_seq
 
-        return await until_answered(ask, "asking for the bounds of a partition")
+        return await retry(ask, "asking for the bounds of a partition", is_transient)
 
     async def read(self, offset: int, until: int | None = None) -> AsyncIterator[Appended]:
-        """The records from this offset on, up to another one or, without it, for ever."""
-        consumer = await until_answered(self._assigned, "connecting of a consumer")
+        """Yield the records with offset <= seq < until; without `until`, go on for ever."""
+        consumer = await retry(self._assigned, "connecting a consumer", is_transient)
         consumer.resume(self._place)
-        position = offset - self._first_seq
+        position = offset - self.first_seq
         consumer.seek(self._place, position)
         try:
-            while until is None or position + self._first_seq < until:
+            while until is None or position + self.first_seq < until:
                 found = await consumer.getmany(self._place, timeout_ms=_POLL_MILLIS, max_records=_MOST_RECORDS)
                 after = await consumer.position(self._place)
                 if after == position:
                     continue
                 records = found.get(self._place, [])
                 if until is not None:
-                    records = [record for record in records if record.offset + self._first_seq < until]
-                    after = min(after, until - self._first_seq)
-                async for appended in self._understood(records, position, after):
+                    records = [record for record in records if record.offset + self.first_seq < until]
+                    after = min(after, until - self.first_seq)
+                async for appended in self._decoded(records, position, after):
                     yield appended
                 position = after
         finally:
             with suppress(KafkaError):
-                consumer.pause(self._place)  # nothing is fetched ahead for nobody
+                consumer.pause(self._place)  # stop fetching ahead
 
     async def _assigned(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            consumer = AIOKafkaConsumer(
-                **self._connection.options,
-                auto_offset_reset="none",
-                enable_auto_commit=False,
-                isolation_level="read_committed",  # what others take back was never there
-                fetch_max_wait_ms=_FETCH_WAIT_MILLIS,
-                max_partition_fetch_bytes=_FETCH_BYTES,
+            consumer = await self._open.enter_async_context(
+                open_consumer(
+                    self._connection,
+                    auto_offset_reset="none",
+                    isolation_level="read_committed",  # skip records of aborted transactions
+                    fetch_max_wait_ms=_FETCH_WAIT_MILLIS,
+                    max_partition_fetch_bytes=_FETCH_BYTES,
+                )
             )
-            try:
-                await consumer.start()
-            except BaseException:
-                await consumer.stop()
-                raise
-            ask_gently(consumer._client)  # noqa: SLF001 - a consumer does not show its client
             consumer.assign([self._place])
             consumer.pause(self._place)
             self._consumer = consumer
         return self._consumer
 
     async def close(self) -> None:
-        """Let the connection go."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        """Close the connection."""
+        await self._open.aclose()
 
-    # Understanding ------------------------------------------------------------------------------
+    # Decoding -----------------------------------------------------------------------------------
 
-    async def _understood(self, records: list[Any], before: int, after: int) -> AsyncIterator[Appended]:
-        """These records, and whatever offsets between are none, as consecutive batches."""
-        last = before + self._first_seq
+    async def _decoded(self, records: list[Any], before: int, after: int) -> AsyncIterator[Appended]:
+        """Yield these records as consecutive batches from `before` to `after`, partition offsets without gaps."""
+        last = before + self.first_seq
         if records:
             values = [record.value for record in records]
             offsets = np.array([record.offset for record in records], np.int64)
             stamps = np.array([record.timestamp for record in records], np.int64) * 1000
             decode = partial(self._interpreter.codec.decode, values)
-            decoded = await until_done(
-                lambda: offload.run(len(values), decode), "decoding", lambda: None, transient=(Unavailable,)
+            decoded = await retry(
+                lambda: offload.run(len(values), decode), "decoding", lambda fault: isinstance(fault, Unavailable)
             )
-            for batch, end in await self._batches(decoded, offsets + self._first_seq, stamps):
+            for batch, end in await self._batches(decoded, offsets + self.first_seq, stamps):
                 yield Appended(self._shard, batch, last, end)
                 last = end
-        if last < after + self._first_seq:  # only what is no record of anybody: the marks of transactions
+        if last < after + self.first_seq:  # the rest are no records but the marks of transactions
             nothing = pl.DataFrame(schema=_UNREADABLE)
-            yield Appended(self._shard, Unreadable(nothing), last, after + self._first_seq)
+            yield Appended(self._shard, Unreadable(nothing), last, after + self.first_seq)
 
     async def _batches(
         self, decoded: Decoded, seq: Any, stamps: Any
     ) -> list[tuple[Ticks | Bars | End | Unreadable, int]]:
-        """Batches in the order of their offsets, each with its end."""
+        """Return batches in the order of the log, each with the offset after it."""
         broken = [_placed(decoded.broken, decoded.broken, seq)]
         ticks = self._checked(decoded.ticks, seq, stamps, RECORDED_TICKS, validate_ticks, broken)
         bars = self._checked(decoded.bars, seq, stamps, RECORDED_BARS, validate_bars, broken)
         encoder = self._interpreter.encoder
         frames = [
-            await until_done(lambda: encoder.ticks(ticks), "numbering of new names", lambda: None),
-            await until_done(lambda: encoder.bars(bars), "numbering of new names", lambda: None),
+            await retry(lambda: encoder.ticks(ticks), "assigning ids to new names", connect.is_transient),
+            await retry(lambda: encoder.bars(bars), "assigning ids to new names", connect.is_transient),
             pl.concat(broken).sort("seq"),
             pl.DataFrame(decoded.ends, schema={"row": pl.Int64, "provider": pl.String}, orient="row").select(
                 pl.Series("seq", seq[[row for row, _ in decoded.ends]], dtype=pl.Int64), "provider"
@@ -167,7 +163,7 @@ class PartitionReader:
         validate: Callable[[pl.DataFrame, Any, timedelta], Validated],
         broken: list[pl.DataFrame],
     ) -> pl.DataFrame:
-        """The rows that may go on, with `seq`; the others are added to the broken ones."""
+        """Return the valid rows, with `seq`; add the others to `broken`."""
         if len(frame) == 0:
             return pl.DataFrame(schema={**schema, "seq": pl.Int64})
         frame = _completed(frame, seq, stamps, self._interpreter.tolerance)
@@ -204,16 +200,16 @@ _UNREADABLE: Final = pl.Schema({"seq": pl.Int64(), "reason": pl.String(), "raw":
 
 
 def _placed(rejected: pl.DataFrame, at: pl.DataFrame, seq: Any) -> pl.DataFrame:
-    """What is rejected, by its offset."""
+    """Return rejected rows as `seq`, `reason`, `raw`."""
     return pl.DataFrame(
         {"seq": seq[at["row"].to_numpy()], "reason": rejected["reason"], "raw": rejected["raw"]}, schema=_UNREADABLE
     )
 
 
 def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta) -> pl.DataFrame:
-    """Rows with their offset and what their writer left out; who is judged by the brokers' clock is judged here.
+    """Add `seq` and the fields that the writer left out, and check times against the brokers' clock.
 
-    Who says when it was received was there then, and has judged it by that.
+    If the writer set `received_at`, it has already checked `ts` against its own clock.
     """
     rows = frame["row"].to_numpy()
     stamped = pl.Series("stamped", stamps[rows]).cast(UTC_MICROS)
@@ -239,7 +235,7 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
 
 
 def _in_order(frames: Sequence[pl.DataFrame]) -> Iterator[tuple[Ticks | Bars | End | Unreadable, int]]:
-    """Rows of several kinds as batches, in the order of their offsets."""
+    """Yield rows of several kinds as batches in the order of the log, each with the offset after it."""
     for kind, frame in runs_in_order(frames):
         if kind == 3:  # noqa: PLR2004 - as they stand above
             for seq, provider in frame.iter_rows():

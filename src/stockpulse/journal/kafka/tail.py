@@ -1,25 +1,20 @@
-"""Following a topic from where it ends now."""
+"""Follow a topic from its end."""
 
 from collections.abc import AsyncIterator
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
-from stockpulse.journal.kafka.connection import KafkaConnection, ask_gently
+from stockpulse.journal.kafka.connection import KafkaConnection, open_consumer
 
 _POLL_MILLIS = 500
 
 
 async def tail(connection: KafkaConnection, topic: str, partitions: int) -> AsyncIterator[list[bytes | None]]:
-    """The values of records as they come, in order for each partition, for ever."""
-    consumer = AIOKafkaConsumer(**connection.options, auto_offset_reset="latest", enable_auto_commit=False)
-    try:
-        await consumer.start()
-        ask_gently(consumer._client)  # noqa: SLF001 - a consumer does not show its client
+    """Yield the values of new records for ever, in order within each partition."""
+    async with open_consumer(connection, auto_offset_reset="latest") as consumer:
         consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
         while True:
             found = await consumer.getmany(timeout_ms=_POLL_MILLIS)
             values = [record.value for records in found.values() for record in records]
             if values:
                 yield values
-    finally:
-        await consumer.stop()

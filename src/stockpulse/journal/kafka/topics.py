@@ -1,4 +1,4 @@
-"""The topics: created where they are missing, checked where they are there."""
+"""Create the topics that are missing and check those that exist."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ from aiokafka.errors import (
 )
 
 from stockpulse.errors import CannotStart
-from stockpulse.journal.kafka.connection import KafkaConnection, passes
+from stockpulse.journal.kafka.connection import KafkaConnection, is_transient
 
 _REFUSALS: Final = (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError)
 _HOUR_MILLIS: Final = 3_600_000
@@ -30,7 +30,7 @@ _PAUSE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class TopicNames:
-    """What the topics are called."""
+    """The names of the topics."""
 
     raw: str = "market.prices.raw"
     ohlcv: str = "market.prices.ohlcv"
@@ -39,23 +39,23 @@ class TopicNames:
 
     @property
     def derived(self) -> tuple[str, str, str]:
-        """Those that follow from the raw one."""
+        """The topics whose records are derived from the raw topic."""
         return self.ohlcv, self.analytics, self.signals
 
 
 @dataclass(frozen=True)
 class NewTopics:
-    """How topics are made that are not there yet; those that are there stay as they are."""
+    """The settings of topics that are missing; existing topics stay as they are."""
 
     partitions: int = 6
     replication: int | None = None
-    """None: three, or as many as there are brokers."""
+    """None: three, or the number of brokers if there are fewer."""
     retention_hours: int = 168
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it is."""
+    """A topic as the brokers describe it."""
 
     name: str
     partitions: int
@@ -65,16 +65,17 @@ class Topic:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster and the topics of ours in it."""
+    """A cluster and StockPulse's topics in it."""
 
     id: str
     topics: dict[str, Topic]
 
 
 async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewTopics | None) -> Cluster:
-    """The cluster, with all topics there and fit for their use; missing ones are made, if it is said how.
+    """Return the cluster with its topics; create missing topics if `new` has their settings.
 
-    Raises CannotStart where one is missing or not fit. Brokers that are not there yet are waited for, for a while.
+    Wait for brokers that do not answer yet. Raises CannotStart if they do not answer in time, and if a topic is
+    missing or unfit.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -82,14 +83,14 @@ async def cluster_with(connection: KafkaConnection, names: TopicNames, new: NewT
             return await _cluster_with(connection, names, new)
         except (KafkaError, OSError, TimeoutError) as fault:
             await _require_entry(connection)
-            if time.monotonic() > deadline or not passes(fault):
+            if time.monotonic() > deadline or not is_transient(fault):
                 servers = connection.bootstrap_servers
                 raise CannotStart(f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {servers}: {fault!r}") from None
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _require_entry(connection: KafkaConnection) -> None:
-    """Raises CannotStart where a broker answers and does not let us in: to clients that looks like an outage."""
+    """Raise CannotStart if a broker refuses the credentials, which looks like an outage to clients."""
     host, _, port = connection.bootstrap_servers.split(",")[0].strip().rpartition(":")
     options = {name: value for name, value in connection.options.items() if name != "bootstrap_servers"}
     try:
@@ -100,7 +101,7 @@ async def _require_entry(connection: KafkaConnection) -> None:
             " STOCKPULSE_KAFKA_PASSWORD and STOCKPULSE_KAFKA_SASL_MECHANISM"
         ) from None
     except (KafkaError, OSError, TimeoutError, ValueError):
-        return  # away, then
+        return  # an outage after all
     conn.close()
 
 
@@ -117,7 +118,7 @@ async def _cluster_with(connection: KafkaConnection, names: TopicNames, new: New
         if missing and new is not None:
             await _create(admin, missing, names, new, new.replication or min(3, len(described["brokers"])))
             there = await _described(admin, wanted)
-            if len(there) < len(wanted):  # made, but not known everywhere yet
+            if len(there) < len(wanted):  # created, but not every broker knows it yet
                 raise UnknownTopicOrPartitionError
         _check(there[names.raw])
         return Cluster(str(described["cluster_id"]), there)
@@ -131,7 +132,7 @@ async def _create(
     common = {"retention.ms": str(new.retention_hours * _HOUR_MILLIS), "cleanup.policy": "delete"}
     if replication >= _MAJORITY_OF:
         common["min.insync.replicas"] = "2"  # an acknowledged record survives the loss of a broker
-    # What others write is judged by the brokers' clock, not by theirs.
+    # Records of other programs are stamped by the brokers' clock, not by the writer's.
     of_raw = {"message.timestamp.type": "LogAppendTime"}
     wanted = [
         NewTopic(name, new.partitions, replication, topic_configs=common | (of_raw if name == names.raw else {}))
@@ -145,7 +146,7 @@ async def _create(
 
 
 async def _described(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, Topic]:
-    """Those of the topics that there are."""
+    """Describe those of the topics that exist."""
     found = {one["topic"]: one for one in await admin.describe_topics(list(names)) if one["error_code"] == 0}
     settings = await _settings_of(admin, list(found)) if found else {}
     return {
