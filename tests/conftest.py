@@ -1,18 +1,34 @@
-"""What many tests share: a database of their own, and the app running on it.
+"""The fixtures, markers and options that all tests share.
 
-postgres_dsn   a fresh, migrated database
-empty_dsn      a fresh database without a schema
-cache_dir      where apps of all tests keep compiled loops
-compiled       that, with everything compiled that the apps need by default
-serve          `async with serve(dsn, symbols=("AAPL",)) as client`: the app, started and stopped as uvicorn does it
-client         a client of the app on a fresh database, without a provider
+Fixtures:
+
+    postgres_dsn   a fresh, migrated database
+    empty_dsn      a fresh database without a schema
+    cache_dir      the folder where the apps of all tests keep compiled loops
+    compiled       the same folder, after the loops that the apps need by default have been compiled
+    serve          `async with serve(dsn, symbols=("AAPL",)) as client`: the app, started and stopped as uvicorn does it
+    client         a client of the app on a fresh database, without a provider
+
+Markers, for `pytest -m`:
+
+    kafka      the test needs a real Kafka broker (every test that uses one of its fixtures)
+    crash      the test kills, freezes or cuts off running processes (every test in tests/crash)
+    slow       the test takes more than a few seconds on two cores
+    thorough   a slow test that repeats what a quicker one shows: it runs only with `--thorough`
+
+Commands:
+
+    pytest                                               everything but the thorough tests, in parallel
+    pytest -m "not kafka and not crash and not slow"     the quick check while you work
+    pytest -n 0                                          in one process; so is a test that you name: `pytest file::test`
+    pytest --thorough                                    all tests, with more examples of each property: what CI runs
+    pytest --hypothesis-profile=long --timeout=0         thousands of examples
 """
 
 import asyncio
 import fcntl
 import os
 import signal
-import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +39,7 @@ from typing import Any
 import asyncpg
 import httpx2
 import hypothesis
+import platformdirs
 import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
@@ -39,10 +56,50 @@ pytest_plugins = ["kafka_fixtures"]
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
-# HYPOTHESIS_PROFILE=thorough pytest --timeout=0
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+hypothesis.settings.register_profile("quick", max_examples=40, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=100, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
+
+CRASH_GROUPS = 2
+"""At most this many crash tests run at a time: each runs several processes, and more would starve each other."""
+
+KAFKA_FIXTURES = {"kafka", "kafka_jars"}
+"""Each test with a broker has one of these among its fixtures."""
+
+MOST_WORKERS = 8
+"""Above this, workers wait for the one database server."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run the tests marked `thorough` too, with more examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one worker more than there are cores, because many tests wait; none where single tests are named."""
+    if all("::" in argument for argument in config.args):
+        return 0
+    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Set the markers that follow from a test's folder and fixtures; skip thorough tests unless they are asked for."""
+    skip = pytest.mark.skip(reason="takes long: pytest --thorough runs it")
+    crashes = 0
+    for item in items:
+        if "tests/crash/" in item.path.as_posix():
+            item.add_marker(pytest.mark.crash)
+            item.add_marker(pytest.mark.xdist_group(f"crash{crashes % CRASH_GROUPS}"))
+            crashes += 1
+        if KAFKA_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.kafka)
+        if item.get_closest_marker("thorough") and not config.getoption("--thorough"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +111,13 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
-    """One folder for all apps and processes of this run: each loop is compiled once, and none among the user's."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "cache"  # the workers' folders stand in one of the run
-    folder.mkdir(exist_ok=True)
+def cache_dir() -> Iterator[Path]:
+    """Return the folder with compiled loops that all runs share, beside Kafka's jars and apart from the user's own.
+
+    A loop's name is a digest of its source, so a changed loop is compiled anew.
+    """
+    folder = platformdirs.user_cache_path("stockpulse-tests") / "indicators"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("STOCKPULSE_CACHE_DIR", str(folder))
         yield folder
@@ -66,13 +125,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Itera
 
 @pytest.fixture(scope="session")
 def compiled(cache_dir: Path) -> Path:
-    """With this, an app has its indicators at once; the first one to ask waits half a minute for it."""
+    """Compile the default indicators if no run has done so; without this, the first app takes half a minute for it."""
     spec = parts.build_engine_spec(Settings(_env_file=None))
     compiler, instances = Compiler(cache_dir / "loops"), spec.instances
     with (cache_dir / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # workers take turns: all but the first find it done
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait
         if not compiler.is_prepared(instances):
-            subprocess.run(compiler.command(instances), check=True)
+            compiler.prepare(instances)
     return cache_dir
 
 

@@ -30,7 +30,6 @@ import numpy as np
 import orjson
 import polars as pl
 import psutil
-import pytest
 
 from derived_recompute import differences, recomputed
 from derived_recompute import stored as stored_derived
@@ -46,11 +45,6 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 1440 * MINUTE
 NANOS = 10**9
-
-
-thorough = pytest.mark.skipif(
-    "STOCKPULSE_CRASH_THOROUGH" not in os.environ, reason="takes long: STOCKPULSE_CRASH_THOROUGH=1 runs it"
-)
 
 
 def seed_of(default: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import psutil
 import pytest
-from crash_harness import App, Load, Market, NoAnswer, assert_derived_right, seed_of, thorough
+from crash_harness import App, Load, Market, NoAnswer, assert_derived_right, seed_of
 from crash_kafka import app_on_kafka, assert_log_right, processed, raw_of
 
 from broker import Broker
@@ -97,7 +97,8 @@ async def killed(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> No
 
 
 @pytest.mark.parametrize(
-    "outage", [pytest.param(stopped, marks=thorough), frozen, pytest.param(killed, marks=thorough)]
+    "outage",
+    [pytest.param(stopped, marks=pytest.mark.thorough), frozen, pytest.param(killed, marks=pytest.mark.thorough)],
 )
 async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker: Broker, outage: Outage) -> None:
     seed = seed_of(31)
@@ -135,7 +136,7 @@ async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker
         assert (await app.terminate())[0] == 0
 
 
-@thorough
+@pytest.mark.thorough
 async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
     """What was under way may have landed or not."""
     seed = seed_of(33)
@@ -158,7 +159,7 @@ async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
         await assert_derived_right(app)
 
 
-@thorough
+@pytest.mark.thorough
 async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
     """More than there is room for, while nothing is appended: memory stays bounded, and what is in it lands once."""
     seed = seed_of(35)

@@ -24,7 +24,6 @@ from crash_harness import (
     data_folder,
     kills_wanted,
     seed_of,
-    thorough,
     until_true,
 )
 from crash_kafka import assert_log_right, processed
@@ -154,7 +153,7 @@ async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str,
         await assert_all_right(work, kafka, topic, load)
 
 
-@thorough
+@pytest.mark.thorough
 async def test_frozen_worker_that_wakes_up_when_others_do_its_work_spoils_nothing(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -191,7 +190,7 @@ def of_shards(epochs: dict[int, int], shards: dict[str, dict[str, int]]) -> list
     return [(shard, epochs[int(shard)]) for shard in shards]
 
 
-@thorough
+@pytest.mark.thorough
 async def test_who_takes_a_shard_from_one_that_is_still_at_it_fences_it(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
