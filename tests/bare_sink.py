@@ -11,6 +11,17 @@ def none_to_run(loop):
     raise AssertionError("nothing to calculate")
 
 
+def run_step(step, load):
+    """Run a step of an engine to its end; `load` returns the stored bars of a range."""
+    rows = None
+    while True:
+        try:
+            wanted = step.send(rows)
+        except StopIteration as done:
+            return done.value
+        rows = load(wanted)
+
+
 def spec_of(instances=(), rules=(), **options):
     """An engine with these indicators and rules; by default it builds bars alone."""
     return EngineSpec(stored=tuple(instances), rules=Rules(list(rules)), **options)

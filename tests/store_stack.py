@@ -160,7 +160,7 @@ async def stack(
         intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
-        engine.begin(names.symbol_by_id)
+        engine.analytics.begin(names.symbol_by_id)
         await drop_other_states(pool, spec.tracks.values())
         routing, counters = Routing(names), Counters()
         pipeline = Pipeline(routing, ProviderClocks(names, routing, clock), counters)

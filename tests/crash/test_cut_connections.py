@@ -14,8 +14,9 @@ import pytest
 from crash_harness import SECOND, data_folder
 from crash_proxy import Cut, Proxy
 
-from bare_sink import flush_of, written
+from bare_sink import flush_of, run_step, written
 from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, TickBatch
+from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.checkpoint_state import Changes
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.journal.postgres import SHARD, PostgresJournal
@@ -221,10 +222,8 @@ class Bars:
             size=seq % 10 + 0.125,
             flags=np.full(100, 7, np.uint8),
         )
-        work = self.shard.digest_ticks(batch)
-        for _absent in self.shard.needs(work):
-            pass  # none is stored: all bars stay in memory here
-        self.shard.apply(work, {1: END_OF_TIME})
+        # No bar needs to be read: all of them stay in memory here.
+        run_step(self.shard.step(batch, {1: END_OF_TIME}), lambda _wanted: np.empty(0, BAR))
         return self.shard.take_changes()
 
 

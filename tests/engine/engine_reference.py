@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from bare_sink import run_step
 from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, ProviderBars, TickBatch
 from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
 from stockpulse.engine.checkpoint_state import decode, encode
@@ -327,7 +328,8 @@ class Drive:
         self.head = 0  # how many records had been worked in when it last died
         self.start()
 
-    def new_shard(self):
+    def new_engine(self):
+        """What is driven: an engine of bars alone."""
         shard = BarEngine(lateness_micros=self.lateness, extended_day=self.extended)
         for symbol, calendar in CALENDAR.items():
             shard.learn(symbol, trading_calendar(calendar))
@@ -335,8 +337,9 @@ class Drive:
 
     def start(self):
         """Begin from the checkpoint."""
-        self.shard = self.new_shard()
-        self.shard.restore(self.offset, [decode(part) for part in self.parts])
+        self.engine = self.new_engine()
+        self.shard = getattr(self.engine, "bars", self.engine)
+        self.engine.restore(self.offset, [decode(part) for part in self.parts])
         self.at = sum(record.seq < self.offset for record in self.log)
         self.pending = None
         self.checked_out = {}  # what this run has announced, and its newest revision
@@ -362,15 +365,8 @@ class Drive:
         self.at += len(records)
 
     def _process(self, kind, records, clocks):
-        if kind is Tick:
-            works = [self.shard.digest_ticks(tick_batch(records))]
-        else:
-            works = [self.shard.digest_bars(bars) for bars in self._frame(records)]
-        for work in works:
-            for ranges in self.shard.needs(work):
-                for wanted in ranges:
-                    self.shard.admit(wanted.interval, self.store.load(wanted))
-            self._announce(self.shard.apply(work, clocks))
+        batch = tick_batch(records) if kind is Tick else list(self._frame(records))
+        self._announce(run_step(self.engine.step(batch, clocks), self.store.load))
         self.shard.offset = max(self.shard.offset, records[-1].seq + 1)
 
     def _frame(self, records):
@@ -381,7 +377,7 @@ class Drive:
                 yield provider_bars(interval, given, extended=self.extended)
 
     def close(self, clocks):
-        self._announce(self.shard.close(clocks))
+        self._announce(self.engine.close(clocks))
 
     def _announce(self, events):
         for event in events:
@@ -402,11 +398,11 @@ class Drive:
     def begin_flush(self, *, whole=False):
         if self.pending is not None:
             return
-        changes = self.shard.take_changes()
+        changes = self.engine.take_changes()
         if not changes:
             return
         self._assert_only_what_changed(changes)
-        state = self.shard.snapshot() if whole or not self.parts else None
+        state = self.engine.snapshot() if whole or not self.parts else None
         self.pending = (changes, state is not None, encode(changes.state if state is None else state))
 
     def commit(self):
@@ -420,7 +416,7 @@ class Drive:
     def end_flush(self):
         self.commit()
         if self.pending is not None:
-            self.shard.flushed()
+            self.engine.flushed()
             self.pending = None
 
     def flush(self, *, whole=False):

@@ -20,6 +20,7 @@ from engine_reference import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bare_sink import run_step
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, decode, encode
 from stockpulse.market.calendar import trading_calendar
@@ -48,7 +49,7 @@ def everything(shard):
 
 def back(drive):
     """A shard made from the checkpoint."""
-    shard = drive.new_shard()
+    shard = drive.new_engine()
     shard.restore(drive.offset, [decode(part) for part in drive.parts])
     return shard
 
@@ -79,7 +80,7 @@ class TestRestored:
     def test_from_a_snapshot_between_two_flushes(self, log, schedule):
         drive = Drive(log)
         play(drive, schedule)
-        shard = drive.new_shard()
+        shard = drive.new_engine()
         shard.restore(drive.shard.offset, [decode(encode(drive.shard.snapshot()))])
         drive.flush()  # the snapshot counts as stored
         assert everything(shard) == everything(drive.shard)
@@ -91,7 +92,7 @@ class TestRestored:
         for drive in (alive, came_back):
             play(drive, before)
             drive.flush()
-        came_back.shard = back(came_back)
+        came_back.engine = came_back.shard = back(came_back)
         for drive in (alive, came_back):
             drive.events.clear()
             play(drive, [step for step in after if step[0] != "crash"])
@@ -116,9 +117,9 @@ class TestRestored:
         shard.restore(drive.offset, [decode(part) for part in drive.parts])
         for symbol, calendar in CALENDAR.items():
             shard.learn(symbol, trading_calendar(calendar))
-        work = shard.digest_ticks(tick_batch([tick(1, T + MINUTE, symbol=2)]))
-        assert list(shard.needs(work)) == []
-        shard.apply(work, {})
+        loaded = []
+        run_step(shard.step(tick_batch([tick(1, T + MINUTE, symbol=2)]), {}), loaded.append)
+        assert loaded == []
         (day,) = shard.resident(D1)
         assert (day["ts"], day["trade_count"]) == (micros("2024-03-05T05:00"), 2)
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from stockpulse.engine import indicator_track as track_module
 from stockpulse.engine.bar_math import BAR, newest_of_each, total
 from stockpulse.engine.derived_rows import Derived
-from stockpulse.engine.engine import Engine
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicator_track import Track, TrackSpec
 from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS
@@ -47,18 +46,6 @@ def plain(loop):
     return _loops[loop.name]
 
 
-class _Engine(Engine):
-    """An engine where `Drive` expects the bars alone."""
-
-    @property
-    def offset(self):
-        return self.bars.offset
-
-    @offset.setter
-    def offset(self, offset):
-        self.bars.offset = offset
-
-
 class TracksDrive(Drive):
     """An engine with tracks over one log, and what is stored of them."""
 
@@ -67,23 +54,22 @@ class TracksDrive(Drive):
         self.functions = plain
         super().__init__(log, **options)
 
-    def new_shard(self):
+    def new_engine(self):
         spec = EngineSpec(self.lateness, self.extended, tuple(INSTANCES), RULES, M1)
-        built = spec.new_engine()
-        engine = _Engine(built.bars, built.analytics)
+        engine = spec.new_engine()
         for symbol, calendar in CALENDAR.items():
-            engine.learn(symbol, trading_calendar(calendar))
+            engine.bars.learn(symbol, trading_calendar(calendar))
         if self.functions:
             engine.analytics.use(self.functions)
         return engine
 
     def start(self):
         super().start()
-        self.shard.begin(CALENDAR)
+        self.engine.analytics.begin(CALENDAR)
 
     @property
     def tracks(self):
-        return self.shard.analytics.tracks
+        return self.engine.analytics.tracks
 
     def _assert_only_what_changed(self, changes):
         """Said of bars in Drive."""
@@ -139,7 +125,7 @@ class TracksDrive(Drive):
             if symbol in symbol_id and ts >= start[symbol_id.tolist().index(symbol)] and not np.isnan(row["open"])
         ]
         rows, complete = np.empty(0, BAR), []
-        memory = self.shard.closed(track.interval)
+        memory = self.shard.selected(track.interval, final=True)
         for symbol, begin in zip(symbol_id.tolist(), start.tolist(), strict=True):
             page = np.array([row for row in stored if row["symbol_id"] == symbol][:most] or [], BAR)
             complete.append(len(page) < most)
@@ -169,7 +155,7 @@ class TracksDrive(Drive):
             mine = rows[rows["symbol_id"] == symbol]
             columns = {one: np.ascontiguousarray(mine[one]) for one in INPUTS[:4]}
             columns["volume"] = total(mine["volume_units"], mine["volume_nanos"])
-            columns["session"] = self.shard.bars.dates(mine["symbol_id"], mine["ts"]).astype(float)
+            columns["session"] = self.shard.buckets.dates(mine["symbol_id"], mine["ts"]).astype(float)
             zero, bundle = np.zeros(1, np.int64), track.bundle
             out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)
             revision = np.maximum.accumulate(mine["revision"])
@@ -214,10 +200,10 @@ def test_are_those_of_one_calculation(log, schedule, parts, late):
         follow(drive, what, how)
         if step in at:
             drive.functions = plain
-            drive.shard.analytics.use(plain)
+            drive.engine.analytics.use(plain)
             drive.catch_up(at[step])
     drive.functions = plain
-    drive.shard.analytics.use(plain)
+    drive.engine.analytics.use(plain)
     drive.finish()
     drive.assert_right()
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bare_sink import run_step
 from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.batches import bar_batches, tick_batch
@@ -466,12 +467,10 @@ async def recomputed(parts):
     async for appended in parts.journal.replay(0, parts.journal.head):
         frame = appended.batch.frame
         if isinstance(appended.batch, Ticks):
-            works = [shard.digest_ticks(tick_batch(frame, parts.names))]
+            batch = tick_batch(frame, parts.names)
         else:
-            works = [shard.digest_bars(bars) for bars in bar_batches(frame, calendars.__getitem__, extended_day=False)]
-        for work in works:
-            assert sum(1 for _ in shard.needs(work)) >= 0
-            shard.apply(work, {})
+            batch = bar_batches(frame, calendars.__getitem__, extended_day=False)
+        run_step(shard.step(batch, {}), lambda _wanted: np.empty(0, BAR))
     shard.close({provider.id: END_OF_TIME for provider in parts.names.providers.values()})
     return {interval.name: shard.resident(interval) for interval in BASE_INTERVALS}
 

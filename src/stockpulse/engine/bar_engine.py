@@ -1,25 +1,27 @@
-"""The engine of one shard: from records of the log to bars, and its state.
+"""Builds the bars of one shard from the records of its log, and keeps their state.
 
-It is pure: no I/O, no clock. What it makes of the bars' values depends on the records and their order
-alone; the clocks it is given only decide when a bar is announced as final.
+The code is pure: no I/O, no clock. The values of the bars depend only on the records and their order; the
+clocks that it is given only decide when a bar is announced as final.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import BAR, Floats, Ints, Mask, Rows, from_ticks, pairs_in, roll_up
+from stockpulse.engine.bar_buckets import Buckets
+from stockpulse.engine.bar_math import Rows, from_ticks, pairs_in, roll_up
 from stockpulse.engine.bar_table import BarTable
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, Changes, State, of_symbols, with_room
+from stockpulse.market.arrays import Floats, Ints, Mask
 from stockpulse.market.calendar import NO_DAY, Calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, Interval
 from stockpulse.market.schemas import PRIMARY
 
 END_OF_TIME: Final = np.iinfo(np.int64).max // 2
-"""The clock of a provider that will send nothing more."""
+"""The clock of a provider that sends nothing more."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,19 @@ class TickBatch:
 
 @dataclass(frozen=True)
 class ProviderBars:
-    """A provider's own bars of one interval; see `bars.from_provider`."""
+    """A provider's own bars of one interval; see `bar_math.from_provider`."""
 
     interval: Interval
     rows: Rows
 
 
+Batch: TypeAlias = TickBatch | Sequence[ProviderBars]
+"""Consecutive records of the log: trades, or bars with the longest interval first."""
+
+
 @dataclass(frozen=True)
 class Range:
-    """Stored bars that the engine needs before it can go on: start <= ts < end, one of each per row."""
+    """Stored bars with start <= ts < end, one symbol, start and end for each row."""
 
     interval: Interval
     symbol_id: Ints
@@ -60,220 +66,165 @@ class BarEvents:
     interval: Interval
     rows: Rows
     revised: bool
-    """Whether they had been announced before."""
+    """Whether these bars had been announced before."""
 
 
-@dataclass
-class Work:
-    """A batch on its way through the engine."""
+Step: TypeAlias = Generator[Range, Rows, list[BarEvents]]
+"""A step in progress: it yields the stored bars that it needs, is sent these rows, and returns the events."""
 
-    minutes: Rows
-    given: ProviderBars | None = None
-    last_seq: int = 0
-    touched: dict[Interval, list[Ints]] = field(default_factory=dict)
+_Loading: TypeAlias = Generator[Range, Rows, None]
+_Touched: TypeAlias = dict[Interval, list[Ints]]
+"""The keys of the bars that a step changed. Rows move when others are inserted, keys stay."""
 
 
 class BarEngine:
-    """The bars of the symbols of one shard.
-
-    For each batch: `digest` it, bring in what `needs` asks for with `admit`, then `apply` it.
-    """
+    """The bars of the symbols of one shard."""
 
     def __init__(self, *, lateness_micros: int = 2_000_000, extended_day: bool = False) -> None:
         self.offset = 0  # of the next record expected
+        self.buckets = Buckets(extended_day=extended_day)
         self._taken_offset = 0
         self._lateness = lateness_micros
-        self._extended_day = extended_day
         self._tables = {interval: BarTable() for interval in BASE_INTERVALS}
         self._symbols = np.zeros(0, SYMBOL_STATE)
-        self._calendars: list[Calendar] = []
-        self._calendar_of = np.zeros(0, np.int64)
-
-    # Symbols ------------------------------------------------------------------------------------
 
     def learn(self, symbol_id: int, calendar: Calendar) -> None:
-        """Tell which calendar the days of a symbol follow; before its first record comes."""
-        if calendar not in self._calendars:
-            self._calendars.append(calendar)
+        """Set the calendar of a symbol; call this before its first record comes."""
         self._reserve(symbol_id)
-        self._calendar_of[symbol_id] = self._calendars.index(calendar)
+        self.buckets.learn(symbol_id, calendar)
 
     def _reserve(self, symbol_id: int) -> None:
-        if symbol_id < len(self._symbols):
-            return
-        self._symbols = with_room(self._symbols, symbol_id)
-        more = len(self._symbols) - len(self._calendar_of)
-        self._calendar_of = np.concatenate([self._calendar_of, np.zeros(more, np.int64)])
+        if symbol_id >= len(self._symbols):
+            self._symbols = with_room(self._symbols, symbol_id)
 
-    # Records ------------------------------------------------------------------------------------
+    # A step -------------------------------------------------------------------------------------
 
-    def digest_ticks(self, batch: TickBatch) -> Work:
-        """The batch reduced to its own 1-minute bars."""
-        self._watch(batch)
-        minutes = from_ticks(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.size, batch.flags)
-        return Work(minutes, last_seq=int(batch.seq[-1]))
+    def step(self, batch: Batch, clocks: Mapping[int, int]) -> Step:
+        """Merge the next records of the log into the bars.
 
-    def digest_bars(self, batch: ProviderBars) -> Work:
-        """A provider's bars, which replace what is there."""
-        rows = batch.rows[np.argsort(batch.rows["revision"])]  # the newest record says whose clock counts
-        self._symbols["provider_id"][rows["symbol_id"]] = rows["provider_id"]
-        self._symbols["dirty"][rows["symbol_id"]] = True
-        return Work(np.empty(0, BAR), batch, last_seq=int(batch.rows["revision"].max()))
+        Yields each range of stored bars that the records change, and is sent these bars. Returns the bars
+        that were revised after they had been announced as final, and those that close now. `clocks` gives
+        for each provider how far its event time has come, in UTC microseconds.
+
+        No bar changes before the last range is answered, so a step that is given up can be repeated.
+        """
+        touched: _Touched = {}
+        if isinstance(batch, TickBatch):
+            minutes = from_ticks(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.size, batch.flags)
+            yield from self._load_buckets(minutes)
+            self._watch(batch)
+            self._merge_trades(touched, minutes)
+            self.offset = max(self.offset, int(batch.seq[-1]) + 1)
+        else:
+            for bars in batch:
+                yield from self._load_for(bars)
+            for bars in batch:
+                self._watch_bars(bars)
+                self._replace(touched, bars)
+                self.offset = max(self.offset, int(bars.rows["revision"].max()) + 1)
+        return self._revised(touched) + self.close(clocks)
 
     def _watch(self, batch: TickBatch) -> None:
-        """Move the watermarks of the symbols on, and note whose clock each follows."""
+        """Advance the watermarks of the symbols, and note whose clock each symbol follows."""
         counts = batch.flags & PRIMARY != 0
         symbol_id = batch.symbol_id[counts]
         np.maximum.at(self._symbols["watermark"], symbol_id, batch.ts[counts])
         self._symbols["provider_id"][symbol_id] = batch.provider_id[counts]
         self._symbols["dirty"][symbol_id] = True
 
-    def needs(self, work: Work) -> Iterator[list[Range]]:
-        """What must be brought in with `admit` before `apply`; each answer before the next question."""
-        if work.given is None:
-            yield from self._absent(work.minutes)
-            return
-        given = work.given
-        if given.interval is not M1:
-            yield from self._absent_of(given.interval, given.rows["symbol_id"], given.rows["ts"])
-            return
-        yield from self._absent(given.rows)
-        replaced = given.rows[self._tables[M1].find(given.rows)[1]]
-        ranges = [Range(M1, *self._reaches(longer, replaced)[:3]) for longer in (M5, D1)]
-        yield [r for r in ranges if len(r.symbol_id)]
+    def _watch_bars(self, bars: ProviderBars) -> None:
+        rows = bars.rows[np.argsort(bars.rows["revision"])]  # the newest record says whose clock counts
+        self._symbols["provider_id"][rows["symbol_id"]] = rows["provider_id"]
+        self._symbols["dirty"][rows["symbol_id"]] = True
 
-    def _absent(self, minutes: Rows) -> Iterator[list[Range]]:
+    # Loading ------------------------------------------------------------------------------------
+
+    def _load_for(self, bars: ProviderBars) -> _Loading:
+        """Load the bars that a provider's bars replace, and what is needed to rebuild the longer ones."""
+        if bars.interval is not M1:
+            yield from self._load_missing(bars.interval, bars.rows["symbol_id"], bars.rows["ts"])
+            return
+        yield from self._load_buckets(bars.rows)
+        replaced = bars.rows[self._tables[M1].find(bars.rows)[1]]
+        for longer in (M5, D1):
+            symbol_id, begin, end, _ = self.buckets.spans(longer, replaced)
+            if len(symbol_id):
+                yield from self._load(Range(M1, symbol_id, begin, end))
+
+    def _load_buckets(self, minutes: Rows) -> _Loading:
+        """Load the bars of these minutes and the longer bars that contain them."""
         wanted = [(M1, minutes["symbol_id"], minutes["ts"])]
         for longer in (M5, D1):
-            symbol_id, start, _ = self._buckets(longer, minutes)
+            symbol_id, start, _ = self.buckets.distinct(longer, minutes)
             wanted.append((longer, symbol_id, start))
         for interval, symbol_id, ts in wanted:
-            yield from self._absent_of(interval, symbol_id, ts)
+            yield from self._load_missing(interval, symbol_id, ts)
 
-    def _absent_of(self, interval: Interval, symbol_id: Ints, ts: Ints) -> Iterator[list[Range]]:
-        absent = self._tables[interval].missing(symbol_id, ts)
-        if absent.any():
-            yield [Range(interval, symbol_id[absent], ts[absent], ts[absent] + 1)]
+    def _load_missing(self, interval: Interval, symbol_id: Ints, ts: Ints) -> _Loading:
+        missing = self._tables[interval].missing(symbol_id, ts)
+        if missing.any():
+            yield from self._load(Range(interval, symbol_id[missing], ts[missing], ts[missing] + 1))
 
-    def _buckets(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints]:
-        """The longer buckets that minutes lie in: symbol, start, end; each bucket once."""
-        start, end = self._labels(interval, minutes)
-        inside = start != NO_DAY
-        found = np.stack([minutes["symbol_id"][inside], start[inside], end[inside]])
-        symbol_id, start, end = np.unique(found, axis=1) if found.size else found
-        return symbol_id, start, end
+    def _load(self, wanted: Range) -> _Loading:
+        stored = yield wanted
+        self._tables[wanted.interval].admit(stored)
 
-    def _reaches(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints, Ints]:
-        """From when to when minutes belong to the longer buckets that these lie in: symbol, from, to, label.
+    # Changing bars ------------------------------------------------------------------------------
 
-        A day that opens on the eve begins before the midnight that labels it. Every minute between is of it.
-        """
-        symbol_id, label, end = self._buckets(interval, minutes)
-        begin = label.copy()
-        if interval is D1 and len(label):
-            calendar_of = self._calendar_of[symbol_id]
-            for index in np.unique(calendar_of):
-                rows = calendar_of == index
-                labels, opens, _ = self._calendars[index].sessions(label[rows].min(), label[rows].max() + 1)
-                opening = opens[np.searchsorted(labels, label[rows])]
-                begin[rows] = np.minimum(label[rows], opening) if self._extended_day else opening
-        return symbol_id, begin, end, label
-
-    def _labels(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
-        """Start and end of the longer bucket of each minute; NO_DAY outside the session of a day."""
-        if interval is M5:
-            start = minutes["ts"] // M5.micros * M5.micros
-            return start, start + M5.micros
-        start = np.full(len(minutes), NO_DAY)
-        end = np.full(len(minutes), NO_DAY)
-        calendar_of = self._calendar_of[minutes["symbol_id"]]
-        for index, calendar in enumerate(self._calendars):
-            rows = np.flatnonzero(calendar_of == index)
-            if len(rows) == 0:
-                continue
-            day = calendar.trading_day(minutes["ts"][rows], extended=self._extended_day)
-            inside = day != NO_DAY
-            start[rows] = day
-            end[rows[inside]] = calendar.day_end(day[inside], extended=self._extended_day)
-        return start, end
-
-    def admit(self, interval: Interval, stored: Rows) -> None:
-        """Bring in stored bars that `needs` asked for."""
-        self._tables[interval].admit(stored)
-
-    def apply(self, work: Work, clocks: Mapping[int, int]) -> list[BarEvents]:
-        """Merge the batch into the bars; return what was revised after its close, and what closes now.
-
-        `clocks` says for each provider how far its event time has come, in UTC microseconds.
-        """
-        if work.given is None:
-            self._merge_trades(work, work.minutes)
-        else:
-            self._replace(work, work.given)
-        self.offset = max(self.offset, work.last_seq + 1)
-        revised = self._revised(work)
-        return revised + self.close(clocks)
-
-    def _merge_trades(self, work: Work, minutes: Rows) -> None:
-        """Trades do not change a bar that a provider gave, nor the longer bars through it."""
-        minutes = minutes[~self._given(M1, minutes)]
-        self._touch(work, M1, self._tables[M1].merge(minutes))
-        self._merge_longer(work, minutes)
-
-    def _merge_longer(self, work: Work, minutes: Rows) -> None:
+    def _merge_trades(self, touched: _Touched, minutes: Rows) -> None:
+        """Merge the bars of new trades. A provider's own minute stays as it is, and so do the longer bars."""
+        minutes = minutes[~self._is_provided(M1, minutes)]
+        _touch(touched, M1, self._tables[M1].merge(minutes))
         for interval in (M5, D1):
-            start, end = self._labels(interval, minutes)
+            start, end = self.buckets.of(interval, minutes)
             inside = start != NO_DAY
-            parts = roll_up(minutes[inside], start[inside], end[inside])
-            parts = parts[~self._given(interval, parts)]
-            self._touch(work, interval, self._tables[interval].merge(parts))
+            self._merge_parts(touched, interval, roll_up(minutes[inside], start[inside], end[inside]))
 
-    def _given(self, interval: Interval, bars: Rows) -> Mask:
-        """Which of these buckets hold a provider's own bar."""
+    def _merge_parts(self, touched: _Touched, interval: Interval, parts: Rows) -> None:
+        """Merge parts of longer bars, except into a provider's own."""
+        parts = parts[~self._is_provided(interval, parts)]
+        _touch(touched, interval, self._tables[interval].merge(parts))
+
+    def _is_provided(self, interval: Interval, bars: Rows) -> Mask:
+        """Return True for each of these buckets that holds a provider's own bar."""
         table = self._tables[interval]
         at, found = table.find(bars)
-        given = np.zeros(len(bars), bool)
-        given[found] = table.rows["provider_id"][at[found]] != 0
-        return given
+        provided = np.zeros(len(bars), bool)
+        provided[found] = table.rows["provider_id"][at[found]] != 0
+        return provided
 
-    def _replace(self, work: Work, given: ProviderBars) -> None:
-        table = self._tables[given.interval]
-        _, known = table.find(given.rows)
-        self._touch(work, given.interval, table.replace(given.rows))
-        if given.interval is not M1:
+    def _replace(self, touched: _Touched, provider_bars: ProviderBars) -> None:
+        """Put a provider's bars in place of what is there, and bring the longer bars in line."""
+        rows, table = provider_bars.rows, self._tables[provider_bars.interval]
+        _, known = table.find(rows)
+        _touch(touched, provider_bars.interval, table.replace(rows))
+        if provider_bars.interval is not M1:
             return
         for interval in (M5, D1):
-            rebuilt = self._rebuild(work, interval, given.rows[known])
-            fresh = given.rows[~known]
-            start, end = self._labels(interval, fresh)
+            rebuilt = self._rebuild(touched, interval, rows[known])
+            fresh = rows[~known]
+            start, end = self.buckets.of(interval, fresh)
             new = (start != NO_DAY) & ~pairs_in(fresh["symbol_id"], start, rebuilt)
-            parts = roll_up(fresh[new], start[new], end[new])
-            parts["provider_id"] = 0
-            parts = parts[~self._given(interval, parts)]
-            self._touch(work, interval, self._tables[interval].merge(parts))
+            self._merge_parts(touched, interval, roll_up(fresh[new], start[new], end[new]))
 
-    def _rebuild(self, work: Work, interval: Interval, replaced: Rows) -> Rows:
-        """Build the longer bars anew in which a minute was replaced, from all their minutes."""
-        symbol_id, begin, end, label = self._reaches(interval, replaced)
+    def _rebuild(self, touched: _Touched, interval: Interval, replaced: Rows) -> Rows:
+        """Rebuild the longer bars that contain replaced minutes from all their minutes; return them."""
+        symbol_id, begin, end, label = self.buckets.spans(interval, replaced)
         minutes, bucket = self._tables[M1].within(symbol_id, begin, end)
         bars = roll_up(minutes, label[bucket], end[bucket])
-        own = self._given(interval, bars)
-        self._touch(work, interval, self._tables[interval].replace(bars[~own]))
+        ours = bars[~self._is_provided(interval, bars)]
+        _touch(touched, interval, self._tables[interval].replace(ours))
         return bars
 
-    def _touch(self, work: Work, interval: Interval, key: Ints) -> None:
-        # Places move when rows are inserted, so the keys are remembered instead.
-        work.touched.setdefault(interval, []).append(key)
-
-    def _revised(self, work: Work) -> list[BarEvents]:
-        """The bars this batch changed that had been announced as final before."""
-        final = {interval: self._tables[interval].final(np.concatenate(key)) for interval, key in work.touched.items()}
+    def _revised(self, touched: _Touched) -> list[BarEvents]:
+        """Return the changed bars that had been announced as final before."""
+        final = {interval: self._tables[interval].final(np.concatenate(keys)) for interval, keys in touched.items()}
         return [BarEvents(interval, rows, revised=True) for interval, rows in final.items() if len(rows)]
 
     # Closing ------------------------------------------------------------------------------------
 
     def close(self, clocks: Mapping[int, int]) -> list[BarEvents]:
-        """Announce as final what its symbol's watermark, or its provider's clock, has passed."""
+        """Announce bars as final whose end the symbol's watermark, or its provider's clock, has passed."""
         horizon: Ints | None = None
         events = []
         for interval, table in self._tables.items():
@@ -291,7 +242,7 @@ class BarEngine:
         return events
 
     def _horizon(self, clocks: Mapping[int, int]) -> Ints:
-        """Up to which event time each symbol is complete."""
+        """Return for each symbol the event time up to which it is complete."""
         clock = np.zeros(max(clocks, default=0) + 1, np.int64)
         clock[list(clocks)] = list(clocks.values())
         provider_id = self._symbols["provider_id"]
@@ -300,43 +251,32 @@ class BarEngine:
         return horizon
 
     def newest(self, provider_id: int) -> int:
-        """The greatest event time of a trade of this provider's symbols, UTC microseconds; 0 if there is none."""
+        """Return the greatest event time of this provider's trades, in UTC microseconds; 0 without any."""
         return int(self._symbols["watermark"][self._symbols["provider_id"] == provider_id].max(initial=0))
 
     def provider_of(self, symbol_id: int) -> int:
-        """The provider whose clock the symbol follows; 0 if nothing has come for it."""
+        """Return the provider whose clock the symbol follows; 0 if it has no record yet."""
         return int(self._symbols["provider_id"][symbol_id]) if symbol_id < len(self._symbols) else 0
 
     # Reading ------------------------------------------------------------------------------------
 
     def forming(self) -> int:
-        """How many bars have not been announced as final."""
+        """Return the number of bars that have not been announced as final."""
         return sum(int((~table.rows["final"]).sum()) for table in self._tables.values())
 
     def unstored(self) -> int:
-        """How many bars changed since they were stored."""
+        """Return the number of bars that changed since they were stored."""
         return sum(int(np.count_nonzero(table.rows["dirty"])) for table in self._tables.values())
 
-    def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
-        """The trading date, as its midnight, that each time of a symbol counts to."""
-        if not self._calendars:
-            raise RuntimeError("no symbol has been learned")
-        found = np.empty(len(ts), np.int64)
-        calendar_of = self._calendar_of[symbol_id]
-        for index, calendar in enumerate(self._calendars):
-            rows = calendar_of == index
-            found[rows] = calendar.trading_date(ts[rows])
-        return found
-
     def resident(self, interval: Interval, symbol_id: int | None = None) -> Rows:
-        """The bars in memory, forming ones included: a copy, of one symbol or of all."""
+        """Return a copy of the bars in memory, forming ones included, of one symbol or of all."""
         table = self._tables[interval]
         if symbol_id is None:
             return table.rows.copy()
         return table.of_symbol(symbol_id).copy()
 
     def selected(self, interval: Interval, *, final: bool) -> Rows:
-        """Those bars in memory that have, or have not, been announced as final: a copy of these alone."""
+        """Return a copy of the bars in memory that have, or have not, been announced as final."""
         rows = self._tables[interval].rows
         chosen: Rows = rows[rows["final"] == final]
         return chosen
@@ -344,7 +284,7 @@ class BarEngine:
     # State --------------------------------------------------------------------------------------
 
     def take_changes(self) -> Changes:
-        """What a flush has to write, if anything; call `flushed` once it is committed."""
+        """Return what a flush has to write; call `flushed` once that is committed."""
         bars, state = {}, {}
         for interval, table in self._tables.items():
             rows = table.rows[table.rows["dirty"]]
@@ -360,17 +300,17 @@ class BarEngine:
         return Changes(self.offset, moved, bars, state)
 
     def flushed(self) -> None:
-        """The last changes are stored; what need not stay in memory may go."""
+        """Note that the last changes are stored, and drop bars that need not stay in memory."""
         for table in self._tables.values():
             table.evict()
 
     def snapshot(self, among: Ints | None = None) -> State:
-        """The whole state, or that of these symbols."""
+        """Return the whole state, or that of these symbols."""
         state = {interval.name: of_symbols(table.rows, among) for interval, table in self._tables.items()}
         return state | {"symbols": of_symbols(self._symbols[self._symbols["provider_id"] != 0], among)}
 
     def restore(self, offset: int, parts: Iterable[State]) -> None:
-        """Take up the state of a checkpoint: a whole snapshot and the changes that followed it, in order."""
+        """Restore a checkpoint: a whole snapshot and the changes that followed it, in order."""
         self.offset = self._taken_offset = offset
         for part in parts:
             for interval in BASE_INTERVALS:
@@ -388,3 +328,7 @@ class BarEngine:
         self._reserve(int(symbols["symbol_id"].max()))
         self._symbols[symbols["symbol_id"]] = symbols
         self._symbols["dirty"] = False
+
+
+def _touch(touched: _Touched, interval: Interval, keys: Ints) -> None:
+    touched.setdefault(interval, []).append(keys)

@@ -13,15 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from stockpulse.market.arrays import Floats, Ints, Mask
 from stockpulse.market.intervals import MINUTE_MICROS
 from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 
 Rows = npt.NDArray[np.void]
 """A one-dimensional array of `BAR` records."""
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 NANOS: Final = 1_000_000_000
 UNKNOWN: Final = -1  # in counts and sums of a provider's bar that does not say them

@@ -7,7 +7,8 @@ the store before a record touches it, so a trade of last year takes the same pat
 
 import numpy as np
 
-from stockpulse.engine.bar_math import BAR, Ints, Mask, Rows, keys, merge
+from stockpulse.engine.bar_math import BAR, Rows, keys, merge
+from stockpulse.market.arrays import Ints, Mask
 
 
 class BarTable:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import Floats, Ints, Mask, Rows, keys, total
+from stockpulse.engine.bar_math import Rows, keys, total
 from stockpulse.indicators.algebra import INPUTS
+from stockpulse.market.arrays import Floats, Ints, Mask
 
 
 @dataclass(frozen=True)

@@ -47,4 +47,4 @@ class EngineSpec:
     def new_engine(self) -> Engine:
         """Return an engine without any state."""
         bars = BarEngine(lateness_micros=self.lateness_micros, extended_day=self.extended_day)
-        return Engine(bars, Analytics(self.tracks, self.rules, bars.dates))
+        return Engine(bars, Analytics(self.tracks, self.rules, bars.buckets.dates))

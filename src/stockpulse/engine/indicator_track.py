@@ -14,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import Ints, Mask, Rows
+from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State, with_room
 from stockpulse.engine.derived_rows import Bars, Derived, Sequences, derive, inputs_of, joined, priced, running_max
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Bundle, Functions
+from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
 
 NEVER: Final = np.iinfo(np.int64).max

@@ -7,13 +7,14 @@ from typing import Final
 import numpy as np
 
 from stockpulse.engine.bar_engine import BarEvents, TickBatch
-from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.derived_rows import Derived
 from stockpulse.engine.indicator_track import Track, TrackChanges, TrackSpec
 from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
 from stockpulse.indicators.evaluation import Functions
+from stockpulse.market.arrays import Ints
 
 INTRADAY: Final = "intraday"
 DAILY: Final = "daily"
@@ -52,10 +53,11 @@ class Analytics:
         for track in self.tracks.values():
             track.functions = functions
 
-    def begin(self, symbol_id: Ints) -> None:
-        """Have the stored bars of symbols calculated of which nothing is known."""
+    def begin(self, symbol_ids: Iterable[int]) -> None:
+        """Calculate, from their first stored bar on, those of these symbols that have no state yet."""
+        ids = np.array(sorted(symbol_ids), np.int64)
         for track in self.tracks.values():
-            track.begin(symbol_id)
+            track.begin(ids)
 
     def apply_ticks(self, batch: TickBatch) -> None:
         """Note the prices of trades."""

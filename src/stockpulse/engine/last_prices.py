@@ -6,8 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import Floats, Ints, by_symbol
+from stockpulse.engine.bar_math import by_symbol
 from stockpulse.engine.checkpoint_state import State, of_symbols, with_room
+from stockpulse.market.arrays import Floats, Ints
 from stockpulse.market.schemas import COUNTS_FOR_PRICE, PRIMARY
 
 POINTS: Final = 5

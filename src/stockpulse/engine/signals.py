@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import Floats, Ints
 from stockpulse.engine.derived_rows import Derived
 from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.market.arrays import Floats, Ints
 from stockpulse.rules import Expression
 
 SIGNALS: Final = ("HOLD", "BUY", "SELL")

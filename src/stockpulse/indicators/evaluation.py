@@ -9,14 +9,12 @@ from functools import cached_property
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.definition import Indicator, written
 from stockpulse.indicators.source import Loop, loop_of
+from stockpulse.market.arrays import Floats, Ints
 
-Floats: TypeAlias = npt.NDArray[np.float64]
-Ints: TypeAlias = npt.NDArray[np.int64]
 LoopFunction: TypeAlias = Callable[..., None]
 Functions: TypeAlias = Callable[[Loop], LoopFunction]
 """Gives the function that runs a loop: see `compiler`."""

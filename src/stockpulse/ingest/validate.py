@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from stockpulse.market.arrays import Mask
 from stockpulse.market.intervals import MINUTE_MICROS
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import SYMBOL
@@ -29,7 +30,6 @@ LARGEST_COUNT: Final = 10**12
 _RAW_BYTES: Final = 8192
 _MINUTES: Final = {"1m": 1, "5m": 5}
 
-Mask = npt.NDArray[np.bool_]
 Check = tuple[Mask | np.bool_, str]
 """Which rows are fine (or whether all are), and what is wrong with the others."""
 

@@ -7,9 +7,10 @@ from typing import Final
 import numpy as np
 
 from stockpulse.aio import offload
-from stockpulse.engine.bar_math import Ints, Mask, Rows, newest_of_each
+from stockpulse.engine.bar_math import Rows, newest_of_each
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.indicator_track import ANCHOR_BARS, Track
+from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
 from stockpulse.storage.engine_reads import EngineReads
 
@@ -60,7 +61,7 @@ class IndicatorCatchUp:
     async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints) -> tuple[Rows, Mask]:
         """Closed bars of each symbol from its start on, and of which symbols these are all."""
         async with self._turn:
-            memory = self._engine.closed(interval)  # first: what leaves it from here on is stored
+            memory = self._engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
         most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
         stored = await self._reads.bars_from(interval, symbol_id, start, most)
         first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))

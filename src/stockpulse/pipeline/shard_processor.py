@@ -18,7 +18,7 @@ import structlog
 
 from stockpulse.aio import offload
 from stockpulse.aio.row_queue import RowQueue
-from stockpulse.engine.bar_engine import Work
+from stockpulse.engine.bar_engine import BarEvents, Batch, Range, Step
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.engine import Engine
@@ -200,22 +200,25 @@ class ShardProcessor:
 
     async def _process_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
         async with self._turn:
-            for work in await self._digest(batch):
-                for ranges in self.engine.needs(work):
-                    for wanted in ranges:
-                        self.engine.admit(wanted.interval, await self._reads.bars(wanted))
-                now = self._clocks() if clocks is None else clocks
-                self.writer.note(await offload.run(len(batch), partial(self.engine.apply, work, now)))
+            records = await self._records(batch)
+            step = self.engine.step(records, self._clocks() if clocks is None else clocks)
+            stored: Rows | None = None
+            while True:
+                wanted, events = await offload.run(len(batch), partial(_advance, step, stored))
+                if wanted is None:
+                    break
+                stored = await self._reads.bars(wanted)
+            self.writer.note(events)
             self.writer.keep(batch)  # in the same turn: from here on a flush says that they are worked in
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
-    async def _digest(self, batch: Ticks | Bars) -> list[Work]:
+    async def _records(self, batch: Ticks | Bars) -> Batch:
+        """Return a batch of the log as the engine's records."""
         frame = batch.frame
-        if isinstance(batch, Ticks):
-            self.clocks.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
-            return [await offload.run(len(frame), partial(self.engine.digest_ticks, tick_batch(frame, self._names)))]
-        given = bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
-        return [self.engine.digest_bars(bars) for bars in given]
+        if isinstance(batch, Bars):
+            return bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
+        self.clocks.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
+        return await offload.run(len(frame), partial(tick_batch, frame, self._names))
 
     def _calendar_of(self, symbol_id: int) -> Calendar:
         return trading_calendar(self._names.symbol_by_id[symbol_id].calendar)
@@ -223,7 +226,7 @@ class ShardProcessor:
     def _teach(self) -> None:
         """Tell the engine of new symbols."""
         for symbol in self._names.in_order[self._taught :]:
-            self.engine.learn(symbol.id, trading_calendar(symbol.calendar))
+            self.engine.bars.learn(symbol.id, trading_calendar(symbol.calendar))
         self._taught = len(self._names.in_order)
 
     def _clocks(self) -> dict[int, int]:
@@ -244,7 +247,16 @@ class ShardProcessor:
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """The bars that the engine holds, forming ones included: of one symbol or of all."""
         async with self._turn:
-            return self.engine.resident(interval, symbol_id)
+            return self.engine.bars.resident(interval, symbol_id)
+
+
+def _advance(step: Step, stored: Rows | None) -> tuple[Range | None, list[BarEvents]]:
+    """Resume a step with the rows that it asked for; return the next range that it needs, or None and its events."""
+    try:
+        # A generator takes None the first time.
+        return step.send(stored), []  # type: ignore[arg-type]
+    except StopIteration as done:
+        return None, done.value
 
 
 _Item = tuple[Appended, _Stored | None]

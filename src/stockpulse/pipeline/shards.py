@@ -108,7 +108,8 @@ class Shards:
                 redeliveries.sift(keys)
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
-            engine.begin(number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard)
+            ours = [number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard]
+            engine.analytics.begin(ours)
             processor = self._build_processor(source, sink, engine, redeliveries)
             await processor.recover()
         except BaseException:

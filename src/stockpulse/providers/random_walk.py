@@ -23,9 +23,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from stockpulse.market.arrays import Floats, Ints
+
 Hashes = NDArray[np.uint64]
-Floats = NDArray[np.float64]
 
 VOLATILITY: Final = 0.30  # standard deviation of a year's log return, the year being traded round the clock
 SECONDS_PER_YEAR: Final = 365.25 * 86_400

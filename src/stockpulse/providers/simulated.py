@@ -14,13 +14,12 @@ import numpy as np
 import polars as pl
 
 from stockpulse.errors import InvalidInput
+from stockpulse.market.arrays import Floats, Ints
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 from stockpulse.market.times import micros
 from stockpulse.providers.base import Clock, ProviderConfig, ProviderEntry
 from stockpulse.providers.random_walk import (
-    Floats,
     Hashes,
-    Ints,
     RandomWalk,
     deviates,
     key_of,

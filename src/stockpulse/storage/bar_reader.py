@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from stockpulse.engine.bar_math import BAR, Ints, Rows, newest_of_each, roll_up, total
+from stockpulse.engine.bar_math import BAR, Rows, newest_of_each, roll_up, total
+from stockpulse.market.arrays import Ints
 from stockpulse.market.calendar import NO_DAY, Calendar, trading_calendar
 from stockpulse.market.intervals import D1, M1, Interval
 from stockpulse.market.schemas import UTC_MICROS

@@ -7,10 +7,11 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import inputs_of
 from stockpulse.engine.signals import Terms
 from stockpulse.indicators.evaluation import Functions
+from stockpulse.market.arrays import Ints
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS

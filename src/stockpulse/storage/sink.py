@@ -17,13 +17,14 @@ import structlog
 
 from stockpulse.aio import offload
 from stockpulse.aio.retry import retry
-from stockpulse.engine.bar_math import Ints, Rows
+from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State, decode, encode
 from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.errors import Fenced, OtherJournal
 from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog
 from stockpulse.journal.segments import Segments
+from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import M1, M5, Interval
 from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, is_transient
 from stockpulse.storage.analytics_writer import AnalyticsWriter

@@ -7,11 +7,11 @@ from typing import Final
 
 import asyncpg
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
+from stockpulse.market.arrays import Ints
 from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros
@@ -33,7 +33,6 @@ SERVED_TICKS: Final = pl.Schema(
 )
 """Ticks as the API shows them: `volume` is the size of the trade, `event_time` is `ts`."""
 
-Ints = npt.NDArray[np.int64]
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
 _STORED: Final = "(seq >= $2 AND seq < $3 OR seq < $4)"

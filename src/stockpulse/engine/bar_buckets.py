@@ -1,0 +1,85 @@
+"""The longer buckets, 5 minutes and a day, that the minutes of a symbol belong to."""
+
+import numpy as np
+
+from stockpulse.engine.bar_math import Rows
+from stockpulse.market.arrays import Ints
+from stockpulse.market.calendar import NO_DAY, Calendar
+from stockpulse.market.intervals import M5, Interval
+
+
+class Buckets:
+    """Assigns minutes to buckets by the calendar of each symbol."""
+
+    def __init__(self, *, extended_day: bool = False) -> None:
+        """`extended_day` counts trades before and after the regular session to the day."""
+        self._extended_day = extended_day
+        self._calendars: list[Calendar] = []
+        self._calendar_of = np.zeros(0, np.int64)  # by symbol id, an index into `_calendars`
+
+    def learn(self, symbol_id: int, calendar: Calendar) -> None:
+        """Set the calendar of a symbol."""
+        if calendar not in self._calendars:
+            self._calendars.append(calendar)
+        missing = symbol_id + 1 - len(self._calendar_of)
+        if missing > 0:
+            grown = max(missing, len(self._calendar_of))
+            self._calendar_of = np.concatenate([self._calendar_of, np.zeros(grown, np.int64)])
+        self._calendar_of[symbol_id] = self._calendars.index(calendar)
+
+    def of(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
+        """Return start and end of the 5-minute or daily bucket of each minute.
+
+        Both are NO_DAY for a minute that belongs to no day.
+        """
+        if interval is M5:
+            start = minutes["ts"] // M5.micros * M5.micros
+            return start, start + M5.micros
+        start = np.full(len(minutes), NO_DAY)
+        end = np.full(len(minutes), NO_DAY)
+        calendar_of = self._calendar_of[minutes["symbol_id"]]
+        for index, calendar in enumerate(self._calendars):
+            rows = np.flatnonzero(calendar_of == index)
+            if len(rows) == 0:
+                continue
+            day = calendar.trading_day(minutes["ts"][rows], extended=self._extended_day)
+            inside = day != NO_DAY
+            start[rows] = day
+            end[rows[inside]] = calendar.day_end(day[inside], extended=self._extended_day)
+        return start, end
+
+    def distinct(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints]:
+        """Return symbol, start and end of the buckets that contain these minutes, each bucket once."""
+        start, end = self.of(interval, minutes)
+        inside = start != NO_DAY
+        found = np.stack([minutes["symbol_id"][inside], start[inside], end[inside]])
+        symbol_id, start, end = np.unique(found, axis=1) if found.size else found
+        return symbol_id, start, end
+
+    def spans(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return symbol, first minute, end and label of the buckets that contain these minutes.
+
+        Every minute in [first minute, end) belongs to the bucket. A day that opens on the eve begins before
+        the midnight that labels it.
+        """
+        symbol_id, label, end = self.distinct(interval, minutes)
+        begin = label.copy()
+        if interval is not M5 and len(label):
+            calendar_of = self._calendar_of[symbol_id]
+            for index in np.unique(calendar_of):
+                rows = calendar_of == index
+                labels, opens, _ = self._calendars[index].sessions(label[rows].min(), label[rows].max() + 1)
+                opening = opens[np.searchsorted(labels, label[rows])]
+                begin[rows] = np.minimum(label[rows], opening) if self._extended_day else opening
+        return symbol_id, begin, end, label
+
+    def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
+        """Return the trading date, as its midnight in UTC microseconds, that each time of a symbol counts to."""
+        if not self._calendars:
+            raise RuntimeError("no symbol has been learned")
+        found = np.empty(len(ts), np.int64)
+        calendar_of = self._calendar_of[symbol_id]
+        for index, calendar in enumerate(self._calendars):
+            rows = calendar_of == index
+            found[rows] = calendar.trading_date(ts[rows])
+        return found
