@@ -42,7 +42,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/manual", include_in_schema=False)
     @app.get("/manual/", include_in_schema=False)
-    def contents(request: Request) -> HTMLResponse:
+    def first_page(request: Request) -> HTMLResponse:
         return _html(_INDEX, request)
 
     @app.get("/manual/manual.css", include_in_schema=False)
@@ -58,9 +58,10 @@ def install(app: FastAPI) -> None:
         return _html(name, request)
 
 
-def names() -> tuple[str, ...]:
-    """The names of all pages, in the order in which the index lists them."""
-    return tuple(dict.fromkeys((_INDEX, *(link["page"] for link in _LINK.finditer(_text(_INDEX))))))
+def contents() -> dict[str, list[str]]:
+    """Return the names of the pages by the section of the index that lists them, in its order."""
+    sections = _text(_INDEX).split("\n## ")[1:]
+    return {text.partition("\n")[0]: [link["page"] for link in _LINK.finditer(text)] for text in sections}
 
 
 def _text(name: str) -> str:
@@ -118,7 +119,6 @@ def _html(name: str, request: Request) -> HTMLResponse:
     page = _page(name)
     prefix = escape(str(request.scope.get("root_path", "")).rstrip("/"))
     app = escape(request.app.title)
-    entries = [f'<li{_here(one, name)}><a href="{one}">{escape(_page(one).title)}</a></li>' for one in names()]
     document = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -130,11 +130,9 @@ def _html(name: str, request: Request) -> HTMLResponse:
 </head>
 <body>
 <nav aria-label="Manual">
-<p><a href="../docs">{app} API</a></p>
-<ul>
-{chr(10).join(entries)}
-</ul>
-</nav>
+<p{_here(_INDEX, name)}><a href="{_INDEX}">{escape(_page(_INDEX).title)}</a></p>
+<p><a href="../docs">API reference</a></p>
+{_menu(name)}</nav>
 <main>
 {page.body}<p class="source"><a href="{page.name}.md">This page as Markdown</a></p>
 </main>
@@ -142,6 +140,16 @@ def _html(name: str, request: Request) -> HTMLResponse:
 </html>
 """
     return HTMLResponse(document, headers=_HEADERS)
+
+
+def _menu(name: str) -> str:
+    """The list of pages beside page `name`."""
+    lines = []
+    for section, pages in contents().items():
+        lines += [f"<h2>{escape(section)}</h2>", "<ul>"]
+        lines += [f'<li{_here(page, name)}><a href="{page}">{escape(_page(page).title)}</a></li>' for page in pages]
+        lines += ["</ul>"]
+    return "\n".join([*lines, ""])
 
 
 def _here(one: str, name: str) -> str:
