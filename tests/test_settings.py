@@ -145,7 +145,7 @@ class TestWrong:
             ("STOCKPULSE_FUTURE_SECONDS", "-1", "must be greater than or equal to 0"),
             ("STOCKPULSE_PROVIDER", "alpaca", "takes one of simulated, test, none"),
             ("DEFAULT_PROVIDER", "alpaca", "takes one of simulated, test, none"),
-            ("STOCKPULSE_SYMBOLS", "AAPL,$$", "takes symbols separated by commas; '$$' is none"),
+            ("STOCKPULSE_SYMBOLS", "AAPL,$$", "takes symbols separated by commas; '$$' is not a symbol"),
             ("STOCKPULSE_ROLE", "worker", "must be 'all', 'ingest', 'process' or 'api'"),
             ("STOCKPULSE_KAFKA_CODEC", "protobuf", "must be 'json' or 'avro'"),
             ("STOCKPULSE_KAFKA_PARTITIONS", "0", "must be greater than or equal to 1"),

@@ -21,12 +21,12 @@ _PREFIX = "STOCKPULSE_"
 
 
 def _also(name: str, ours: str | None = None) -> Any:
-    """A customary name that the field has besides the one with our prefix, which goes first."""
+    """Return two names for a field: ours with the prefix, which wins, and the customary one."""
     return AliasChoices(f"{_PREFIX}{ours or name}", name)
 
 
 class SignalRule(BaseModel):
-    """When a rule says buy, and when sell: conditions in the language of `expressions`."""
+    """The conditions of a rule to buy and to sell, in the language of `stockpulse.rules`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class SignalRule(BaseModel):
 
 
 class Settings(BaseSettings):
-    """What can be set. The environment variable of a field is STOCKPULSE_ and its name, unless said otherwise."""
+    """All settings. The environment variable of a field is STOCKPULSE_ and its name, unless the field has an alias."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -46,69 +46,81 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    app_name: str = Field("StockPulse", validation_alias=_also("APP_NAME"), description="The title that /docs shows.")
-    debug: bool = Field(False, validation_alias=_also("DEBUG"), description="Log debug messages too.")
+    app_name: str = Field("StockPulse", validation_alias=_also("APP_NAME"), description="The title of /docs.")
+    debug: bool = Field(False, validation_alias=_also("DEBUG"), description="Write debug messages to the log too.")
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="`auto` is readable on a terminal and JSON otherwise."
+        "auto",
+        description="Format of log lines: `console`, `json`, or `auto`: `console` on a terminal, `json` elsewhere.",
     )
 
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("stockpulse", appauthor=False)),
-        description="Where the embedded database lives; by default the user data folder of the platform,"
+        description="Folder of the embedded database; by default the user data folder of the platform,"
         " `~/.local/share/stockpulse` on Linux.",
     )
     database_url: SecretStr | None = Field(
         None,
         validation_alias=_also("DATABASE_URL"),
-        description="A PostgreSQL 15 or newer to use instead of the embedded one: `postgresql://user:password@host/name`.",
+        description="A PostgreSQL of version 15 or newer, instead of the embedded one:"
+        " `postgresql://user:password@host/name`.",
     )
-    database_pool: int = Field(10, ge=2, le=200, description="Connections for queries.")
+    database_pool: int = Field(10, ge=2, le=200, description="Number of database connections for queries.")
 
     kafka_bootstrap_servers: str | None = Field(
         None,
         validation_alias=_also("KAFKA_BOOTSTRAP_SERVERS"),
-        description="Brokers of a Kafka to keep the log on, `host:port` separated by commas; without them the log is"
-        " in the database.",
+        description="Kafka brokers that hold the log, `host:port` separated by commas. Without them the log is in the"
+        " database.",
     )
     role: Literal["all", "ingest", "process", "api"] = Field(
         "all",
-        description="What this process does: `all`, or with Kafka and a common database one part: `ingest` takes ticks"
-        " in, `process` works partitions in, `api` answers requests.",
+        description="Work of this process. `all` does everything. With Kafka and a shared database: `ingest` takes"
+        " ticks in, `process` builds bars and indicators, `api` answers requests.",
     )
-    kafka_group: str = Field("stockpulse", description="The consumer group of the processes that share the partitions.")
+    kafka_group: str = Field("stockpulse", description="Consumer group of the processes that share the partitions.")
     kafka_topic_raw: str = Field(
         "market.prices.raw",
         validation_alias=_also("KAFKA_TOPIC_PRICE_EVENTS", "KAFKA_TOPIC_RAW"),
-        description="The topic that is the log: ticks and providers' bars.",
+        description="Topic of the log: ticks and providers' bars.",
     )
-    kafka_topic_ohlcv: str = Field("market.prices.ohlcv", description="The topic of bars.")
-    kafka_topic_analytics: str = Field("market.analytics", description="The topic of indicators.")
-    kafka_topic_signals: str = Field("market.signals", description="The topic of signals.")
+    kafka_topic_ohlcv: str = Field("market.prices.ohlcv", description="Topic of bars.")
+    kafka_topic_analytics: str = Field("market.analytics", description="Topic of indicators.")
+    kafka_topic_signals: str = Field("market.signals", description="Topic of signals.")
     kafka_partitions: int = Field(
-        6, ge=1, le=512, description="Partitions of topics that are made here; those that are there stay as they are."
+        6,
+        ge=1,
+        le=512,
+        description="Number of partitions of topics that StockPulse creates. Existing topics keep theirs.",
     )
     kafka_replication: int | None = Field(
-        None, ge=1, le=9, description="Replicas of topics that are made here; without it 3, or one for each broker."
+        None,
+        ge=1,
+        le=9,
+        description="Number of replicas of topics that StockPulse creates; by default 3, or one for each broker if there"
+        " are fewer.",
     )
-    kafka_retention_hours: int = Field(168, ge=1, description="How long topics that are made here keep records.")
+    kafka_retention_hours: int = Field(168, ge=1, description="Hours that topics created by StockPulse keep records.")
     kafka_codec: Literal["json", "avro"] = Field(
-        "json", description="How records are written: `json`, or `avro` with a schema registry."
+        "json", description="Format of records: `json`, or `avro` with a schema registry."
     )
     schema_registry_url: str | None = Field(
-        None, validation_alias=_also("SCHEMA_REGISTRY_URL"), description="The schema registry, for `avro`."
+        None, validation_alias=_also("SCHEMA_REGISTRY_URL"), description="URL of the schema registry, for `avro`."
     )
-    schema_registry_key: str | None = Field(None, description="User name, or API key, for the schema registry.")
-    schema_registry_secret: SecretStr | None = Field(None, description="Its password, or API secret.")
+    schema_registry_key: str | None = Field(None, description="User name or API key for the schema registry.")
+    schema_registry_secret: SecretStr | None = Field(
+        None, description="Password or API secret for the schema registry."
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How brokers are spoken to; `SASL_SSL` for Confluent Cloud and most others in a cloud."
+        "PLAINTEXT",
+        description="Protocol of the brokers; `SASL_SSL` for Confluent Cloud and most other cloud services.",
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="How they are told who asks."
+        "PLAIN", description="Mechanism of the log-in at the brokers."
     )
-    kafka_username: str | None = Field(None, description="User name, or API key, for the brokers.")
-    kafka_password: SecretStr | None = Field(None, description="Its password, or API secret.")
+    kafka_username: str | None = Field(None, description="User name or API key for the brokers.")
+    kafka_password: SecretStr | None = Field(None, description="Password or API secret for the brokers.")
     kafka_ca_file: Path | None = Field(
-        None, description="Certificates (PEM) to trust, where the brokers' are not signed by a public authority."
+        None, description="File of certificates (PEM) to trust, if no public authority signed those of the brokers."
     )
 
     provider: str = Field(
@@ -127,34 +139,36 @@ class Settings(BaseSettings):
         le=100_000,
         description="Simulated ticks per second of each symbol; 0.5 is one every 2 seconds.",
     )
-    simulated_seed: int = Field(0, description="Another seed gives another simulated market.")
+    simulated_seed: int = Field(0, description="Seed of the simulated market: another seed gives other prices.")
 
-    signal_interval: str = Field("1m", description="Which closed bars the rules judge: `1m`, `5m` or `1d`.")
+    signal_interval: str = Field("1m", description="Interval of the bars that the rules apply to: `1m`, `5m` or `1d`.")
     signal_rules: Annotated[dict[str, SignalRule], NoDecode] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
         max_length=20,
-        description="Rules as JSON: for each name, when it says buy and when sell; `{}` for none.",
+        description="Rules for signals as JSON: a name, and the conditions to buy and to sell; `{}` for no rules.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),
-        description="Where compiled indicators are kept; by default the user cache folder of the platform,"
+        description="Folder of compiled indicators; by default the user cache folder of the platform,"
         " `~/.cache/stockpulse` on Linux.",
     )
 
     calendar: str = Field(
         "XNYS",
-        description="Trading calendar of symbols whose provider has none of its own: `XNYS`, `XLON`, `24/7`, …",
+        description="Trading calendar of symbols whose provider does not say one: `XNYS`, `XLON`, `24/7`, …",
     )
     extended_day: bool = Field(
         False,
-        description="Whether daily bars include trades before and after the regular session.",
+        description="`true` if daily bars include the trades before and after the regular session.",
     )
     lateness_seconds: float = Field(
-        2.0, ge=0, le=3600, description="How long a bar waits for late ticks before it is final."
+        2.0, ge=0, le=3600, description="Seconds that a bar waits for late ticks before it is final."
     )
-    future_seconds: float = Field(5.0, ge=0, le=3600, description="How far in the future a tick's time may lie.")
+    future_seconds: float = Field(
+        5.0, ge=0, le=3600, description="Seconds that the time of a tick may lie in the future."
+    )
     durable_timeout_seconds: float = Field(
-        10.0, gt=0, le=300, description="How long POST /ticks waits for durability before it answers 503."
+        10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."
     )
 
     @field_validator("provider")
@@ -176,7 +190,7 @@ class Settings(BaseSettings):
         symbols = tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
         wrong = [symbol for symbol in symbols if not re.match(SYMBOL, symbol)]
         if wrong:
-            raise ValueError(f"takes symbols separated by commas; {wrong[0]!r} is none")
+            raise ValueError(f"takes symbols separated by commas; {wrong[0]!r} is not a symbol")
         return symbols
 
     @field_validator("signal_interval")
@@ -204,7 +218,7 @@ class Settings(BaseSettings):
     def _readable_rules(cls, value: dict[str, SignalRule]) -> dict[str, SignalRule]:
         for name, rule in value.items():
             if not re.fullmatch(RULE_NAME, name):
-                raise ValueError(f"takes names of lower-case letters, digits, - and _; {name[:40]!r} is none")
+                raise ValueError(f"takes names of lower-case letters, digits, - and _; {name[:40]!r} is not one")
             for side in ("buy", "sell"):
                 try:
                     parse(getattr(rule, side), f"{name}.{side}")
@@ -222,7 +236,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings, or CannotStart with one line for each wrong variable: its name, what it got, what it takes."""
+    """Return the settings.
+
+    Raises CannotStart with a line for each wrong variable: its name, what it got, what it takes.
+    """
     try:
         return Settings(**given)
     except ValidationError as wrong:
@@ -230,7 +247,7 @@ def load_settings(**given: Any) -> Settings:
 
 
 def variables_of(field: str) -> tuple[str, ...]:
-    """The environment variables that a field is read from; the first one that is set wins."""
+    """Return the environment variables of a field; the first one that is set wins."""
     alias = Settings.model_fields[field].validation_alias
     if isinstance(alias, AliasChoices):
         return tuple(str(name) for name in alias.choices)
@@ -247,7 +264,7 @@ def _complaint(error: Any) -> str:
 
 
 def _given(field: str) -> str:
-    """The variable that the value of a field came from, by its documented name where that was `.env`."""
+    """Return the variable that gave a field its value; its first name if `.env` gave it."""
     names = variables_of(field)
     given = {name.upper() for name in os.environ}
     return next((name for name in names if name in given), names[0])
