@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=9,
-        description="Number of replicas of topics that StockPulse creates; by default 3, or one for each broker if there"
-        " are fewer.",
+        description="Number of replicas of topics that StockPulse creates; by default 3, or one for each broker if"
+        " there are fewer.",
     )
     kafka_retention_hours: int = Field(168, ge=1, description="Hours that topics created by StockPulse keep records.")
     kafka_codec: Literal["json", "avro"] = Field(
