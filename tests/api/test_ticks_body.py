@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stockpulse.api.limits import MAX_ROWS
-from stockpulse.api.ticks_body import PARSED_TICKS, parse_ticks
+from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.errors import InvalidInput, TooLarge
+from stockpulse.market.rows import PARSED_TICKS
 from stockpulse.market.schemas import TICKS
 
 JSON, LINES, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"

@@ -160,6 +160,39 @@ def test_rejected_rows_are_counted_shown_and_kept_in_dead_letters(replay, app, t
     assert len(letters) == 3
 
 
+UNREADABLE = """symbol,ts,price,size
+ODD,2024-01-03,1.5,1
+ODD,2024-01-03 14:30,"1,234.5",1
+ODD,yesterday,1.5,
+ODD,2024-01-03T14:31:00 -0500,1.5,1
+"""
+WHY = {
+    2: "price: not a number: '1,234.5'",
+    3: "ts: not a time in the years 1970 to 2200: 'yesterday'; size: missing",
+}
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+def test_what_cannot_be_read_is_said_and_its_dead_letter_has_the_original(
+    replay, app, tmp_path, postgres_dsn, monkeypatch, with_server
+):
+    (tmp_path / "odd.csv").write_text(UNREADABLE)
+    if not with_server:
+        monkeypatch.setenv("DATABASE_URL", postgres_dsn)
+    url = app.url if with_server else f"http://127.0.0.1:{free_port()}"
+    done = replay(tmp_path / "odd.csv", "--url", url, "--provider", "odd")
+    assert counts(done.stdout) == (4, 2, 0, 2)
+    for row, why in WHY.items():
+        assert f"odd.csv, row {row}: {why}" in done.stdout
+    dsn = EmbeddedPostgres(app.data_dir).dsn if with_server else postgres_dsn
+    letters = fetch(dsn, "SELECT reason, record FROM dead_letters WHERE source = 'odd' ORDER BY id")
+    assert [reason for reason, _ in letters] == list(WHY.values())
+    assert [json.loads(record) for _, record in letters] == [
+        {"symbol": "ODD", "ts": "2024-01-03 14:30", "price": "1,234.5", "size": "1"},
+        {"symbol": "ODD", "ts": "yesterday", "price": "1.5", "size": None},
+    ]
+
+
 def test_several_files_are_one_recording(replay, app, tmp_path):
     first = write_csv(tmp_path / "first.csv", "SEV", 3)
     second = write_csv(tmp_path / "second.csv", "SEV", 2, price=pl.Series([20.0, -1.0]))

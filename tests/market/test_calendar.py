@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
 from stockpulse.market.calendar import NO_DAY, trading_calendar
-from stockpulse.market.intervals import D1, M1, M5, MINUTE_MICROS, MO1, W1, parse_interval
+from stockpulse.market.intervals import D1, M1, M5, MO1, W1, parse_interval
+from stockpulse.market.times import MINUTE_MICROS
 
 NEW_YORK = ZoneInfo("America/New_York")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

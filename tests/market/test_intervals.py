@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, MINUTE_MICROS, MO1, W1, Interval, parse_interval
+from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, MO1, W1, Interval, parse_interval
+from stockpulse.market.times import MINUTE_MICROS
 
 SPELLINGS = {
     "1m": "1m 1min 1Min 1MIN 1T 1t 1minute 1minutes 1Minute m min minute 1 01",
@@ -92,3 +93,10 @@ def test_the_calendar_decides_how_long_days_weeks_and_months_are():
     for interval in (D1, W1, MO1):
         assert interval.micros is None
         assert not interval.is_intraday
+
+
+def test_minutes_of_stored_intervals():
+    assert [interval.minutes for interval in BASE_INTERVALS] == [1, 5, 1440]
+    for interval in (W1, MO1):
+        with pytest.raises(ValueError, match="is not stored"):
+            interval.minutes  # noqa: B018

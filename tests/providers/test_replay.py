@@ -5,10 +5,12 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 
 from stockpulse.errors import InvalidInput
+from stockpulse.market.rows import PARSED_TICKS
 from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import Clock, Provider
 from stockpulse.providers.replay import ReplayProvider, parse_speed
@@ -168,6 +170,23 @@ async def test_times_are_understood_in_many_ways(parquet, ts, name):
     assert (await replay_one(parquet(frame)))["ts"].to_list() == trades(3)["ts"].to_list()
 
 
+async def test_days_are_understood(parquet):
+    frame = trades_with(ts=pl.Series([START.date()] * 3))
+    assert (await replay_one(parquet(frame)))["ts"].to_list() == [START.replace(hour=0, microsecond=0)] * 3
+
+
+async def test_of_several_columns_of_times_each_row_takes_the_first_that_has_one(parquet):
+    """The order of POST: ts, timestamp, event_time, time."""
+    first, second, third = (START.replace(microsecond=0) + timedelta(hours=hour) for hour in range(3))
+    frame = trades_with(
+        time=pl.Series([START] * 3),
+        Event_Time=pl.Series([third.isoformat()] * 3),
+        timestamp=pl.Series([None, second.timestamp(), second.timestamp()]),
+        ts=pl.Series([None, None, first]),
+    )
+    assert (await replay_one(parquet(frame)))["ts"].to_list() == [third, second, first]
+
+
 async def test_whole_seconds_may_be_32_bits_wide(parquet):
     frame = trades_with(ts=pl.Series([1_381_132_800] * 3, dtype=pl.Int32))
     assert (await replay_one(parquet(frame)))["ts"][0] == START.replace(microsecond=0)
@@ -208,21 +227,40 @@ async def test_optional_columns_may_be_missing_and_others_are_ignored(parquet):
     assert sent.null_count().row(0) == (0, 0, 0, 0, 3, 3, 3)
 
 
-async def test_rows_that_cannot_be_converted_go_on_with_nulls(tmp_path):
+async def test_rows_that_cannot_be_read_say_what_was_there(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text(
-        "symbol,ts,price,size,exchange\n"
+        "Symbol,ts,price,size,exchange\n"
         "SPY,2013-10-07T08:00:00.464Z,167.41,100,P\n"
         ",yesterday,n/a,many,P\n"
         "SPY,99999999999999999999999,1e999,nan\n"
         'SPY,2013-10-07,"1,000.5",-1,\n'
     )
-    sent = (await replay_one(path)).select("symbol", "ts", "price", "size").rows()
-    assert sent[0] == ("SPY", START, 167.41, 100)
-    assert sent[1] == (None, None, None, None)
-    assert sent[2][:3] == ("SPY", None, math.inf)
-    assert math.isnan(sent[2][3])
-    assert sent[3] == ("SPY", None, None, -1)
+    sent = await replay_one(path)
+    assert sent.schema == PARSED_TICKS
+    assert [problem and problem.split("; ") for problem in sent["problem"]] == [
+        None,
+        [
+            "symbol: missing",
+            "ts: not a time in the years 1970 to 2200: 'yesterday'",
+            "price: not a number: 'n/a'",
+            "size: not a number: 'many'",
+        ],
+        [
+            "ts: not a time in the years 1970 to 2200: '99999999999999999999999'",
+            "price: not a number: '1e999'",
+            "size: not a number: 'nan'",
+        ],
+        ["price: not a number: '1,000.5'"],
+    ]
+    assert [None if raw is None else orjson.loads(raw) for raw in sent["raw"]] == [
+        None,
+        {"symbol": None, "ts": "yesterday", "price": "n/a", "size": "many", "exchange": "P"},
+        {"symbol": "SPY", "ts": "9" * 23, "price": "1e999", "size": "nan", "exchange": None},
+        {"symbol": "SPY", "ts": "2013-10-07", "price": "1,000.5", "size": "-1", "exchange": None},
+    ]
+    assert sent.row(0)[:4] == ("SPY", START, 167.41, 100)
+    assert sent.row(3)[:4] == ("SPY", START.replace(hour=0, microsecond=0), None, -1)
 
 
 async def test_rows_out_of_order_and_identical_rows_are_passed_on(parquet):
@@ -262,7 +300,7 @@ def test_a_missing_column_is_named(parquet, missing):
     ("column", "values"),
     [
         ("ts", pl.Series([True] * 3)),
-        ("ts", pl.Series([START.date()] * 3)),
+        ("ts", pl.Series([timedelta(1)] * 3)),
         ("price", pl.Series([[1.0]] * 3)),
         ("size", pl.Series([False] * 3)),
         ("symbol", pl.Series([1.5] * 3)),

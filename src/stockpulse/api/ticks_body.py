@@ -1,6 +1,5 @@
 """The body of `POST /ticks` as a frame: JSON, one JSON object a line, or Arrow."""
 
-from collections.abc import Iterator
 from typing import Final
 
 import orjson
@@ -9,11 +8,7 @@ import polars as pl
 from stockpulse.api.arrow_body import read_arrow
 from stockpulse.api.limits import MAX_ROWS, too_many_rows
 from stockpulse.errors import InvalidInput, shown
-from stockpulse.ingest.rows import TICK_FIELDS, Sent, assemble, sent_columns, sent_objects
-from stockpulse.market.schemas import TICKS
-
-#: `frames.TICKS`, why the row is not one (null: it is), and then what was sent (null where it is one).
-PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})
+from stockpulse.market.rows import PARSED_TICKS, TICK_FIELDS, Sent, as_json, assemble, sent_columns, sent_objects
 
 _JSON: Final = ("application/json", "")
 _JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -57,7 +52,7 @@ def _read_json(body: bytes) -> Sent:
     if len(rows) > MAX_ROWS:
         raise too_many_rows()
     broken = {at: f"not an object: {shown(row)}" for at, row in enumerate(rows) if type(row) is not dict}
-    return sent_objects(rows, broken, lambda at: (_as_json(rows[row]) for row in at))
+    return sent_objects(rows, broken, lambda at: (as_json(rows[row]) for row in at))
 
 
 def _read_json_lines(body: bytes) -> Sent:
@@ -86,33 +81,4 @@ def _check_amount(body: bytes) -> None:
 
 
 def _read_columns(frame: pl.DataFrame) -> Sent:
-    known = frame.select(name for name in frame.columns if name in _NAMES)
-
-    def raw(rows: list[int]) -> Iterator[bytes]:
-        plain = [_plain(column.gather(rows)).to_list() for column in known]
-        values = zip(*plain, strict=True) if plain else ((),) * len(rows)  # rows of nothing that we know
-        return (_as_json(dict(zip(known.columns, given, strict=True))) for given in values)
-
-    return sent_columns(known, frame.height, raw)
-
-
-# --- what was sent, for the dead letters -------------------------------------------------------
-
-
-def _as_json(row: object) -> bytes:
-    try:
-        return orjson.dumps(row, default=str)
-    except TypeError:  # nested deeper, or an integer longer, than it writes
-        return orjson.dumps(shown(row))
-
-
-def _plain(column: pl.Series) -> pl.Series:
-    """A column that Python has values for: times as the numbers that they are."""
-    dtype = column.dtype
-    if dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum):
-        return column
-    if isinstance(dtype, pl.List) and dtype.inner in (pl.String, pl.Categorical, pl.Enum):
-        return column
-    if dtype.is_temporal():
-        return column.to_physical()
-    return pl.repeat(f"a value of {dtype}", len(column), eager=True).alias(column.name)
+    return sent_columns(frame.select(name for name in frame.columns if name in _NAMES), frame.height)

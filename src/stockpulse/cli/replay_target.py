@@ -18,11 +18,14 @@ from stockpulse.errors import OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
+from stockpulse.market.schemas import TICKS
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.providers.trade_conditions import rule_named
 from stockpulse.settings import load_settings
 
 _RETRY_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 8, 8)
+_ARROW: Final = "application/vnd.apache.arrow.stream"
+_JSON_LINES: Final = "application/x-ndjson"
 _LIMITS: Final = httpx2.Limits(keepalive_expiry=2)  # before the server, which waits for 5 seconds, closes it
 
 
@@ -30,11 +33,11 @@ class Destination(Protocol):
     """Where trades are replayed to."""
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
-        """Returns once what is good of them is durable."""
+        """Send TICKS or PARSED_TICKS; return once the valid ones are durable and the others are dead letters."""
         ...
 
     async def end(self) -> None:
-        """Say that nothing more comes."""
+        """Close the bars of the recording; return once they are stored."""
         ...
 
 
@@ -106,18 +109,34 @@ class _Server:
         self._query = query
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
+        if "problem" in ticks.columns:
+            return await self._send_apart(ticks)
         body = io.BytesIO()
-        ticks.write_ipc_stream(body)
-        return await self._post(body.getvalue(), {}, repeatable=not ticks["trade_id"].has_nulls())
+        ticks.select(list(TICKS)).write_ipc_stream(body)
+        return await self._post(body.getvalue(), _ARROW, {}, repeatable=not ticks["trade_id"].has_nulls())
+
+    async def _send_apart(self, ticks: pl.DataFrame) -> Receipt:
+        """Send the rows with a problem as they are in the file, so that the server keeps the originals."""
+        broken = ticks["problem"].is_not_null()
+        lines = "\n".join(ticks["raw"].filter(broken)).encode()
+        refused = await self._post(lines, _JSON_LINES, {}, repeatable=True)
+        receipt = await self.send(ticks.filter(~broken).drop("problem", "raw"))
+        places = (~broken).arg_true(), broken.arg_true()
+        rejected = sorted(
+            (int(at[row]), reason)
+            for at, part in zip(places, (receipt, refused), strict=True)
+            for row, reason in part.rejected
+        )
+        return Receipt(receipt.accepted + refused.accepted, receipt.duplicates + refused.duplicates, tuple(rejected))
 
     async def end(self) -> None:
-        await self._post(b"", {"end_of_stream": "true"}, repeatable=True)
+        await self._post(b"", _ARROW, {"end_of_stream": "true"}, repeatable=True)
 
-    async def _post(self, body: bytes, query: Mapping[str, str], *, repeatable: bool) -> Receipt:
+    async def _post(self, body: bytes, kind: str, query: Mapping[str, str], *, repeatable: bool) -> Receipt:
         pauses, unknown = iter(_RETRY_SECONDS), False
         while True:
             try:
-                return await self._post_once(body, {**self._query, **query})
+                return await self._post_once(body, kind, {**self._query, **query})
             except (OutcomeUnknown, Unavailable) as fault:
                 unknown = unknown or isinstance(fault, OutcomeUnknown)
                 pause = next(pauses, None)
@@ -125,8 +144,8 @@ class _Server:
                     raise (OutcomeUnknown if unknown else Unavailable)(str(fault)) from fault
             await asyncio.sleep(pause)
 
-    async def _post_once(self, body: bytes, query: Mapping[str, str]) -> Receipt:
-        headers = {"content-type": "application/vnd.apache.arrow.stream"}
+    async def _post_once(self, body: bytes, kind: str, query: Mapping[str, str]) -> Receipt:
+        headers = {"content-type": kind}
         try:
             response = await self._client.post("/api/v1/ticks", params=query, content=body, headers=headers)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.market.arrays import Floats, Ints, Mask
-from stockpulse.market.intervals import MINUTE_MICROS
 from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.market.times import MINUTE_MICROS
 
 Rows = npt.NDArray[np.void]
 """A one-dimensional array of `BAR` records."""

@@ -12,7 +12,7 @@ from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.market.symbology import Names
 
-_INTERVALS: Final = {1440: D1, 5: M5, 1: M1}
+_LONGEST_FIRST: Final = (D1, M5, M1)
 
 
 def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
@@ -38,8 +38,8 @@ def bar_batches(
     of the same frame, and no revision goes down.
     """
     batches = []
-    for minutes, interval in _INTERVALS.items():
-        bars = frame.filter(pl.col("minutes") == minutes)
+    for interval in _LONGEST_FIRST:
+        bars = frame.filter(pl.col("minutes") == interval.minutes)
         if len(bars) == 0:
             continue
         columns = {name: bars[name].to_physical().to_numpy() for name in bars.columns}

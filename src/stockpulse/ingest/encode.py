@@ -3,7 +3,6 @@
 from datetime import datetime
 from functools import partial
 from itertools import groupby
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +12,13 @@ from stockpulse.aio import offload
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.market.symbology import Names, TickKind
 from stockpulse.market.times import micros
 from stockpulse.postgres.symbology_store import NameStore
 
 Codes = npt.NDArray[np.uint32]
-
-MINUTES: Final = {"1m": 1, "5m": 5, "1d": 1440}
-"""The intervals in which providers give bars."""
 
 
 class Numbers:
@@ -118,7 +115,7 @@ class Encoder:
         encoded = frame.select(
             self._symbols.of(symbols).alias("symbol_id"),
             pl.lit(provider_id, pl.Int32).alias("provider_id"),
-            pl.col("interval").replace_strict(MINUTES, return_dtype=pl.Int32).alias("minutes"),
+            pl.col("interval").replace_strict(MINUTES_OF, return_dtype=pl.Int32).alias("minutes"),
             "ts",
             pl.lit(received_at, UTC_MICROS).alias("received_at"),
             *("open", "high", "low", "close", "volume"),
@@ -141,7 +138,7 @@ async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str],
 def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:
     """The times of bars; daily ones are labelled by the start of their trading date, whatever time of it is given."""
     ts = bars["ts"].to_physical().to_numpy().copy()
-    daily = np.flatnonzero(bars["minutes"].to_numpy() == MINUTES["1d"])
+    daily = np.flatnonzero(bars["minutes"].to_numpy() == D1.minutes)
     symbol_id = bars["symbol_id"].to_numpy()
     for symbol in np.unique(symbol_id[daily]):
         rows = daily[symbol_id[daily] == symbol]

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import polars as pl
 
 from stockpulse.market.arrays import Mask
-from stockpulse.market.intervals import MINUTE_MICROS
+from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import SYMBOL
-from stockpulse.market.times import micros
+from stockpulse.market.times import MINUTE_MICROS, micros
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
@@ -28,7 +28,6 @@ LARGEST_COUNT: Final = 10**12
 """No provider's bar is of more trades."""
 
 _RAW_BYTES: Final = 8192
-_MINUTES: Final = {"1m": 1, "5m": 5}
 
 Check = tuple[Mask | np.bool_, str]
 """Which rows are fine (or whether all are), and what is wrong with the others."""
@@ -72,7 +71,7 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
         checks = [
             symbols,
             (
-                frame["interval"].is_in([*_MINUTES, "1d"]).fill_null(value=False).to_numpy(),
+                frame["interval"].is_in(list(MINUTES_OF)).fill_null(value=False).to_numpy(),
                 "interval: takes 1m, 5m, 1d",
             ),
             *_times(frame, now + tolerance),
@@ -115,14 +114,14 @@ def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:
 
 
 def _on_grid(frame: pl.DataFrame) -> Mask:
-    minutes = frame["interval"].replace_strict(_MINUTES, default=1, return_dtype=pl.Int64).to_numpy()
+    minutes = frame["interval"].replace_strict(MINUTES_OF, default=1, return_dtype=pl.Int64).to_numpy()
     ts = frame["ts"].to_physical().fill_null(0).to_numpy()
     on_grid: Mask = ts % (minutes * MINUTE_MICROS) == 0
     return on_grid | _daily(frame)
 
 
 def _daily(frame: pl.DataFrame) -> Mask:
-    daily: Mask = frame["interval"].eq_missing(pl.Series(["1d"])).to_numpy()
+    daily: Mask = frame["interval"].eq_missing(pl.Series([D1.name])).to_numpy()
     return daily
 
 

@@ -6,16 +6,17 @@ from typing import Final
 import polars as pl
 
 from stockpulse.aio import offload
-from stockpulse.ingest.encode import MINUTES, Numbers, at_labels, number_symbols
+from stockpulse.ingest.encode import Numbers, at_labels, number_symbols
 from stockpulse.ingest.feed import Feed
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
+from stockpulse.market.intervals import INTERVAL_OF, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, PRIMARY
 from stockpulse.market.symbology import Names, TickKind
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.providers.registry import installed_providers
 
 _SEPARATOR: Final = "\x1f"
-_INTERVALS: Final = {minutes: name for name, minutes in MINUTES.items()}
+_INTERVALS: Final = {minutes: interval.name for minutes, interval in INTERVAL_OF.items()}
 
 
 class SymbolNames:
@@ -128,7 +129,7 @@ class RecordEncoder:
             "seq",
             self._symbols.of(symbols).alias("symbol_id"),
             pl.col("provider").replace_strict(providers, return_dtype=pl.Int32).alias("provider_id"),
-            pl.col("interval").replace_strict(MINUTES, return_dtype=pl.Int32).alias("minutes"),
+            pl.col("interval").replace_strict(MINUTES_OF, return_dtype=pl.Int32).alias("minutes"),
             *("ts", "received_at", "open", "high", "low", "close", "volume"),
             pl.col("trade_count").fill_null(-1),
             pl.col("vwap").fill_null(float("nan")),

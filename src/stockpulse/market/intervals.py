@@ -1,4 +1,4 @@
-"""Intervals: how long a bar is, and the many spellings that people have for it."""
+"""Intervals: the length of a bar, and the many spellings that people have for it."""
 
 import re
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from functools import cache
 from typing import Final
 
 from stockpulse.errors import InvalidInput
-
-MINUTE_MICROS: Final = 60_000_000
+from stockpulse.market.times import MINUTE_MICROS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +22,30 @@ class Interval:
 
     @property
     def is_intraday(self) -> bool:
-        """Whether the length is fixed, so that a day holds several."""
+        """True if the length is fixed, so that a day holds several bars."""
         return self.micros is not None
 
     @property
     def base(self) -> "Interval":
-        """The nearest stored interval that these bars are made of; a stored one is its own."""
+        """The nearest stored interval that these bars are made of; a stored one is its own base."""
         if self.micros is None:
             return D1
         return M5 if self.micros % (5 * MINUTE_MICROS) == 0 else M1
 
+    @property
+    def minutes(self) -> int:
+        """The length in minutes, by which bars are stored; 1440 for 1d. Raises ValueError for 1w and 1mo."""
+        if self.micros is not None:
+            return self.micros // MINUTE_MICROS
+        if self.name != "1d":
+            raise ValueError(f"{self} is not stored")
+        return _DAY_MINUTES
+
     def __str__(self) -> str:
         return self.name
+
+
+_DAY_MINUTES: Final = 1440
 
 
 @cache  # so that an interval is the same object wherever it comes from
@@ -51,6 +62,8 @@ MO1: Final = Interval("1mo", None)
 
 #: What is kept live and stored; every other interval is derived from one of these on query.
 BASE_INTERVALS: Final = (M1, M5, D1)
+MINUTES_OF: Final = {interval.name: interval.minutes for interval in BASE_INTERVALS}
+INTERVAL_OF: Final = {interval.minutes: interval for interval in BASE_INTERVALS}
 
 _LONGEST_MINUTES: Final = 240
 _MINUTES: Final = {"minute": 1, "hour": 60}
@@ -88,7 +101,7 @@ def _unit(letters: str) -> str | None:
 
 
 def _interval(count: int, unit: str | None) -> Interval | None:
-    """The interval of so many units, None if it is not one that is taken."""
+    """Return the interval of `count` units, None if it is not supported."""
     if unit in _MINUTES:
         minutes = count * _MINUTES[unit]
         return _minutes(minutes) if 1 <= minutes <= _LONGEST_MINUTES else None

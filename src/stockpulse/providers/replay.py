@@ -13,10 +13,10 @@ import polars as pl
 
 from stockpulse.errors import InvalidInput
 from stockpulse.market.schemas import BARS
+from stockpulse.market.times import SECOND_MICROS
 from stockpulse.providers.base import Clock
 from stockpulse.providers.recording import find_columns, open_recording, reading, to_ticks
 
-MICROS: Final = 1_000_000  # of a second
 YIELD_SECONDS: Final = 0.05  # between two frames at a finite speed, at least
 
 
@@ -108,7 +108,7 @@ class _Pace:
     def __init__(
         self, speed: float, sleep: Callable[[float], Awaitable[object]], monotonic: Callable[[], float]
     ) -> None:
-        self._micros_per_second = speed * MICROS
+        self._micros_per_second = speed * SECOND_MICROS
         self._sleep = sleep
         self._monotonic = monotonic
         self._started = monotonic()

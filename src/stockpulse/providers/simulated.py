@@ -16,7 +16,7 @@ import polars as pl
 from stockpulse.errors import InvalidInput
 from stockpulse.market.arrays import Floats, Ints
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
-from stockpulse.market.times import micros
+from stockpulse.market.times import SECOND_MICROS, micros
 from stockpulse.providers.base import Clock, ProviderConfig, ProviderEntry
 from stockpulse.providers.random_walk import (
     Hashes,
@@ -27,13 +27,12 @@ from stockpulse.providers.random_walk import (
     to_cents,
 )
 
-MICROS: Final = 1_000_000  # of a second
 DAY_SECONDS: Final = 86_400
 
 BATCH_ROWS: Final = 20_000
 SHORTEST_PAUSE_MICROS: Final = 10_000  # from one batch to the next, unless there is a backlog
 LONGEST_PAUSE_SECONDS: Final = 1.0  # the clock is looked at again, in case that it was set
-LONGEST_LAG_MICROS: Final = MICROS
+LONGEST_LAG_MICROS: Final = SECOND_MICROS
 FASTEST: Final = 1e7  # ticks per second, for a rate of infinity: more than can be made
 SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and what history is made of
 
@@ -65,7 +64,7 @@ class _Schedule:
     """When the ticks of all time are due: number n at (n + jitter(n)) / rate seconds since 1970."""
 
     def __init__(self, rate: float, key: int) -> None:
-        self._spacing = MICROS / rate
+        self._spacing = SECOND_MICROS / rate
         self._key = np.array([key], np.uint64)
 
     def hashes(self, ticks: Ints) -> Hashes:
@@ -147,7 +146,7 @@ class SimulatedProvider:
 
     async def _sleep_until(self, micros: int) -> None:
         """Not at all if it is past: whoever reads the stream may have taken its time."""
-        wait = (micros - self._now_micros()) / MICROS
+        wait = (micros - self._now_micros()) / SECOND_MICROS
         await self._sleep(min(max(wait, 0), LONGEST_PAUSE_SECONDS))
 
     def _skip_to(self, position: int, oldest_micros: int) -> int:
@@ -179,13 +178,13 @@ class SimulatedProvider:
 
     def _prices(self, ts: Ints, symbols: Ints) -> Floats:
         """The price of each (instant, symbol): on the line between the whole seconds before and after it."""
-        seconds, micros = np.divmod(ts, MICROS)
+        seconds, micros = np.divmod(ts, SECOND_MICROS)
         first, last = int(seconds[0]), int(seconds[-1])
         known = np.concatenate([self._second(second) for second in range(first, last + 2)])
         here = (seconds - first) * len(self.symbols) + symbols
         before = known.take(here)
         after = known.take(here + len(self.symbols))
-        return to_cents(before + (after - before) * (micros / MICROS))
+        return to_cents(before + (after - before) * (micros / SECOND_MICROS))
 
     def _second(self, second: int) -> Floats:
         """The prices of all symbols at a whole second; the newest few are remembered."""
@@ -203,8 +202,8 @@ class SimulatedProvider:
             raise InvalidInput("interval", f"{interval!r} is none of {', '.join(INTERVALS)}")
         length, step = INTERVALS[interval]
         walk = RandomWalk((symbol,), self._seed)
-        first = -(-micros(start) // (length * MICROS))
-        stop = min(micros(end), self._now_micros()) // (length * MICROS)
+        first = -(-micros(start) // (length * SECOND_MICROS))
+        stop = min(micros(end), self._now_micros()) // (length * SECOND_MICROS)
         rows = min(HISTORY_ROWS, HISTORY_PRICES // (length // step + 1))
         for begin in range(first, stop, rows):
             starts = np.arange(begin, min(begin + rows, stop)) * length
@@ -221,7 +220,7 @@ class SimulatedProvider:
         columns = {
             "symbol": pl.repeat(symbol, len(starts), eager=True),
             "interval": pl.repeat(interval, len(starts), eager=True),
-            "ts": pl.Series(starts * MICROS).cast(UTC_MICROS),
+            "ts": pl.Series(starts * SECOND_MICROS).cast(UTC_MICROS),
             "open": prices[:, 0],
             "high": prices.max(axis=1),
             "low": prices.min(axis=1),

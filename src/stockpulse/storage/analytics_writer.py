@@ -12,7 +12,7 @@ from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, AnalyticsChan
 from stockpulse.engine.signals import Signals
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.market.intervals import D1, M1, M5, Interval
+from stockpulse.market.intervals import M1, M5
 from stockpulse.market.times import from_micros, micros
 from stockpulse.postgres.binary_copy import Layout
 from stockpulse.postgres.connect import Connection, Pool
@@ -26,17 +26,12 @@ _KEPT: Final = {M1: BARS_1M, M5: BARS_5M}
 _NO_TIME: Final = "timestamptz 'epoch'"
 
 
-def minutes_of(interval: Interval) -> int:
-    """The length of a bar in minutes; a day has 1440."""
-    return 1440 if interval is D1 else (interval.micros or 0) // 60_000_000
-
-
 class AnalyticsWriter:
     """Writes for one shard; `rule_ids` are the numbers of its rules, in their order."""
 
     def __init__(self, tracks: Mapping[str, TrackSpec], rule_ids: list[int]) -> None:
         self._tracks = tracks
-        self._minutes = minutes_of(tracks[SIGNALS].interval) if SIGNALS in tracks else 0
+        self._minutes = tracks[SIGNALS].interval.minutes if SIGNALS in tracks else 0
         self._rule_ids = np.array(rule_ids, np.int64)
         self._stored = _stored(self._tracks[INTRADAY].bundle)
         values = dict.fromkeys(self._stored, "float8")

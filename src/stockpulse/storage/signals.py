@@ -7,6 +7,7 @@ from typing import Final
 import polars as pl
 
 from stockpulse.engine.signals import RULE_NAME, SIGNALS, Rule
+from stockpulse.market.intervals import INTERVAL_OF
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Symbol
 from stockpulse.postgres.connect import Pool
@@ -84,7 +85,7 @@ class SignalStore:
 
 def _served(rows: list[tuple[object, ...]]) -> pl.DataFrame:
     shown = [
-        (symbol, ts, SIGNALS[signal], price, rule, "1d" if minutes == 1440 else f"{minutes}m", revision)  # type: ignore[call-overload]  # noqa: PLR2004
+        (symbol, ts, SIGNALS[signal], price, rule, INTERVAL_OF[minutes].name, revision)  # type: ignore[call-overload,index]
         for symbol, ts, signal, price, rule, minutes, revision in rows
     ]
     return pl.DataFrame(shown, schema=SERVED_SIGNALS, orient="row")

@@ -19,8 +19,6 @@ import polars as pl
 from fastavro.read import SchemaResolutionError
 
 from stockpulse.errors import shown
-from stockpulse.ingest.columns import TIME
-from stockpulse.ingest.rows import Field, assemble, readable, sent_columns
 from stockpulse.journal.codecs import (
     ANALYTICS_KEYS,
     BROKEN,
@@ -34,6 +32,8 @@ from stockpulse.journal.codecs import (
 from stockpulse.journal.codecs.avro_schemas import NAMES, check, schema_of, subject_of, without_meaning
 from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end
 from stockpulse.journal.codecs.registry import Registry
+from stockpulse.market.columns import TIME
+from stockpulse.market.rows import Field, assemble, readable, sent_columns
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.times import micros
 

@@ -4,8 +4,8 @@ import re
 from typing import Final
 
 from stockpulse.errors import shown
-from stockpulse.ingest.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
-from stockpulse.ingest.rows import TICK_FIELDS, Field
+from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
+from stockpulse.market.rows import TICK_FIELDS, Field
 from stockpulse.market.symbology import PROVIDER
 
 _OF_TICK: Final = {one.column: one for one in TICK_FIELDS}

@@ -16,8 +16,6 @@ import orjson
 import polars as pl
 
 from stockpulse.errors import shown
-from stockpulse.ingest.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
-from stockpulse.ingest.rows import Field, assemble, readable, sent_columns, sent_objects
 from stockpulse.journal.codecs import (
     ANALYTICS_KEYS,
     BROKEN,
@@ -30,6 +28,8 @@ from stockpulse.journal.codecs import (
     unfit,
 )
 from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end
+from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
+from stockpulse.market.rows import Field, assemble, readable, sent_columns, sent_objects
 
 _TIME_LAYOUT: Final = "%Y-%m-%dT%H:%M:%S%.6fZ"
 _MOST_INSIDE: Final = 10_000

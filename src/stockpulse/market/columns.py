@@ -1,6 +1,7 @@
-"""How what was sent in one field is read: a whole column at once, or one value with a closer look.
+"""Readers for the fields that others send: text, numbers, times. POST, files, Kafka and dead letters all use these.
 
-Both say the same. A column leaves null what it cannot tell at a glance; only that is looked at one by one.
+A reader has two ways: `at_once` converts a whole column and leaves null what it cannot convert, and `one` converts a
+single value or says why it cannot. Where both give a value, it is the same value.
 """
 
 import math
@@ -8,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import polars as pl
@@ -24,33 +26,46 @@ _NUMBER_PATTERN: Final = re.compile(_NUMBER, re.ASCII)
 _WHOLE: Final = r"^[+-]?[0-9]{1,18}$"
 _WHOLE_PATTERN: Final = re.compile(_WHOLE)
 
-#: The usual spellings of a time, which Polars reads as we do; the others are for `times.read_time`.
-_SECONDS: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]"
+_DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_CLOCK: Final = r"[0-9]{2}:[0-9]{2}"
+_SECONDS: Final = rf"^{_DATE}T{_CLOCK}:[0-5][0-9]"
+_FRACTION: Final = r"\.[0-9]{1,9}"
+#: The spellings of a time that Polars parses as `times.read_time` does.
 _SPELLINGS: Final = (
-    (_SECONDS + r"\.[0-9]{6}Z$", "%Y-%m-%dT%H:%M:%S.%6fZ"),  # ours: six times as fast as the next
-    (_SECONDS + r"(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$", "%Y-%m-%dT%H:%M:%S%.f%#z"),
-    (_SECONDS + r"(\.[0-9]{1,9})?$", "%Y-%m-%dT%H:%M:%S%.f"),
+    (rf"{_SECONDS}\.[0-9]{{6}}Z$", "%Y-%m-%dT%H:%M:%S.%6fZ"),  # ours: six times as fast as the next
+    (rf"{_SECONDS}({_FRACTION})?(Z|[+-]{_CLOCK})$", "%Y-%m-%dT%H:%M:%S%.f%#z"),
+    (rf"{_SECONDS}({_FRACTION})?$", "%Y-%m-%dT%H:%M:%S%.f"),
 )
+#: Further spellings, which are rewritten to the one before: a space for the T, no seconds, no clock, an offset as
+#: -0500 or -05.
+_LOOSE: Final = (
+    rf"^(?<date>{_DATE})([Tt ](?<clock>{_CLOCK})(?<seconds>:[0-5][0-9]([.,][0-9]{{1,9}})?)?"
+    r" ?(([Zz])|(?<hours>[+-][0-9]{2}):?(?<minutes>[0-9]{2})?)?)?$"
+)
+_WHOLE_NUMBER: Final = r"^[0-9]{1,18}$"
+_SECONDS_AND_FRACTION: Final = r"^(?<whole>[0-9]{9,10})\.(?<fraction>[0-9]{1,18})$"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What a field holds, and its two ways to be read."""
+    """The type of a field and the two ways to read it."""
 
     dtype: pl.DataType
-    #: A whole column, null where it takes a closer look; None: not a column of such values.
+    #: Converts a column, leaving null what needs `one`. Returns None for a column of a type that never fits.
     at_once: Callable[[pl.Series], pl.Series | None]
-    #: One value, None where it says nothing; ValueError: why it cannot be read.
+    #: Converts one value; an empty text becomes None. Raises ValueError with the reason.
     one: Callable[[object], object]
+    takes: str
+    """The values that it takes, for messages."""
 
 
 def nulls(height: int, dtype: pl.DataType) -> pl.Series:
-    """A column of nulls."""
+    """Return a column of nulls."""
     return pl.repeat(None, height, dtype=dtype, eager=True)
 
 
 def null_where(mask: pl.Series, column: pl.Series) -> pl.Series:
-    """The column without the values under the mask."""
+    """Return the column with nulls where the mask is true."""
     if not mask.any():  # nearly always
         return column
     return column.zip_with(~mask, nulls(len(column), column.dtype))
@@ -111,12 +126,13 @@ def _number_column(column: pl.Series) -> pl.Series | None:
         return column.cast(pl.Float64, strict=False)
     if column.dtype != pl.String:
         return None
+    column = column.str.strip_chars()
     numbers = null_where(~column.str.contains(_NUMBER), column).cast(pl.Float64, strict=False)
     return null_where(~numbers.is_finite(), numbers)
 
 
 def _one_number(value: object) -> float:
-    if type(value) in (int, float) or (isinstance(value, str) and _NUMBER_PATTERN.match(value)):
+    if type(value) in (int, float) or (isinstance(value, str) and _NUMBER_PATTERN.match(value.strip())):
         number = float(value)  # type: ignore[arg-type]
         if math.isfinite(number):
             return number
@@ -172,15 +188,28 @@ def _time_column(column: pl.Series) -> pl.Series | None:
 
 
 def _one_time(value: object) -> datetime:
-    text = value if isinstance(value, str) else repr(value) if type(value) in (int, float) else ""
-    moment = times.read_time(text)
+    if type(value) in (int, float):
+        value = format(Decimal(repr(value)), "f")  # and not 1e+17
+    moment = times.read_time(value) if isinstance(value, str) else None
     if moment is None:
         raise ValueError("not a time in the years 1970 to 2200")
     return moment
 
 
 def _micros_of_text(column: pl.Series) -> pl.Series:
-    """What is spelled in a usual way; null for the others."""
+    """Microseconds of the spellings that can be parsed in columns; null for the others."""
+    micros = nulls(len(column), pl.Int64())
+    for read in (_micros_of_usual, _micros_of_loose, _micros_of_digits):
+        found = read(null_where(micros.is_not_null(), column))
+        if found.null_count() == column.null_count():
+            return found
+        micros = micros.zip_with(micros.is_not_null(), found)
+        if micros.null_count() == column.null_count():
+            break
+    return micros
+
+
+def _micros_of_usual(column: pl.Series) -> pl.Series:
     micros = nulls(len(column), pl.Int64())
     for pattern, layout in _SPELLINGS:
         usual = null_where(~column.str.contains(pattern), column)
@@ -191,12 +220,32 @@ def _micros_of_text(column: pl.Series) -> pl.Series:
     return micros
 
 
+def _micros_of_loose(column: pl.Series) -> pl.Series:
+    parts = column.str.strip_chars().str.extract_groups(_LOOSE).struct.unnest()
+    seconds = pl.col("seconds").str.replace(",", ".", literal=True).fill_null(":00")
+    offset = (pl.col("hours") + ":" + pl.col("minutes").fill_null("00")).fill_null("+00:00")
+    usual = pl.col("date") + "T" + pl.col("clock").fill_null("00:00") + seconds + offset
+    return _micros_of_usual(parts.select(usual).to_series())
+
+
+def _micros_of_digits(column: pl.Series) -> pl.Series:
+    """Numbers that came as text, exactly: a float would round the digits that are cut here."""
+    text = column.str.strip_chars()
+    whole = _micros_of_epoch(null_where(~text.str.contains(_WHOLE_NUMBER), text).cast(pl.Int64))
+    if whole.null_count() == column.null_count():
+        return whole
+    parts = text.str.extract_groups(_SECONDS_AND_FRACTION).struct.unnest()
+    fraction = pl.col("fraction").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64)
+    exact = parts.select(pl.col("whole").cast(pl.Int64) * times.SECOND_MICROS + fraction).to_series()
+    return whole.zip_with(whole.is_not_null(), exact)
+
+
 def _micros_of_epoch(column: pl.Series) -> pl.Series:
-    """The unit is told by the size, as in `times`; floats are rounded, they do not hold more."""
+    """Numbers whose size says their unit, as in `times`; fractions of a microsecond are rounded in floats."""
     at = pl.col("at").clip(lower_bound=-1)  # before 1970 is out of range by how much so ever
     micros = (
         pl.when(at < times.SECONDS_BELOW)
-        .then(at * 1_000_000)
+        .then(at * times.SECOND_MICROS)
         .when(at < times.MILLIS_BELOW)
         .then(at * 1_000)
         .when(at < times.MICROS_BELOW)
@@ -204,25 +253,34 @@ def _micros_of_epoch(column: pl.Series) -> pl.Series:
         .otherwise(at // 1_000)
     )
     micros = micros.round() if column.dtype.is_float() else micros
-    return pl.DataFrame({"at": column}).select(micros.cast(pl.Int64, strict=False)).to_series()
+    frame = pl.DataFrame({"at": column})
+    found = frame.select(micros.cast(pl.Int64, strict=False)).to_series()
+    if frame.select(_is_date(pl.col("at")).any()).item():
+        dates = pl.col("at").cast(pl.Int64, strict=False).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+        as_dates = frame.select(dates.cast(pl.Int64) * times.DAY_MICROS).to_series()
+        found = found.zip_with(~frame.select(_is_date(pl.col("at")).fill_null(value=False)).to_series(), as_dates)
+    return found
+
+
+def _is_date(numbers: pl.Expr) -> pl.Expr:
+    return numbers.is_between(times.FIRST_DATE, times.LAST_DATE) & (numbers == numbers.floor())
 
 
 def _micros_of_temporal(column: pl.Series) -> pl.Series:
-    """In Arrow a time is a number too, and may be one whose microseconds have no 64 bits."""
+    """Times of Arrow, which are numbers, and may be too large for 64 bits of microseconds."""
     unit = column.dtype.time_unit if isinstance(column.dtype, pl.Datetime) else "days"
     counts = column.to_physical().cast(pl.Int64)
     if unit == "ns":
         return counts // 1_000
-    micros = {"us": 1, "ms": 1_000, "days": 86_400_000_000}[unit]
+    micros = {"us": 1, "ms": 1_000, "days": times.DAY_MICROS}[unit]
     return counts.clip(-1, times.LATEST // micros + 1) * micros
 
 
-TEXT: Final = Reader(pl.String(), _text_column, _one_text)
-IDENTIFIER: Final = Reader(pl.String(), _id_column, _one_id)
-"""Text, or a number that is one."""
-CODES: Final = Reader(pl.String(), _codes_column, _one_or_more_codes)
+TEXT: Final = Reader(pl.String(), _text_column, _one_text, "text")
+IDENTIFIER: Final = Reader(pl.String(), _id_column, _one_id, "text or whole numbers")
+CODES: Final = Reader(pl.String(), _codes_column, _one_or_more_codes, "text or lists of text")
 """Text, or a list of it, which becomes one text joined by commas."""
-NUMBER: Final = Reader(pl.Float64(), _number_column, _one_number)
-WHOLE: Final = Reader(pl.Int64(), _whole_column, _one_whole)
-FLAG: Final = Reader(pl.Boolean(), _flag_column, _one_flag)
-TIME: Final = Reader(UTC_MICROS, _time_column, _one_time)
+NUMBER: Final = Reader(pl.Float64(), _number_column, _one_number, "numbers")
+WHOLE: Final = Reader(pl.Int64(), _whole_column, _one_whole, "whole numbers")
+FLAG: Final = Reader(pl.Boolean(), _flag_column, _one_flag, "true and false")
+TIME: Final = Reader(UTC_MICROS, _time_column, _one_time, "times, RFC 3339 text or seconds, ms, µs or ns since 1970")

@@ -1,18 +1,21 @@
-"""Rows as others send them, objects or columns with names of their own, become frames.
+"""Turns rows that others send, as objects or as columns, into frames.
 
-What cannot be read is a problem of its row, never of the others. A column is read at once; only the rows
-where that leaves nothing are looked at one by one.
+A value that cannot be read makes a problem of its row and of no other. Columns are converted at once; only the values
+that remain are converted one by one.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final
 
+import orjson
 import polars as pl
 
 from stockpulse.errors import shown
-from stockpulse.ingest.columns import CODES, IDENTIFIER, NUMBER, TEXT, TIME, Reader, nulls
+from stockpulse.market.columns import CODES, IDENTIFIER, NUMBER, TEXT, TIME, Reader, null_where, nulls
+from stockpulse.market.schemas import TICKS
+from stockpulse.market.times import DAY_MICROS, LATEST
 
 _INT64_ENDS: Final = 2**63
 _EXACT_INTEGERS: Final = 2**53  # below it, a float holds whole numbers exactly
@@ -21,7 +24,7 @@ _LONGEST_RAW: Final = 8 * 1024
 
 @dataclass(frozen=True)
 class Field:
-    """A column of the frame: the names that it may be sent under, the first of which counts, and how it is read."""
+    """A column of the frame, its reader, and the names that it may be sent under: the first one with a value counts."""
 
     column: str
     reader: Reader
@@ -30,11 +33,11 @@ class Field:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its names."""
+        """All names, the most important one first."""
         return (self.column, *self.also)
 
 
-#: `frames.TICKS` as others send them.
+#: The columns of TICKS as others send them.
 TICK_FIELDS: Final = (
     Field("symbol", TEXT, required=True),
     Field("ts", TIME, required=True, also=("timestamp", "event_time", "time")),
@@ -45,55 +48,93 @@ TICK_FIELDS: Final = (
     Field("conditions", CODES),
 )
 
+#: TICKS as they were read: `problem` says why a row cannot be a tick (null: it can), `raw` what was sent in that case.
+PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})
+
+
+Values = list[Any] | pl.Series
+
 
 @dataclass(frozen=True)
 class Sent:
     """Rows as they were sent."""
 
     height: int
-    #: The values under the first of these names that has one; a list of Python values or a series.
-    column: Callable[[Sequence[str]], "list[Any] | pl.Series"]
-    #: What was sent as these rows.
+    #: Returns the values under each of these names that was sent, in this order; at least one column.
+    columns: Callable[[Sequence[str]], Sequence[Values]]
+    #: Returns the rows at these places as they were sent.
     raw: Callable[[list[int]], Iterable[bytes]]
-    #: Rows that are no objects, and why.
+    #: The rows that are not objects, and the reasons.
     broken: Mapping[int, str]
 
 
 def sent_objects(rows: list[Any], broken: Mapping[int, str], raw: Callable[[list[int]], Iterable[bytes]]) -> Sent:
-    """Rows that came as Python values; what is no dict has its reason in `broken`."""
+    """Return rows that came as Python values; `broken` has the reason of each that is not a dict."""
     objects = [row if type(row) is dict else {} for row in rows] if broken else rows
 
-    def column(names: Sequence[str]) -> list[Any]:
+    def columns(names: Sequence[str]) -> list[Values]:
         values = [row.get(names[0]) for row in objects]
         for name in names[1:]:
             if None not in values:
                 break
             values = [row.get(name) if value is None else value for row, value in zip(objects, values, strict=True)]
-        return values
+        return [values]
 
-    return Sent(len(rows), column, raw, broken)
+    return Sent(len(rows), columns, raw, broken)
 
 
-def sent_columns(frame: pl.DataFrame, height: int, raw: Callable[[list[int]], Iterable[bytes]]) -> Sent:
-    """Rows that came as columns; their number is told apart, since there may be no column at all."""
+def sent_columns(frame: pl.DataFrame, height: int, raw: Callable[[list[int]], Iterable[bytes]] | None = None) -> Sent:
+    """Return rows that came as columns. `height` is their number, since there may be no column at all.
 
-    def column(names: Sequence[str]) -> pl.Series:
-        given = next((name for name in names if name in frame.columns), None)
-        return nulls(height, pl.Null()) if given is None else frame[given]
+    Without `raw`, a row is shown as a JSON object of its columns.
+    """
 
-    return Sent(height, column, raw, {})
+    def columns(names: Sequence[str]) -> list[Values]:
+        return [frame[name] for name in names if name in frame.columns] or [nulls(height, pl.Null())]
+
+    return Sent(height, columns, raw or (lambda at: _rows_as_json(frame, at)), {})
+
+
+def _rows_as_json(frame: pl.DataFrame, at: list[int]) -> Iterator[bytes]:
+    plain = [_plain(column.gather(at)).to_list() for column in frame]
+    values = zip(*plain, strict=True) if plain else ((),) * len(at)
+    return (as_json(dict(zip(frame.columns, row, strict=True))) for row in values)
+
+
+def as_json(row: object) -> bytes:
+    """Return a row as JSON, for messages and dead letters, whatever it consists of."""
+    try:
+        return orjson.dumps(row, default=str)
+    except TypeError:  # nested deeper, or an integer longer, than it writes
+        return orjson.dumps(shown(row))
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """Return a column of values that Python has: dates as text, other times as the numbers that they are."""
+    dtype = column.dtype
+    if dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum):
+        return column
+    if isinstance(dtype, pl.List) and dtype.inner in (pl.String, pl.Categorical, pl.Enum):
+        return column
+    if dtype == pl.Date:
+        days = column.to_physical()
+        readable_days = days.is_between(0, LATEST // DAY_MICROS)  # Polars panics at years of six digits
+        return null_where(~readable_days, column).cast(pl.String).zip_with(readable_days, days.cast(pl.String))
+    if dtype.is_temporal():
+        return column.to_physical()
+    return pl.repeat(f"a value of {dtype}", len(column), eager=True).alias(column.name)
 
 
 def assemble(sent: Sent, fields: Sequence[Field]) -> pl.DataFrame:
-    """The columns of the fields, then `problem`, why the row is not one (null: it is), and `raw`, what was sent.
+    """Return the columns of the fields, then `problem` and `raw`, both null for a row without a problem.
 
-    `raw` is null where there is no problem, else readable text of 8 KiB at most.
+    `raw` is what was sent, as readable text of 8 KiB at most.
     """
     columns: dict[str, pl.Series] = {}
     problems = {row: [why] for row, why in sent.broken.items()}
     for field in fields:
         name = field.column
-        columns[name], wrong = _read(field, sent.column(field.names))
+        columns[name], wrong = _read_first(field, sent.columns(field.names))
         if field.required and columns[name].null_count():
             wrong = dict.fromkeys(_rows(columns[name].is_null()), "missing") | wrong
         for row, why in wrong.items():
@@ -106,7 +147,7 @@ def assemble(sent: Sent, fields: Sequence[Field]) -> pl.DataFrame:
 
 
 def readable(raw: bytes) -> str:
-    """What was sent as text that can be stored anywhere: no null bytes, nothing that is not UTF-8, 8 KiB at most."""
+    """Return bytes as text that can be stored anywhere: valid UTF-8 without null bytes, 8 KiB at most."""
     return raw[:_LONGEST_RAW].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
@@ -117,11 +158,25 @@ def _scattered(height: int, at: list[int], texts: list[str]) -> pl.Series:
 
 # --- one field ---------------------------------------------------------------------------------
 
-#: The column, null where nothing is sent or nothing readable, and why what is sent is not readable.
+#: The column, null where nothing was sent or it is not readable, and the reasons of the latter by row.
 _Read = tuple[pl.Series, dict[int, str]]
 
 
-def _read(field: Field, values: list[Any] | pl.Series) -> _Read:
+def _read_first(field: Field, columns: Sequence[Values]) -> _Read:
+    """Read each row from the first column that has a value for it."""
+    values, *others = columns
+    found, wrong = _read(field, values)
+    for other in others:
+        left = [row for row in _rows(found.is_null()) if row not in wrong]
+        if not left:
+            break
+        part, why = _read(field, other.gather(left) if isinstance(other, pl.Series) else [other[row] for row in left])
+        found = found.scatter(left, part)
+        wrong |= {left[at]: text for at, text in why.items()}
+    return found, wrong
+
+
+def _read(field: Field, values: Values) -> _Read:
     if isinstance(values, list):
         return _read_list(field, values)
     found = field.reader.at_once(values)
@@ -154,7 +209,7 @@ def _read_list(field: Field, values: list[Any]) -> _Read:
 
 
 def _read_by_type(field: Field, values: list[Any], types: set[type]) -> _Read:
-    """Values of one type are a column again; so a value reads the same, whatever the others are."""
+    """Read the values of each type as a column, so that a value reads the same whatever the others are."""
     found = nulls(len(values), field.reader.dtype)
     wrong: dict[int, str] = {}
     for one_type in types:
@@ -166,7 +221,7 @@ def _read_by_type(field: Field, values: list[Any], types: set[type]) -> _Read:
 
 
 def _read_each(field: Field, found: pl.Series, rows: list[int], values: list[Any]) -> _Read:
-    """Fill in what only a closer look can read."""
+    """Fill in the values at `rows`, converted one by one."""
     read: dict[int, object] = {}
     wrong: dict[int, str] = {}
     for row, value in zip(rows, values, strict=True):
@@ -178,7 +233,7 @@ def _read_each(field: Field, found: pl.Series, rows: list[int], values: list[Any
 
 
 def _of_one_type(values: list[Any], types: set[type]) -> pl.Series | None:
-    """A series where they are all text or all numbers, none of them changed by it."""
+    """Return a series if all values are text or all are numbers, and none changes by it."""
     if not types:
         return pl.Series(values, dtype=pl.Null)
     if types == {str}:
