@@ -25,8 +25,8 @@ from stockpulse.app import create_app
 from stockpulse.cli import cli
 from stockpulse.indicators import momentum
 from stockpulse.indicators.evaluation import Instance
-from stockpulse.ingest.rows import TICK_FIELDS
 from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.market.rows import TICK_FIELDS
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.node.log_migration import Target
 from stockpulse.node.maintenance import TICKS_KEPT
