@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import polars as pl
@@ -31,6 +32,7 @@ from stockpulse.journal.kafka.group import Membership
 from stockpulse.journal.kafka.journal import EndOffsetPoller, KafkaJournal, identity_of, is_on
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.reader import Interpreter
+from stockpulse.journal.kafka.tail import tail
 from stockpulse.journal.kafka.topics import Cluster, NewTopics, TopicNames, cluster_with
 from stockpulse.journal.postgres import PostgresJournal
 from stockpulse.journal.recent import RecentTicks
@@ -40,11 +42,12 @@ from stockpulse.journal.segments import Segments
 from stockpulse.journal.symbol_names import RecordEncoder, SymbolNames
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.market.symbology import Names
+from stockpulse.pipeline.followed_bars import FollowedBars
+from stockpulse.pipeline.followed_shard import FollowedShard, follow_names, follow_ticks
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.kafka_publisher import KafkaPublisher, Topic
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
-from stockpulse.pipeline.read_replica import FollowedBars, FollowedShard, follow_names, follow_ticks
 from stockpulse.pipeline.shards import Shards, Tools
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.symbology_store import NameStore
@@ -328,7 +331,7 @@ def follow_of(base: Foundation, log: LogParts, pipeline: Pipeline) -> Readers:
         raise CannotStart("STOCKPULSE_ROLE: api needs KAFKA_BOOTSTRAP_SERVERS")
     topic = base.settings.kafka_topic_ohlcv
     partitions = kafka.cluster.topics[topic].partitions
-    bars = FollowedBars(kafka.connection, topic, partitions, kafka.codec, base.names)
+    bars = FollowedBars(partial(tail, kafka.connection, topic, partitions), kafka.codec, base.names)
     shards = {
         shard: FollowedShard(base.pool, base.names, first_seq) for shard, first_seq in sorted(kafka.first_seqs.items())
     }

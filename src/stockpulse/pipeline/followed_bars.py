@@ -1,0 +1,71 @@
+"""The newest bars on the topic of bars, for a process that only answers requests. Forming bars are nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from stockpulse.engine.bar_math import BAR, Rows
+from stockpulse.journal.codecs import Codec
+from stockpulse.market.intervals import Interval
+from stockpulse.market.symbology import Names
+
+_MOST_BARS: Final = 3
+"""The newest bars of each symbol and interval to keep; the database has the others by then."""
+
+
+class FollowedBars:
+    """The newest bars of all symbols, as records of the topic tell them."""
+
+    def __init__(self, records: Callable[[], AsyncIterator[list[bytes | None]]], codec: Codec, names: Names) -> None:
+        """`records` begins to yield the values of the topic's new records."""
+        self._records = records
+        self._codec = codec
+        self._names = names
+        self._bars: dict[tuple[str, str], dict[int, np.void]] = {}
+
+    async def run(self) -> None:
+        """Take bars from the topic until cancelled."""
+        async for values in self._records():
+            self._take(await asyncio.to_thread(self._codec.decode_ohlcv, values))
+
+    def _take(self, bars: pl.DataFrame) -> None:
+        for key, part in bars.group_by("interval", maintain_order=True):
+            rows = self._rows(part)
+            for symbol, row in zip(part["symbol"], rows, strict=True):
+                kept = self._bars.setdefault((str(key[0]), symbol), {})
+                known = kept.get(int(row["ts"]))
+                if known is None or known["revision"] <= row["revision"]:
+                    kept[int(row["ts"])] = row
+                while len(kept) > _MOST_BARS:
+                    del kept[min(kept)]
+
+    def _rows(self, bars: pl.DataFrame) -> Rows:
+        """Convert bars of the topic to the engine's rows."""
+        rows = np.zeros(len(bars), BAR)
+        for name in ("open", "high", "low", "close", "revision", "final"):
+            rows[name] = bars[name].to_numpy()
+        rows["ts"] = bars["timestamp"].to_physical().to_numpy()
+        rows["trade_count"] = bars["trade_count"].fill_null(-1).to_numpy()
+        volume = bars["volume"].fill_null(float("nan")).to_numpy()
+        for name, value in (("volume", volume), ("notional", volume * bars["vwap"].fill_null(0.0).to_numpy())):
+            known = ~np.isnan(value)
+            units = np.floor(np.where(known, value, -1))
+            rows[f"{name}_units"] = units
+            rows[f"{name}_nanos"] = np.where(known, np.round((value - units) * 1e9), 0)
+        providers = {name: one.id for name, one in self._names.providers.items()}
+        rows["provider_id"] = [providers.get(source, 0) for source in bars["source"]]
+        return rows
+
+    async def in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
+        """Return the newest bars of one symbol, or of all symbols, including forming bars."""
+        names = self._names
+        symbols = names.symbols.values() if symbol_id is None else [names.symbol_by_id[symbol_id]]
+        found = []
+        for symbol in symbols:
+            for row in self._bars.get((interval.name, symbol.name), {}).values():
+                row["symbol_id"] = symbol.id
+                found.append(row)
+        return np.array(found, BAR) if found else np.empty(0, BAR)
