@@ -8,10 +8,10 @@ import asyncpg
 import numpy as np
 
 from stockpulse.engine.bar_math import total
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicator_track import TrackSpec
-from stockpulse.engine.indicators import SIGNALS
+from stockpulse.engine.indicators import SIGNAL_TRACK
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -50,22 +50,22 @@ async def stored(connection: asyncpg.Connection, spec: EngineSpec) -> Tables:
         f"SELECT symbol_id, {_MICROS}, minutes, name, revision, signal, price FROM signals"
         " JOIN signal_rules ON id = rule_id"
     )
-    found[SIGNALS] = Table(("signal", "price"), {row[:4]: (row[4], row[5:]) for row in rows})
+    found[SIGNAL_TRACK] = Table(("signal", "price"), {row[:4]: (row[4], row[5:]) for row in rows})
     return found
 
 
 async def recomputed(connection: asyncpg.Connection, spec: EngineSpec, functions: Functions) -> Tables:
     """What it should hold, from its bars."""
     calendars = dict(map(tuple, await connection.fetch("SELECT id, calendar FROM symbols")))
-    found = {SIGNALS: Table(("signal", "price"), {})}
+    found = {SIGNAL_TRACK: Table(("signal", "price"), {})}
     for name, track in spec.tracks.items():
         derived = [
             _of_symbol(track, functions, symbol_id, calendars[symbol_id], bars)
             for symbol_id, bars in (await _bars(connection, BARS[track.interval])).items()
         ]
-        if name == SIGNALS:
+        if name == SIGNAL_TRACK:
             for one in derived:
-                found[SIGNALS].rows |= _signals(spec, MINUTES[track.interval], one)
+                found[SIGNAL_TRACK].rows |= _signals(spec, MINUTES[track.interval], one)
         else:
             places = _places(track)
             rows = [row for one in derived for row in _values(one, list(places.values()))]
@@ -94,7 +94,7 @@ async def _bars(connection: asyncpg.Connection, table: str) -> dict[int, dict[st
 
 def _of_symbol(
     track: TrackSpec, functions: Functions, symbol_id: int, calendar: str, bars: Mapping[str, np.ndarray]
-) -> Derived:
+) -> DerivedRows:
     count = len(bars["ts"])
     volume = total(bars["volume_units"], bars["volume_nanos"])
     columns = {name: bars[name] for name in ("open", "high", "low", "close")}
@@ -109,10 +109,10 @@ def _of_symbol(
         {name: np.ascontiguousarray(columns[name]) for name in INPUTS},
     )
     revision = np.maximum.accumulate(bars["revision"])
-    return Derived(np.full(count, symbol_id), bars["ts"], revision, columns, np.ascontiguousarray(out.T))
+    return DerivedRows(np.full(count, symbol_id), bars["ts"], revision, columns, np.ascontiguousarray(out.T))
 
 
-def _values(derived: Derived, places: list[int]) -> list[tuple[tuple[Any, ...], tuple[int, tuple[float, ...]]]]:
+def _values(derived: DerivedRows, places: list[int]) -> list[tuple[tuple[Any, ...], tuple[int, tuple[float, ...]]]]:
     rows = derived.values[:, places].tolist()
     keys = zip(derived.symbol_id.tolist(), derived.ts.tolist(), strict=True)
     return [
@@ -120,7 +120,9 @@ def _values(derived: Derived, places: list[int]) -> list[tuple[tuple[Any, ...], 
     ]
 
 
-def _signals(spec: EngineSpec, minutes: int, derived: Derived) -> dict[tuple[Any, ...], tuple[int, tuple[float, ...]]]:
+def _signals(
+    spec: EngineSpec, minutes: int, derived: DerivedRows
+) -> dict[tuple[Any, ...], tuple[int, tuple[float, ...]]]:
     said = spec.rules.signals(derived)
     columns = (said.symbol_id, said.ts, said.rule, said.revision, said.signal, said.price)
     return {

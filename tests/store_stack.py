@@ -147,8 +147,8 @@ async def stack(
     spec = spec_of(instances, rules, extended_day=extended_day)
     engine = spec.new_engine()
     if functions is not None:
-        engine.analytics.use(functions)
-    numbers = await SignalStore(pool).numbers(spec.rules.rules)
+        engine.analytics.set_functions(functions)
+    numbers = await SignalStore(pool).assign_ids(spec.rules.rules)
     sink = Sink(dsn, partitions, AnalyticsWriter(spec.tracks, numbers), SHARD, journal.identity)
     tasks: list[asyncio.Task] = []
     try:
@@ -160,7 +160,7 @@ async def stack(
         intake = Intake(Encoder(name_store, FeedArbiter(standby=["simulated"])), redeliveries, timedelta(seconds=5))
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
-        engine.analytics.begin(names.symbol_by_id)
+        engine.analytics.schedule_history(names.symbol_by_id)
         await drop_other_states(pool, spec.tracks.values())
         routing, counters = Routing(names), Counters()
         pipeline = Pipeline(routing, ProviderClocks(names, routing, clock), counters)

@@ -24,6 +24,7 @@ from stockpulse.api import manual
 from stockpulse.app import create_app
 from stockpulse.cli import cli
 from stockpulse.indicators import momentum
+from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.rows import TICK_FIELDS
@@ -227,7 +228,16 @@ def test_the_indicator_of_the_manual_is_one():
     exec(loop.text, world)
     closes, out, one = np.array([10.0, 30.0]), np.empty((1, 2)), np.zeros(1, np.int64)
     world["loop"](
-        np.zeros((1, loop.width)), one, one, one + 2, 0, *[closes] * 6, out, loop.whole, loop.real, loop.places
+        np.zeros((1, loop.width)),
+        one,
+        one,
+        one + 2,
+        0,
+        *[closes] * len(INPUTS),
+        out,
+        loop.int_params,
+        loop.float_params,
+        loop.places,
     )
     assert np.isnan(out[0, 0])
     assert out[0, 1] == 50

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from stockpulse.engine import indicator_track as track_module
 from stockpulse.engine.bar_math import BAR, newest_of_each, total
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicator_track import Track, TrackSpec
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK
 from stockpulse.engine.last_prices import POINTS, LastPrices
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.indicators.algebra import INPUTS
@@ -60,12 +60,12 @@ class TracksDrive(Drive):
         for symbol, calendar in CALENDAR.items():
             engine.bars.learn(symbol, trading_calendar(calendar))
         if self.functions:
-            engine.analytics.use(self.functions)
+            engine.analytics.set_functions(self.functions)
         return engine
 
     def start(self):
         super().start()
-        self.engine.analytics.begin(CALENDAR)
+        self.engine.analytics.schedule_history(CALENDAR)
 
     @property
     def tracks(self):
@@ -159,10 +159,10 @@ class TracksDrive(Drive):
             zero, bundle = np.zeros(1, np.int64), track.bundle
             out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)
             revision = np.maximum.accumulate(mine["revision"])
-            derived = Derived(mine["symbol_id"], mine["ts"], revision, columns, out.T)
+            derived = DerivedRows(mine["symbol_id"], mine["ts"], revision, columns, out.T)
             for row in range(len(mine)):
                 found[int(symbol), int(mine["ts"][row])] = (int(revision[row]), out[:, row].tolist())
-            if name == SIGNALS:
+            if name == SIGNAL_TRACK:
                 signals = RULES.signals(derived)
                 for ts, signal in zip(signals.ts.tolist(), signals.signal.tolist(), strict=True):
                     assert self.signals[int(symbol), ts] == signal
@@ -176,13 +176,13 @@ class TracksDrive(Drive):
             for key, (revision, values) in want.items():
                 assert have[key][0] == revision, (name, key)
                 assert bits(have[key][1]) == bits(values), (name, key)
-        assert self.signals.keys() == {key for of, key in self.derived if of == SIGNALS}
+        assert self.signals.keys() == {key for of, key in self.derived if of == SIGNAL_TRACK}
 
 
 @pytest.fixture(autouse=True)
 def _small():
     """Anchors every few bars, and pages of a few."""
-    with mock.patch.object(track_module, "ANCHOR_BARS", 4), mock.patch.object(track_module, "MOST_AT_ONCE", 3):
+    with mock.patch.object(track_module, "ANCHOR_BARS", 4), mock.patch.object(track_module, "MAX_BARS_AT_ONCE", 3):
         yield
 
 
@@ -200,10 +200,10 @@ def test_are_those_of_one_calculation(log, schedule, parts, late):
         follow(drive, what, how)
         if step in at:
             drive.functions = plain
-            drive.engine.analytics.use(plain)
+            drive.engine.analytics.set_functions(plain)
             drive.catch_up(at[step])
     drive.functions = plain
-    drive.engine.analytics.use(plain)
+    drive.engine.analytics.set_functions(plain)
     drive.finish()
     drive.assert_right()
 
@@ -267,7 +267,7 @@ def test_last_prices_are_those_of_the_log(batches):
 
 def test_the_tracks_are_of_their_intervals():
     drive = TracksDrive([])
-    assert {name: track.interval for name, track in drive.tracks.items()} == {INTRADAY: M5, DAILY: D1, SIGNALS: M1}
+    assert {name: track.interval for name, track in drive.tracks.items()} == {INTRADAY: M5, DAILY: D1, SIGNAL_TRACK: M1}
 
 
 @pytest.mark.parametrize("flushed", [True, False])

@@ -176,13 +176,13 @@ def calculated_for_all(functions: Functions, one: Instance, series: Mapping[str,
 
 def random_values(indicator: Indicator, random: np.random.Generator, *, longest: int = 40) -> dict[str, Value]:
     """Parameters within their bounds, not too long; periods differ from each other, the quick one comes first."""
-    whole = [one for one in indicator.parameters if one.whole]
-    least = max((int(one.least) for one in whole), default=0)
+    whole = [one for one in indicator.parameters if one.is_integer]
+    least = max((int(one.minimum) for one in whole), default=0)
     periods = [int(n) for n in random.choice(np.arange(least, longest + 1), len(whole), replace=False)]
     values: dict[str, Value] = dict(zip((one.name for one in whole), periods, strict=True))
     if values.get("fast", 0) > values.get("slow", 0):
         values["fast"], values["slow"] = values["slow"], values["fast"]
-    values |= {one.name: one.default * random.uniform(0.3, 3) for one in indicator.parameters if not one.whole}
+    values |= {one.name: one.default * random.uniform(0.3, 3) for one in indicator.parameters if not one.is_integer}
     return values
 
 

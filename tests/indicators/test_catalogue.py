@@ -37,7 +37,7 @@ def some_instances(indicator: Indicator, count: int, *, longest: int = 30) -> li
 
 
 def with_equal_periods(indicator: Indicator) -> Instance:
-    return Instance(indicator, {one.name: 9 for one in indicator.parameters if one.whole})
+    return Instance(indicator, {one.name: 9 for one in indicator.parameters if one.is_integer})
 
 
 # Names and parameters --------------------------------------------------------------------------
@@ -66,16 +66,16 @@ def test_names_are_identifiers_and_everything_is_described(indicator):
 @every_indicator
 def test_defaults_are_within_their_bounds(indicator):
     for one in indicator.parameters:
-        assert one.least <= one.default <= one.most
-        assert one.checked(one.default) == one.default
-    assert indicator.checked({}) == {one.name: one.default for one in indicator.parameters}
+        assert one.minimum <= one.default <= one.maximum
+        assert one.validate(one.default) == one.default
+    assert indicator.validate({}) == {one.name: one.default for one in indicator.parameters}
 
 
 @every_indicator
 def test_wrong_parameters_are_named(indicator):
     for one in indicator.parameters:
-        wrong = [one.least - 1, 0, -one.default, one.most + 1, math.nan, math.inf, "", "abc", None, [14], {}]
-        for value in [*wrong, one.default + 0.5] if one.whole else wrong:
+        wrong = [one.minimum - 1, 0, -one.default, one.maximum + 1, math.nan, math.inf, "", "abc", None, [14], {}]
+        for value in [*wrong, one.default + 0.5] if one.is_integer else wrong:
             with pytest.raises(InvalidInput) as raised:
                 Instance(indicator, {one.name: value})
             assert raised.value.field == one.name, value
@@ -94,10 +94,10 @@ def test_a_number_that_no_float_can_hold_is_a_wrong_parameter(name, value):
 @every_indicator
 def test_parameters_are_taken_as_text_too_and_at_their_bounds(indicator):
     for one in indicator.parameters:
-        for value in (one.least, one.default, one.most):
-            taken = one.checked(str(value))
-            assert taken == one.checked(value) == value
-            assert type(taken) is (int if one.whole else float)
+        for value in (one.minimum, one.default, one.maximum):
+            taken = one.validate(str(value))
+            assert taken == one.validate(value) == value
+            assert type(taken) is (int if one.is_integer else float)
 
 
 @pytest.mark.parametrize("name", [name for name, one in CATALOGUE.items() if "fast" in str(one.parameters)])
@@ -150,9 +150,9 @@ def test_one_bar_less_than_the_lookback_gives_nothing(compiler, indicator):
 @every_indicator
 def test_settling_is_after_how_many_bars_nothing_before_has_weight(compiler, indicator):
     instances = some_instances(indicator, 4)
-    assert {one.loop.settling is None for one in instances} == {indicator.name in NEVER_SETTLE}
+    assert {one.loop.influence is None for one in instances} == {indicator.name in NEVER_SETTLE}
     for one in instances if indicator.name not in NEVER_SETTLE else []:
-        enough = one.loop.settling + max(one.loop.lookback) + 1
+        enough = one.loop.influence + max(one.loop.lookback) + 1
         bars = random_walk(4, enough + 400, step=0.03)
         whole = calculated(compiler, one, bars)
         part = calculated(compiler, one, {name: values[-enough:] for name, values in bars.items()})
@@ -166,7 +166,7 @@ def test_settling_is_after_how_many_bars_nothing_before_has_weight(compiler, ind
 @every_indicator
 def test_settling_includes_the_lookback(indicator):
     for one in some_instances(indicator, 4):
-        assert one.loop.settling is None or one.loop.settling >= max(one.loop.lookback)
+        assert one.loop.influence is None or one.loop.influence >= max(one.loop.lookback)
 
 
 # Bars out of the ordinary ----------------------------------------------------------------------

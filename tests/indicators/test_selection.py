@@ -4,7 +4,7 @@ import pytest
 
 from stockpulse.errors import InvalidInput
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.selection import MOST, columns_of, select
+from stockpulse.indicators.selection import MAX_INDICATORS, column_names, select
 
 
 def chosen(text, **parameters):
@@ -12,7 +12,7 @@ def chosen(text, **parameters):
 
 
 def columns(text, **parameters):
-    return columns_of(select(text, parameters))
+    return column_names(select(text, parameters))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_parameters_given_beside_hold_for_all_that_have_one_of_the_name():
         ("r\u017fi", {}, "type"),  # its upper case is RSI
         ("sma(macd(1,2),3)", {}, "type"),
         ("rsi\0", {}, "type"),
-        (",".join(["sma"] * (MOST + 1)), {}, "type"),
+        (",".join(["sma"] * (MAX_INDICATORS + 1)), {}, "type"),
         ("rsi(0)", {}, "period"),
         ("rsi(period=)", {}, "period"),
         ("rsi(7, 8)", {}, "rsi"),
@@ -117,7 +117,7 @@ def test_names_of_columns():
         "rsi(7),rsi(14)",
         "bollinger(20,2.0000001),bollinger(20,2.0000002)",
         "t3(5,0.7),t3(5,0.70000001)",
-        ",".join(f"sma({period})" for period in range(1, MOST + 1)),
+        ",".join(f"sma({period})" for period in range(1, MAX_INDICATORS + 1)),
     ],
 )
 def test_different_indicators_have_columns_of_different_names(text):

@@ -185,7 +185,7 @@ def in_plain_python(bundle: Bundle, market: Market) -> Array:
     out = np.empty((loop.outputs, len(market.times)))
     states = np.zeros((market.symbols, loop.width)).tolist()
     columns = [market.bars[name].tolist() for name in INPUTS]
-    numbers = (loop.whole.tolist(), loop.real.tolist(), loop.places.tolist())
+    numbers = (loop.int_params.tolist(), loop.float_params.tolist(), loop.places.tolist())
     rows = np.arange(market.symbols)
     namespace["loop"](states, rows, market.first, market.last, 0, *columns, out, *numbers)  # type: ignore[operator]
     return out

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stockpulse.errors import InvalidInput
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.rules import DEEPEST, FIELDS, LONGEST, MOST_INDICATORS, Expression, Term, parse
+from stockpulse.rules import FIELDS, MAX_CHARACTERS, MAX_DEPTH, MAX_INDICATORS, Expression, Term, parse
 
 NAN, INF = math.nan, math.inf
 TRUE, FALSE, UNKNOWN = "1 < 2", "2 < 1", "1 / 0 < 1"
@@ -189,7 +189,7 @@ def test_every_output_of_every_indicator_is_a_term_whose_label_parses_to_it():
         assert parse(f"{one.name} > 0").terms[0].output == 0
         for output, name in enumerate(one.outputs):
             (term,) = parse(f"{name} > 0").terms
-            assert (term.indicator, term.output, dict(term.values)) == (one, output, one.checked({}))
+            assert (term.indicator, term.output, dict(term.values)) == (one, output, one.validate({}))
             assert parse(f"0 < {term.label}").terms == (term,)
 
 
@@ -377,15 +377,15 @@ def test_what_cannot_be_printed_does_not_break_the_message():
 
 
 def test_a_long_word_is_not_repeated_in_full():
-    assert len(refusal("x" * LONGEST)) < 300
+    assert len(refusal("x" * MAX_CHARACTERS)) < 300
 
 
 # --- limits --------------------------------------------------------------------------------------
 
 
 def test_a_text_has_at_most_so_many_characters():
-    assert isinstance(parse("1 < 2".ljust(LONGEST)), Expression)
-    assert refusal("1 < 2".ljust(LONGEST + 1)).startswith(
+    assert isinstance(parse("1 < 2".ljust(MAX_CHARACTERS)), Expression)
+    assert refusal("1 < 2".ljust(MAX_CHARACTERS + 1)).startswith(
         "where: column 1001: found a text of 1,001 characters, expected at most 1,000\n"
     )
     assert len(refusal("(\n" * 1_000_000)) < 300
@@ -403,7 +403,7 @@ def test_a_text_has_at_most_so_many_characters():
     ],
 )
 def test_a_text_is_nested_at_most_so_deep(opening, middle, closing):
-    times = DEEPEST // len(opening.replace("not", "!").replace(" ", ""))
+    times = MAX_DEPTH // len(opening.replace("not", "!").replace(" ", ""))
     most = opening * times + middle + closing * times
     assert isinstance(parse(most if "<" in most else f"{most} < 2"), Expression)
     message = refusal(opening * (times + 1) + middle + closing * (times + 1))
@@ -420,8 +420,8 @@ def test_what_stands_beside_each_other_is_not_nested():
 
 def test_no_text_takes_much_of_the_stack():
     worst = "1<1 or 1<1 and 1<1+1*("
-    with shallow_stack(DEEPEST * 8 + 60):
-        assert "found the end" in refusal(worst * (LONGEST // len(worst)))
+    with shallow_stack(MAX_DEPTH * 8 + 60):
+        assert "found the end" in refusal(worst * (MAX_CHARACTERS // len(worst)))
         assert truth("1" + "+1" * 490 + ">490") is True
         assert truth("1<2" + " or 1<2" * 120) is True
 
@@ -439,9 +439,9 @@ def shallow_stack(frames):
 
 
 def test_there_are_at_most_so_many_indicators():
-    many = " + ".join(f"sma({n})" for n in range(1, MOST_INDICATORS + 1))
-    assert len(parse(f"{many} > 1").terms) == MOST_INDICATORS
-    assert len(parse(f"{many} + sma(1) + SMA(period=2) > 1").terms) == MOST_INDICATORS
+    many = " + ".join(f"sma({n})" for n in range(1, MAX_INDICATORS + 1))
+    assert len(parse(f"{many} > 1").terms) == MAX_INDICATORS
+    assert len(parse(f"{many} + sma(1) + SMA(period=2) > 1").terms) == MAX_INDICATORS
     message = refusal(f"{many} > ema(3)")
     assert f"column {len(many) + 4}: found ema(3), number 33, expected at most 32 indicators\n" in message
 
@@ -572,7 +572,7 @@ def test_a_number_is_to_the_last_digit_what_python_computes(tree, row, data):
 @hypothesis.given(CONDITIONS, st.lists(ROWS, min_size=1, max_size=4), st.data())
 def test_a_condition_holds_where_python_says_so(tree, rows, data):
     text = rendered(tree, data.draw)
-    hypothesis.assume(len(text) < LONGEST - 10)
+    hypothesis.assume(len(text) < MAX_CHARACTERS - 10)
     values = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
     expected = [meaning(tree, row) for row in rows]
     assert parse(text).holds(values, len(rows)).tolist() == [one is True for one in expected]

@@ -103,7 +103,7 @@ def _no_pauses(monkeypatch):
 def small_steps(monkeypatch):
     """Anchors, and the parts in which symbols catch up, of a few bars; as if there were thousands of times as many."""
     monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 40)
-    monkeypatch.setattr(indicator_track, "MOST_AT_ONCE", 60)
+    monkeypatch.setattr(indicator_track, "MAX_BARS_AT_ONCE", 60)
     monkeypatch.setattr(indicator_catch_up, "_SYMBOLS", 2)
     monkeypatch.setattr(indicator_catch_up, "_BARS", 20)
     monkeypatch.setattr(indicator_catch_up, "_LEAST_BARS", 5)
@@ -128,7 +128,7 @@ class TestAnyOrder:
                             await caught_up(parts, random.choice([None, TAPE, STOCKS]))
                         begun = max(begun, await anchors(parts))
                     if functions is None and random.random() < 0.5:
-                        parts.engine.analytics.use(in_plain_python)
+                        parts.engine.analytics.set_functions(in_plain_python)
                     if random.random() < 0.7:
                         raise Killed
         assert begun > 0
@@ -150,7 +150,7 @@ class TestAnyOrder:
             rows = [tick("D", BEGIN + minute * MINUTE, 100 + minute % 9, 5, conditions=code) for minute, code in prices]
             await parts.submit(STOCKS, *rows)
             await parts.pipeline.end(STOCKS)
-            parts.engine.analytics.use(in_plain_python)
+            parts.engine.analytics.set_functions(in_plain_python)
             await caught_up(parts)
             await assert_right(parts)
 
@@ -321,7 +321,7 @@ class TestLateLoops:
             await parts.flush()
             assert parts.engine.analytics.behind()
             assert await parts.pool.fetchval("SELECT count(*) FROM intraday_analytics") == 0
-            parts.engine.analytics.use(in_plain_python)
+            parts.engine.analytics.set_functions(in_plain_python)
             for n in range(10, 20):  # while it catches up
                 await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
             await caught_up(parts, TAPE)

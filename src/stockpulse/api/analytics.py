@@ -1,4 +1,4 @@
-"""Indicators that are stored with every bar, and any others over any history."""
+"""Indicators: those that are stored with every bar, and any others over any history."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -14,9 +14,9 @@ from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
 from stockpulse.api.time_params import End, Start, Zone, check_order
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.definition import LONGEST, Indicator
+from stockpulse.indicators.definition import MAX_PERIOD, Indicator
 from stockpulse.indicators.evaluation import Bundle, Instance
-from stockpulse.indicators.selection import columns_of, select
+from stockpulse.indicators.selection import column_names, select
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.symbology import Symbol
 from stockpulse.storage.analytics_reader import SERVED_ANALYTICS
@@ -27,12 +27,12 @@ _EXAMPLE: Final = {"ts": "2026-02-27T12:05:00Z", "revision": 4194329, "sma": 189
 
 
 class Tiers(BaseModel):
-    """The newest indicators of every tier; null where there are none yet."""
+    """The newest indicators of every tier; null where a tier has none yet."""
 
     symbol: str = Field(examples=["AAPL"])
     realtime: dict[str, Any] | None = Field(
         examples=[{"price": 189.72, "moving_average": 189.7, "rsi": 55.9}],
-        description="the newest price, the mean of the last five, and the 5-minute bar that is forming at `ts`",
+        description="the newest price, the mean of the last five prices, and the 5-minute bar forming at `ts`",
     )
     intraday: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed 5-minute bar")
     daily: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed day")
@@ -52,8 +52,8 @@ class ParameterInfo(BaseModel):
     name: str = Field(examples=["period"])
     default: int | float = Field(examples=[14])
     minimum: int | float = Field(examples=[2])
-    maximum: int | float = Field(examples=[LONGEST])
-    whole: bool = Field(examples=[True], description="whether it takes whole numbers only")
+    maximum: int | float = Field(examples=[MAX_PERIOD])
+    whole: bool = Field(examples=[True], description="true if it takes whole numbers only")
 
 
 class IndicatorInfo(BaseModel):
@@ -68,7 +68,7 @@ class IndicatorInfo(BaseModel):
     parameters: list[ParameterInfo]
     lookback: int = Field(examples=[14], description="bars before the first full row, with default parameters")
     units: str = Field(examples=["0 to 100"])
-    source: str = Field(examples=["TA-Lib RSI"], description="where the formula is from")
+    source: str = Field(examples=["TA-Lib RSI"], description="the source of the formula")
 
 
 class Catalogue(BaseModel):
@@ -79,15 +79,15 @@ class Catalogue(BaseModel):
 
 
 class IndicatorChoice(BaseModel):
-    """An indicator that was calculated."""
+    """A calculated indicator."""
 
     type: str = Field(examples=["rsi"])
     parameters: dict[str, float] = Field(examples=[{"period": 14}])
-    columns: list[str] = Field(examples=[["rsi"]], description="its names in `values`")
+    columns: list[str] = Field(examples=[["rsi"]], description="the names of its columns in `values`")
 
 
 class IndicatorValues(BaseModel):
-    """Indicators over the bars of a symbol, oldest first; null before there is enough history."""
+    """Indicators of the bars of a symbol, oldest first; null before there is enough history."""
 
     symbol: str = Field(examples=["AAPL"])
     interval: str = Field(examples=["1d"])
@@ -98,7 +98,8 @@ class IndicatorValues(BaseModel):
 
 
 Limit = Annotated[
-    int | None, Query(ge=1, le=10_000, description="Only so many, the newest. Without start and limit: 100.")
+    int | None,
+    Query(ge=1, le=10_000, description="At most this many rows, the newest. Without start and limit: 100."),
 ]
 
 
@@ -111,7 +112,7 @@ Limit = Annotated[
 async def intraday_analytics(
     context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
 ) -> Response:
-    """All indicators with their default parameters, of closed bars that begin in [start, end)."""
+    """All stored indicators, with default parameters, of closed bars that begin in [start, end)."""
     return await _stored(context, symbol, M5, start, end, limit, wanted, zone)
 
 
@@ -124,7 +125,7 @@ async def intraday_analytics(
 async def daily_analytics(
     context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
 ) -> Response:
-    """All indicators with their default parameters, of closed days that begin in [start, end)."""
+    """All stored indicators, with default parameters, of closed days that begin in [start, end)."""
     return await _stored(context, symbol, D1, start, end, limit, wanted, zone)
 
 
@@ -156,7 +157,7 @@ async def _stored(
     responses=error_responses(404, 422, 503),
 )
 async def analytics(context: Ctx, symbol: PathSymbol, zone: Zone) -> Response:
-    """Real-time (the bar that is forming), intraday (5 minutes) and daily."""
+    """Three tiers: real-time (the forming bar), intraday (5 minutes) and daily."""
     tiers = {
         "realtime": await context.analytics.realtime(symbol),
         "intraday": await context.analytics.latest(symbol, M5, 1),
@@ -168,10 +169,10 @@ async def analytics(context: Ctx, symbol: PathSymbol, zone: Zone) -> Response:
     return Response(orjson.dumps({"symbol": symbol.name} | shown), media_type="application/json")
 
 
-@router.get("/indicators/", include_in_schema=False)  # which would be an indicator of no symbol
-@router.get("/indicators", summary="All indicators there are")
+@router.get("/indicators/", include_in_schema=False)  # else it would mean: the indicators of an empty symbol
+@router.get("/indicators", summary="The catalogue of indicators")
 async def catalogue() -> Catalogue:
-    """With their parameters, units and the sources of their formulas."""
+    """All indicators, with their parameters, units and the sources of their formulas."""
     return Catalogue(count=len(CATALOGUE), indicators=[_described(one) for one in CATALOGUE.values()])
 
 
@@ -184,7 +185,7 @@ def _described(one: Indicator) -> IndicatorInfo:
         inputs=list(one.inputs),
         outputs=list(one.outputs),
         parameters=[
-            ParameterInfo(name=p.name, default=p.default, minimum=p.least, maximum=p.most, whole=p.whole)
+            ParameterInfo(name=p.name, default=p.default, minimum=p.minimum, maximum=p.maximum, whole=p.is_integer)
             for p in one.parameters
         ],
         lookback=max(Instance(one).loop.lookback),
@@ -208,7 +209,7 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
                 "name": name,
                 "in": "query",
                 "required": False,
-                "description": "For those of the indicators that have it: see /indicators.",
+                "description": "Applies to the requested indicators that have this parameter: see /indicators.",
                 "schema": {"type": "number"},
             }
             for name in _PARAMETERS
@@ -227,22 +228,23 @@ async def indicators(
     type: Annotated[  # noqa: A002 - the name of the parameter
         str,
         Query(
-            description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters that are not in brackets are"
-            " given beside, as `period=14`, and hold for all that have one of the name.",
+            description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters outside brackets, as"
+            " `period=14`, apply to all requested indicators that have them.",
             examples=["rsi,macd"],
             max_length=1000,
         ),
     ],
-    limit: Annotated[int | None, Query(ge=1, le=100_000, description="Only so many, the newest.")] = None,
+    limit: Annotated[int | None, Query(ge=1, le=100_000, description="At most this many rows, the newest.")] = None,
 ) -> Response:
-    """Indicators of the bars that begin in [start, end), oldest first, calculated over all bars before as well.
+    """Indicators of the bars that begin in [start, end), oldest first.
 
-    So the first row is as exact as the last. The last bar may still be forming, and says so.
+    The calculation includes all bars before `start`, so the first row is as exact as the last. The last bar may still
+    be forming; then its `final` is false.
     """
     check_order(start, end)
     given = {name: value for name, value in request.query_params.items() if name not in _OURS}
     instances = select(type, given)
-    columns = columns_of(instances)
+    columns = column_names(instances)
     until = context.clocks.closed_until(symbol.id)
     pages = context.analytics.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
     schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
@@ -264,13 +266,13 @@ async def indicators(
 
 
 def _own(instances: list[Instance], columns: list[str], place: int) -> list[str]:
-    """The columns of one of the instances."""
+    """Return the columns of one of the instances."""
     begin = sum(len(one.indicator.outputs) for one in instances[:place])
     return columns[begin : begin + len(instances[place].indicator.outputs)]
 
 
 async def _newest(pages: Any, limit: int) -> Any:
-    """The last rows of all pages."""
+    """Yield the last rows of all pages."""
     kept: list[pl.DataFrame] = []
     async for page in pages:
         kept = [pl.concat([*kept, page]).tail(limit)]

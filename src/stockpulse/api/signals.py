@@ -1,4 +1,4 @@
-"""Signals, and the screener that asks the same kind of question of all symbols."""
+"""Signals, and the screener, which evaluates a condition over all symbols."""
 
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -14,13 +14,13 @@ from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.symbology import Symbol
-from stockpulse.rules import LONGEST, parse
+from stockpulse.rules import MAX_CHARACTERS, parse
 
 router = APIRouter(tags=["signals"])
 
 
 class Signal(BaseModel):
-    """What a rule said when a bar closed."""
+    """The verdict of a rule on a closed bar."""
 
     symbol: str = Field(examples=["AAPL"])
     timestamp: str = Field(examples=["2026-02-27T12:05:00Z"], description="start of the bar")
@@ -28,27 +28,27 @@ class Signal(BaseModel):
     price: float = Field(examples=[189.98], description="close of the bar")
     rule: str = Field(examples=["sma_rsi"])
     interval: str = Field(examples=["1m"])
-    revision: int = Field(examples=[4194329], description="grows whenever the bar, or one before it, changes")
+    revision: int = Field(examples=[4194329], description="grows whenever this bar or an earlier one changes")
 
 
 class Signals(BaseModel):
-    """The newest signals, newest first; `total` counts all that match, not the page."""
+    """The newest signals, newest first; `total` counts all matching signals, not only these."""
 
     total: int = Field(examples=[150])
     signals: list[Signal]
 
 
 class Match(BaseModel):
-    """A symbol that satisfies the condition; beside these, every value that the condition speaks of."""
+    """A symbol that satisfies the condition. It also has a field for every value that the condition uses."""
 
     symbol: str = Field(examples=["AAPL"])
-    ts: str = Field(examples=["2026-02-27T05:00:00Z"], description="start of its newest bar")
+    ts: str = Field(examples=["2026-02-27T05:00:00Z"], description="start of the symbol's newest bar")
     final: bool = Field(examples=[False], description="false while the bar is forming")
     close: float = Field(examples=[189.98])
 
 
 class Screen(BaseModel):
-    """The symbols that satisfy a condition on their newest bar."""
+    """The symbols whose newest bar satisfies a condition."""
 
     where: str = Field(examples=["sma(20) > sma(50) and rsi(14) < 30"])
     interval: str = Field(examples=["1d"])
@@ -56,12 +56,12 @@ class Screen(BaseModel):
     matches: list[Match]
 
 
-Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Only these.")]
-RuleName = Annotated[str | None, Query(description="Only those of this rule.", max_length=64)]
-Limit = Annotated[int, Query(ge=1, le=10_000, description="How many.")]
+Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Return only signals of this kind.")]
+RuleName = Annotated[str | None, Query(description="Return only signals of this rule.", max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of signals.")]
 
 
-@router.get("/signals/", include_in_schema=False)  # which would be those of no symbol
+@router.get("/signals/", include_in_schema=False)  # else it would mean: the signals of an empty symbol
 @router.get(
     "/signals",
     summary="The newest signals",
@@ -71,7 +71,7 @@ Limit = Annotated[int, Query(ge=1, le=10_000, description="How many.")]
 async def signals(
     context: Ctx, wanted: Wanted, zone: Zone, limit: Limit = 100, signal: Kind = None, rule: RuleName = None
 ) -> Response:
-    """Of all symbols, newest first. There is one for every rule and closed bar; HOLD where history is too short."""
+    """Signals of all symbols, newest first: one for each rule and closed bar; HOLD while history is too short."""
     return await _signals(context, None, limit, signal, rule, wanted, zone)
 
 
@@ -90,7 +90,7 @@ async def signals_of_symbol(
     signal: Kind = None,
     rule: RuleName = None,
 ) -> Response:
-    """Newest first."""
+    """Signals of one symbol, newest first."""
     return await _signals(context, symbol, limit, signal, rule, wanted, zone)
 
 
@@ -111,7 +111,7 @@ async def _signals(
 
 @router.get(
     "/screen",
-    summary="Which symbols satisfy a condition",
+    summary="The symbols that satisfy a condition",
     response_model=Screen,
     responses=FORMAT_RESPONSES | error_responses(422, 503),
 )
@@ -126,11 +126,14 @@ async def screen(
             description="A condition on the fields of the bar (open, high, low, close, volume) and on indicators:"
             " `sma(20) > sma(50) and rsi < 30`.",
             examples=["rsi(14) < 30"],
-            max_length=LONGEST,
+            max_length=MAX_CHARACTERS,
         ),
     ],
 ) -> Response:
-    """On each symbol's newest bar, which may still be forming, and says so. Unknown values satisfy nothing."""
+    """Evaluate a condition on each symbol's newest bar; `final` is false if that bar is still forming.
+
+    A condition with unknown values is not satisfied.
+    """
     if interval not in BASE_INTERVALS:
         raise InvalidInput("interval", f"got {interval.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")
     found = await context.screener.matches(parse(where), interval)

@@ -6,7 +6,7 @@ from functools import cached_property
 from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.indicator_track import TrackSpec
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, Analytics
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK, Analytics
 from stockpulse.engine.signals import Rules
 from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.market.intervals import D1, M1, M5, Interval
@@ -19,7 +19,7 @@ class EngineSpec:
     lateness_micros: int = 2_000_000
     """How long after the end of a bar its late ticks are still awaited."""
     extended_day: bool = False
-    """Whether daily bars include trades before and after the regular session."""
+    """True if daily bars include trades before and after the regular session."""
     stored: tuple[Instance, ...] = ()
     """Indicators that are stored with every 5-minute and daily bar."""
     rules: Rules = field(default_factory=lambda: Rules(()))
@@ -35,8 +35,8 @@ class EngineSpec:
             DAILY: TrackSpec(DAILY, D1, bundle, bundle.definition),
         }
         if self.rules.rules:
-            name, interval = f"{SIGNALS}-{self.signal_interval.name}", self.signal_interval
-            tracks[SIGNALS] = TrackSpec(name, interval, self.rules.terms.bundle, self.rules.definition)
+            name, interval = f"{SIGNAL_TRACK}-{self.signal_interval.name}", self.signal_interval
+            tracks[SIGNAL_TRACK] = TrackSpec(name, interval, self.rules.terms.bundle, self.rules.definition)
         return tracks
 
     @property

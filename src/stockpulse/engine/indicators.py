@@ -1,4 +1,4 @@
-"""All that is calculated from bars and prices of a shard: its tracks, signals and last prices."""
+"""Everything calculated from the bars and prices of a shard: its tracks, signals and last prices."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from stockpulse.engine.bar_engine import BarEvents, TickBatch
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.indicator_track import Track, TrackChanges, TrackSpec
 from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
@@ -18,12 +18,12 @@ from stockpulse.market.arrays import Ints
 
 INTRADAY: Final = "intraday"
 DAILY: Final = "daily"
-SIGNALS: Final = "signals"
+SIGNAL_TRACK: Final = "signals"
 
 
 @dataclass(frozen=True)
 class AnalyticsChanges:
-    """What a flush has to write."""
+    """The changes for a flush to write."""
 
     tracks: dict[str, TrackChanges]
     signals: Signals | None
@@ -32,39 +32,39 @@ class AnalyticsChanges:
 
 @dataclass(frozen=True)
 class RealtimeSnapshot:
-    """What the market looks like between two closes: prices, and the 5-minute bars as they form."""
+    """The market between two closes: the newest prices, and the indicators of the forming 5-minute bars."""
 
     prices: PriceAverages
-    forming: Derived | None
+    forming: DerivedRows | None
 
 
 class Analytics:
-    """The indicators of 5-minute and daily bars, the signals of another interval, the mean of the last prices."""
+    """The indicators of 5-minute and daily bars, the signals of one interval, and the last prices."""
 
     def __init__(self, tracks: Mapping[str, TrackSpec], rules: Rules, sessions: Callable[[Ints, Ints], Ints]) -> None:
         """`tracks` are those of `EngineSpec`; `sessions` gives the trading date of each time of a symbol."""
         self.rules = rules
         self.prices = LastPrices()
-        self._overdue: Ints = np.zeros(0, np.int64)  # symbols that could not be looked at when their prices came
+        self._overdue: Ints = np.zeros(0, np.int64)  # symbols that were behind when their prices came
         self.tracks = {name: Track(spec, sessions) for name, spec in tracks.items()}
 
-    def use(self, functions: Functions) -> None:
-        """Begin to calculate: the loops are compiled."""
+    def set_functions(self, functions: Functions) -> None:
+        """Start calculating: the loops are compiled."""
         for track in self.tracks.values():
             track.functions = functions
 
-    def begin(self, symbol_ids: Iterable[int]) -> None:
-        """Calculate, from their first stored bar on, those of these symbols that have no state yet."""
+    def schedule_history(self, symbol_ids: Iterable[int]) -> None:
+        """Let symbols that are new to a track catch up from their first stored bar."""
         ids = np.array(sorted(symbol_ids), np.int64)
         for track in self.tracks.values():
-            track.begin(ids)
+            track.schedule_history(ids)
 
     def apply_ticks(self, batch: TickBatch) -> None:
-        """Note the prices of trades."""
+        """Keep the newest prices."""
         self.prices.apply(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.flags)
 
     def apply_bars(self, events: Iterable[BarEvents]) -> None:
-        """Calculate what follows from bars that closed, or were revised after that."""
+        """Calculate the indicators of bars that closed, or were revised after they had closed."""
         events = list(events)
         for track in self.tracks.values():
             rows = [event.rows for event in events if event.interval is track.interval]
@@ -75,9 +75,9 @@ class Analytics:
                 track.apply(together[np.lexsort((together["ts"], together["symbol_id"]))])
 
     def realtime(self, forming: Rows) -> RealtimeSnapshot:
-        """The prices that are new since the last time, and the indicators of these 5-minute bars as they form.
+        """Return the prices that are new since the last call, and the indicators of these symbols' forming bars.
 
-        Symbols that were behind at the last time come as well, once they have caught up.
+        Symbols that were behind at the last call are included once they have caught up.
         """
         track = self.tracks[INTRADAY]
         ready = track.caught_up(self._overdue)
@@ -89,22 +89,22 @@ class Analytics:
         return realtime
 
     def unflushed(self) -> int:
-        """How many rows wait to be stored."""
+        """Return the number of rows that wait for a flush."""
         return sum(track.unflushed() for track in self.tracks.values())
 
     def behind(self) -> int:
-        """How many symbols are behind, each counted for every track."""
+        """Return the number of symbols that are behind, summed over the tracks."""
         return sum(track.lag() for track in self.tracks.values())
 
     def take_changes(self) -> AnalyticsChanges:
-        """What a flush has to write; call `flushed` once it is committed."""
+        """Return the changes for a flush; call `flushed` once they are committed."""
         changes, state = {}, self.prices.take_changes()
         for name, track in self.tracks.items():
             changed, part = track.take_changes()
             state |= part
             if changed is not None:
                 changes[name] = changed
-        signals = self.rules.signals(changes[SIGNALS].derived) if SIGNALS in changes else None
+        signals = self.rules.signals(changes[SIGNAL_TRACK].derived) if SIGNAL_TRACK in changes else None
         return AnalyticsChanges(changes, signals, state)
 
     def flushed(self) -> None:
@@ -113,16 +113,16 @@ class Analytics:
             track.flushed()
 
     def snapshot(self, among: Ints | None = None) -> State:
-        """The whole state, or that of these symbols."""
+        """Return the whole state, or that of these symbols."""
         state = self.prices.snapshot(among)
         for track in self.tracks.values():
             state |= track.snapshot(among)
         return state
 
     def restore(self, parts: Iterable[State]) -> bool:
-        """Take up the parts of a checkpoint, in order; whether there was a state of another definition in them.
+        """Load the parts of a checkpoint, in order. Return True if they hold a state of another definition.
 
-        That must not stay there: if its definition came back, it would have missed what came meanwhile.
+        Such a state must be deleted: if its definition came back, the state would lack the bars since then.
         """
         ours = {track.kind for track in self.tracks.values()}
         foreign = False

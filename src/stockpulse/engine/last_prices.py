@@ -18,8 +18,8 @@ PRICE_STATE: Final = np.dtype(
         ("symbol_id", "i8"),
         ("ts", "i8"),  # event time of the newest, UTC microseconds
         ("seq", "i8"),  # and its log offset
-        ("known", "i8"),  # how many there are, up to five
-        ("prices", "f8", (POINTS,)),  # the newest stands last
+        ("known", "i8"),  # the number of prices, up to five
+        ("prices", "f8", (POINTS,)),  # the newest is last
         ("dirty", "?"),
     ]
 )
@@ -40,7 +40,7 @@ class LastPrices:
 
     def __init__(self) -> None:
         self._symbols = np.zeros(0, PRICE_STATE)
-        self._seen = np.zeros(0, np.int64)  # offset of the newest price that `changed` has told
+        self._seen = np.zeros(0, np.int64)  # offset of the newest price that `changed` has returned
 
     def _reserve(self, symbol_id: int) -> None:
         if symbol_id < len(self._symbols):
@@ -49,7 +49,7 @@ class LastPrices:
         self._seen = np.concatenate([self._seen, np.full(len(self._symbols) - len(self._seen), -1)])
 
     def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
-        """Trades in the order of the log, as arrays of one length; those that do not count for prices are left out."""
+        """Apply trades in the order of the log. Those that do not count for prices are ignored."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
         if not counting.all():
             symbol_id, ts, seq, price = symbol_id[counting], ts[counting], seq[counting], price[counting]
@@ -71,7 +71,7 @@ class LastPrices:
         self._symbols[ordered[last]] = symbols
 
     def changed(self, also: Ints | None = None) -> PriceAverages:
-        """The symbols with a new price since this was asked last, and these others that have any."""
+        """Return the symbols with a new price since the last call, and those of `also` that have a price."""
         wanted = self._symbols["seq"] != self._seen
         if also is not None:
             wanted[also[also < len(wanted)]] = True
@@ -82,17 +82,17 @@ class LastPrices:
         return PriceAverages(symbol_id, symbols["ts"], symbols["prices"][:, -1], average)
 
     def take_changes(self) -> State:
-        """The state that changed since the last flush."""
+        """Return the state that changed since the last flush."""
         changed = self._symbols[self._symbols["dirty"]]
         self._symbols["dirty"] = False
         return {"prices": changed} if len(changed) else {}
 
     def snapshot(self, among: Ints | None = None) -> State:
-        """The whole state, or that of these symbols."""
+        """Return the whole state, or that of these symbols."""
         return {"prices": of_symbols(self._symbols[self._symbols["known"] > 0], among)}
 
     def restore(self, part: State) -> None:
-        """Take up a part of a checkpoint."""
+        """Load a part of a checkpoint."""
         if "prices" in part and len(part["prices"]):
             symbols = part["prices"]
             self._reserve(int(symbols["symbol_id"].max()))

@@ -1,4 +1,4 @@
-"""Signals: what rules say about each bar as it closes."""
+"""Signals: the verdicts of rules on each bar as it closes."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,21 +9,21 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.market.arrays import Floats, Ints
 from stockpulse.rules import Expression
 
-SIGNALS: Final = ("HOLD", "BUY", "SELL")
-"""A signal is stored as its place in this list."""
+SIGNAL_NAMES: Final = ("HOLD", "BUY", "SELL")
+"""A signal is stored as its index here."""
 
 RULE_NAME: Final = r"[a-z0-9][a-z0-9_\-]{0,39}"
-"""What a rule may be called."""
+"""The pattern of a rule's name."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When to buy and when to sell. Where neither is known to hold, or both do, the signal is HOLD."""
+    """The conditions to buy and to sell. If neither is known to hold, or both do, the signal is HOLD."""
 
     name: str
     buy: Expression
@@ -31,14 +31,14 @@ class Rule:
 
 
 class Terms:
-    """The indicators of some expressions, calculated together, and their values by what the expressions call them."""
+    """The indicators of some expressions, calculated together, and their values by the terms' labels."""
 
     def __init__(self, expressions: Iterable[Expression]) -> None:
         self._terms = list(dict.fromkeys(term for expression in expressions for term in expression.terms))
 
     @cached_property
     def bundle(self) -> Bundle:
-        """What calculates them: each indicator once, whichever of its outputs are wanted."""
+        """The indicators to calculate: each once, whichever of its outputs are used."""
         different = dict.fromkeys((term.indicator, term.values) for term in self._terms)
         return Bundle(Instance(indicator, dict(values)) for indicator, values in different)
 
@@ -51,21 +51,21 @@ class Terms:
         return {term.label: begins[term.indicator, term.values] + term.output for term in self._terms}
 
     def named(self, bars: Mapping[str, Floats], values: Floats) -> dict[str, Floats]:
-        """Fields of bars, and columns of what `bundle` calculated for them, by name."""
+        """Return fields of bars and the values that `bundle` calculated for them, by name."""
         return dict(bars) | {label: values[:, column] for label, column in self._columns.items()}
 
 
 @dataclass(frozen=True)
 class Signals:
-    """A row for each bar and rule."""
+    """Signals, one row per bar and rule."""
 
     symbol_id: Ints
     ts: Ints
     revision: Ints
     rule: Ints
-    """Its place among the rules."""
+    """The index of the rule."""
     signal: npt.NDArray[np.int8]
-    """A place in `SIGNALS`."""
+    """An index into `SIGNAL_NAMES`."""
     price: Floats
     """The close of the bar."""
 
@@ -74,7 +74,7 @@ class Signals:
 
 
 class Rules:
-    """The rules that are in force, and what they are made of."""
+    """The rules in force, and their terms."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -82,12 +82,12 @@ class Rules:
 
     @property
     def definition(self) -> str:
-        """Changes whenever a rule does, or what it speaks of."""
+        """A hash of the rules and of the indicators that they use."""
         texts = "".join(f"{rule.name}\n{rule.buy.text}\n{rule.sell.text}\n" for rule in self.rules)
         return hashlib.sha256((texts + self.terms.bundle.definition).encode()).hexdigest()[:12]
 
-    def signals(self, bars: Derived) -> Signals:
-        """What each rule says about these bars."""
+    def signals(self, bars: DerivedRows) -> Signals:
+        """Return the signal of each rule for each of these bars."""
         values, count = self.terms.named(bars.bars, bars.values), len(bars)
         found = [_signal(rule.buy.holds(values, count), rule.sell.holds(values, count)) for rule in self.rules]
         times = len(self.rules)

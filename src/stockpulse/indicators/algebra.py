@@ -1,7 +1,7 @@
-"""The words that indicators are defined in: series of bars, arithmetic on them, and the primitives.
+"""The algebra of indicator definitions: series of bars, arithmetic on them, and the primitives.
 
-Calling a definition with symbolic series records what it does as a graph, which `source` turns into one loop.
-The graph holds the constants apart from its shape: another period of the same indicator is the same loop.
+Calling a definition with symbolic series records its operations as a graph, and `source` turns the graph into one
+loop. The graph keeps constants apart from its shape: another period of the same indicator has the same loop.
 """
 
 import math
@@ -10,36 +10,36 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 INPUTS: Final = ("open", "high", "low", "close", "volume", "session")
-"""What a bar gives: prices, shares, and the trading date that it belongs to (a number that only has to differ)."""
+"""The inputs of a bar: prices, volume, and its trading date as a number (only equality matters)."""
 
 Number: TypeAlias = "Series | float"
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A primitive: its function in `steps`, and what that takes besides values.
+    """A primitive: the name of its function in `steps`, and the arguments of that beside the values.
 
-    `state` has a letter for each of its scalars, `constants` one for each constant: i (integer) or f (float).
-    One that `settles` has a `settle_` beside it. `slots` says how much memory it needs, `lookback` how many more
-    bars until its first answer, `settling` after how many an older one has no weight left (None: never); all take
-    the constants.
+    `state` has a letter for each scalar of the state, `constants` for each constant: i (integer) or f (float).
+    A step that `folds` has a `fold_` beside it. Three functions of the constants describe it: `slots` is the memory
+    that it needs, `lookback` the number of bars before its first answer, and `influence` the number of bars after
+    which a value has no weight any more (None: it always has).
     """
 
     name: str
     state: str = ""
     constants: str = ""
     outputs: int = 1
-    settles: bool = False
+    folds: bool = False
     slots: Callable[..., int] | None = None
     lookback: Callable[..., int] = lambda *_: 0
-    settling: Callable[..., int | None] = lambda *_: 0
+    influence: Callable[..., int | None] = lambda *_: 0
     known_from: Callable[[Iterable[int]], int] = max
-    """From when inputs that are known from these bars on are enough for an answer."""
+    """The first bar with an answer, from the first known bars of the inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One use of a step (or, with `template`, of plain arithmetic)."""
+    """One use of a step, or of plain arithmetic if there is a `template`."""
 
     step: Step
     inputs: tuple["Series", ...]
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A value for each bar: an output of a node, an input (`name`), or the same everywhere (`value`)."""
+    """A value for each bar: an output of a node, an input (`name`), or a constant (`value`)."""
 
     node: Node | None = None
     output: int = 0
@@ -107,7 +107,7 @@ class Series:
         return apply(Step("either"), self, other)
 
     def __bool__(self) -> bool:
-        raise TypeError("a series has no truth of its own: use where(condition, a, b), & and |")
+        raise TypeError("a series is not a truth value: use where(condition, a, b), & and |")
 
 
 _DIVIDE: Final = Step("divide")
@@ -116,7 +116,7 @@ _AT_LEAST: Final = Step("at_least")
 
 
 def series(value: Number) -> Series:
-    """The value as a series."""
+    """Return a number or a series as a series."""
     return value if isinstance(value, Series) else Series(value=float(value))
 
 
@@ -125,187 +125,188 @@ def _arithmetic(template: str, *inputs: Number) -> Series:
 
 
 def apply(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) -> Series:
-    """The first output of a step."""
+    """Return the first output of a step."""
     return Series(Node(step, tuple(series(one) for one in inputs), constants))
 
 
 def apply_all(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) -> Iterator[Series]:
-    """All outputs of a step."""
+    """Return all outputs of a step."""
     node = Node(step, tuple(series(one) for one in inputs), constants)
     return (Series(node, output) for output in range(step.outputs))
 
 
-# One value and the last ------------------------------------------------------------------------
+# One value at a time ------------------------------------------------------------------------
 
 
 def where(condition: Series, a: Number, b: Number) -> Series:
-    """A where the condition holds, b where not, null where it is unknown."""
+    """Return a where the condition holds, b where it does not, null where it is unknown."""
     return apply(Step("where"), condition, a, b)
 
 
 def ratio(a: Number, b: Number, limit: float) -> Series:
-    """A / b, and `limit` where b is zero. The operator / gives null there."""
+    """Return a / b; `limit` where b is zero (the operator / gives null there)."""
     return apply(Step("ratio"), a, b, limit)
 
 
-def gap(a: Number, b: Number) -> Series:
-    """A - b, and zero where they differ by no more than rounding: for values that were computed."""
-    return apply(Step("gap"), a, b)
+def difference(a: Number, b: Number) -> Series:
+    """Return a - b; zero where they differ by rounding only. For values that were computed."""
+    return apply(Step("difference"), a, b)
 
 
 def equal(a: Number, b: Number) -> Series:
-    """Whether both are the same."""
+    """Condition: a == b."""
     return apply(Step("equal"), a, b)
 
 
 def given(x: Series, other: Series) -> Series:
-    """X, but null where the other one is."""
+    """Return x; null where `other` is null."""
     return apply(Step("given"), x, other)
 
 
 def known_or(x: Series, other: Series) -> Series:
-    """X, and the other one where x is null."""
+    """Return x; `other` where x is null."""
     return apply(Step("known_or", known_from=min), x, other)
 
 
 def larger(a: Number, b: Number) -> Series:
-    """The larger one."""
+    """Return the larger value."""
     return apply(Step("larger"), a, b)
 
 
 def smaller(a: Number, b: Number) -> Series:
-    """The smaller one."""
+    """Return the smaller value."""
     return apply(Step("smaller"), a, b)
 
 
-def root(x: Series) -> Series:
-    """The square root."""
+def sqrt(x: Series) -> Series:
+    """Return the square root."""
     return _arithmetic("sqrt({})", x)
 
 
-def logarithm(x: Series) -> Series:
-    """The natural logarithm."""
+def log(x: Series) -> Series:
+    """Return the natural logarithm."""
     return _arithmetic("log({})", x)
 
 
 def previous(x: Series) -> Series:
-    """The value before."""
-    return apply(Step("previous", state="if", lookback=lambda: 1, settling=lambda: 1), x)
+    """Return the value before."""
+    return apply(Step("previous", state="if", lookback=lambda: 1, influence=lambda: 1), x)
 
 
 def diff(x: Series) -> Series:
-    """The change from the value before."""
+    """Return the change from the value before."""
     return x - previous(x)
 
 
 def lag(x: Series, n: int) -> Series:
-    """The value n before."""
-    step = Step("lag", state="ii", constants="i", slots=lambda n: n + 1, lookback=_all, settling=_all)
+    """Return the value n before."""
+    step = Step("lag", state="ii", constants="i", slots=lambda n: n + 1, lookback=_all, influence=_all)
     return apply(step, x, constants=(n,))
 
 
 def skip(x: Series, n: int) -> Series:
-    """Null for the first n values, then x: what is seeded later."""
-    return apply(Step("skip", state="i", constants="i", lookback=_all, settling=_all), x, constants=(n,))
+    """Return null for the first n values, then x: a later start for a seed."""
+    return apply(Step("skip", state="i", constants="i", lookback=_all, influence=_all), x, constants=(n,))
 
 
-# Over all that came ----------------------------------------------------------------------------
+# Over all values so far ----------------------------------------------------------------------------
 
 
 def cumsum(x: Series) -> Series:
-    """The sum of all values so far."""
-    return apply(Step("cumsum", state="f", settling=_never), x)
+    """Return the sum of all values so far."""
+    return apply(Step("cumsum", state="f", influence=_never), x)
 
 
 def session_sum(x: Series, session: Series) -> Series:
-    """The sum of all values of the session so far."""
-    return apply(Step("session_sum", state="ff", settling=_never), x, session)
+    """Return the sum of the session's values so far."""
+    return apply(Step("session_sum", state="ff", influence=_never), x, session)
 
 
 def smooth(x: Series, n: int, alpha: float) -> Series:
-    """Exponential smoothing by alpha, seeded with the mean of the first n values."""
-    step = Step("ema", state="if", constants="if", lookback=_others, settling=lambda n, a: n + _weightless(a))
+    """Return the exponential average by alpha, seeded with the mean of the first n values."""
+    step = Step("ema", state="if", constants="if", lookback=_all_but_one, influence=lambda n, a: n + _weightless(a))
     return apply(step, x, constants=(n, alpha))
 
 
 def ema(x: Series, n: int) -> Series:
-    """The exponential moving average with a span of n: alpha is 2 / (n + 1)."""
+    """Return the exponential moving average with a span of n: alpha is 2 / (n + 1)."""
     return smooth(x, n, 2 / (n + 1))
 
 
 def wilder(x: Series, n: int) -> Series:
-    """Wilder's smoothing: alpha is 1 / n."""
+    """Return Wilder's average: alpha is 1 / n."""
     return smooth(x, n, 1 / n)
 
 
 def ema_of_all(x: Series, n: int) -> Series:
-    """The exponential moving average that is seeded with the first value."""
-    step = Step("ema_of_all", state="if", constants="f", settling=_weightless)
+    """Return the exponential moving average that is seeded with the first value."""
+    step = Step("ema_of_all", state="if", constants="f", influence=_weightless)
     return apply(step, x, constants=(2 / (n + 1),))
 
 
 def wilder_sum(x: Series, n: int) -> Series:
-    """Wilder's running sum, n times his smoothing."""
-    settling = lambda n: n + _weightless(1 / n)  # noqa: E731
-    return apply(Step("wilder_sum", state="if", constants="i", lookback=_others, settling=settling), x, constants=(n,))
+    """Return Wilder's running sum, n times his average."""
+    influence = lambda n: n + _weightless(1 / n)  # noqa: E731
+    step = Step("wilder_sum", state="if", constants="i", lookback=_all_but_one, influence=influence)
+    return apply(step, x, constants=(n,))
 
 
 # Over the last n -------------------------------------------------------------------------------
 
 
 def sum_(x: Series, n: int) -> Series:
-    """The sum of the last n values."""
+    """Return the sum of the last n values."""
     return _window("window_sum", "iif", 1, x, n)
 
 
 def sma(x: Series, n: int) -> Series:
-    """The mean of the last n values."""
+    """Return the mean of the last n values."""
     return sum_(x, n) / n
 
 
 def max_(x: Series, n: int) -> Series:
-    """The greatest of the last n values."""
+    """Return the maximum of the last n values."""
     return _window("window_max", "iif", 1, x, n)
 
 
 def min_(x: Series, n: int) -> Series:
-    """The least of the last n values."""
+    """Return the minimum of the last n values."""
     return -max_(-x, n)
 
 
 def since_max(x: Series, n: int) -> Series:
-    """How many values ago the greatest of the last n came; of equals the newest."""
+    """Return how many values ago the maximum of the last n came; of equals the newest."""
     return _window("since_max", "iiifi", 2, x, n)
 
 
 def since_min(x: Series, n: int) -> Series:
-    """How many values ago the least of the last n came; of equals the newest."""
+    """Return how many values ago the minimum of the last n came; of equals the newest."""
     return since_max(-x, n)
 
 
 def weighted_sum(x: Series, n: int) -> Series:
-    """The sum of the last n values with weights 1 (the oldest) to n."""
+    """Return the sum of the last n values with weights from 1 (the oldest) to n."""
     return _window("weighted_sum", "iiff", 2, x, n)
 
 
 def wma(x: Series, n: int) -> Series:
-    """The linearly weighted mean of the last n values."""
+    """Return the linearly weighted mean of the last n values."""
     return weighted_sum(x, n) / (n * (n + 1) / 2)
 
 
 def std(x: Series, n: int) -> Series:
-    """The population standard deviation of the last n values."""
-    return root(_window("variance", "iiff", 2, x, n))
+    """Return the population standard deviation of the last n values."""
+    return sqrt(_window("variance", "iiff", 2, x, n))
 
 
 def mean_deviation(x: Series, mean: Series, n: int) -> Series:
-    """The mean distance of the last n values from their mean, which is given."""
+    """Return the mean distance of the last n values from `mean`, their mean."""
     step = Step(
         "mean_deviation",
         state="ii",
         constants="i",
         slots=lambda n: n + 1,
-        settling=_others,  # the mean is as late
+        influence=_all_but_one,  # `mean` starts as late
     )
     return apply(step, x, mean, constants=(n,))
 
@@ -315,37 +316,39 @@ def _window(name: str, state: str, width: int, x: Series, n: int) -> Series:
         name,
         state=state,
         constants="i",
-        settles=True,
+        folds=True,
         slots=lambda n: width * n,
-        lookback=_others,
-        settling=_others,
+        lookback=_all_but_one,
+        influence=_all_but_one,
     )
     return apply(step, x, constants=(n,))
 
 
-# What has a rule of its own --------------------------------------------------------------------
+# With rules of their own --------------------------------------------------------------------
 
 
-def adaptive(x: Series, alpha: Series, seed: Series) -> Series:
-    """Exponential smoothing by an alpha that changes, seeded where it begins with `seed`."""
-    return apply(Step("adaptive", state="if", settling=_never), x, alpha, seed)
+def adaptive_ema(x: Series, alpha: Series, seed: Series) -> Series:
+    """Return the exponential average by an alpha that changes, seeded with the first `seed`."""
+    return apply(Step("adaptive_ema", state="if", influence=_never), x, alpha, seed)
 
 
-def adx_smoothing(x: Series, moves: Series, n: int) -> Series:
-    """Wilder's smoothing that stands still while `moves` is zero."""
-    step = Step("adx", state="if", constants="i", lookback=_others, settling=lambda n: n + _weightless(1 / n))
+def adx_average(x: Series, moves: Series, n: int) -> Series:
+    """Return Wilder's average; it stands still while `moves` is zero."""
+    step = Step(
+        "adx_average", state="if", constants="i", lookback=_all_but_one, influence=lambda n: n + _weightless(1 / n)
+    )
     return apply(step, x, moves, constants=(n,))
 
 
 def parabolic_sar(high: Series, low: Series, acceleration: float, maximum: float) -> Series:
-    """Wilder's parabolic stop and reverse."""
-    step = Step("parabolic_sar", state="iifffff", constants="ff", lookback=lambda *_: 1, settling=_never)
+    """Return Wilder's parabolic stop and reverse."""
+    step = Step("parabolic_sar", state="iifffff", constants="ff", lookback=lambda *_: 1, influence=_never)
     return apply(step, high, low, constants=(acceleration, maximum))
 
 
 def supertrend(close: Series, upper: Series, lower: Series) -> tuple[Series, Series]:
-    """The band that trails the close, and the side of it that the close is on: 1 above, -1 below."""
-    band, side = apply_all(Step("supertrend", state="iifff", outputs=2, settling=_never), close, upper, lower)
+    """Return the band that trails the close, and the close's side of it: 1 above, -1 below."""
+    band, side = apply_all(Step("supertrend", state="iifff", outputs=2, influence=_never), close, upper, lower)
     return band, side
 
 
@@ -356,7 +359,7 @@ def _all(n: int) -> int:
     return n
 
 
-def _others(n: int, *_: float) -> int:
+def _all_but_one(n: int, *_: float) -> int:
     return n - 1
 
 
@@ -365,5 +368,5 @@ def _never(*_: float) -> None:
 
 
 def _weightless(alpha: float) -> int:
-    """After how many values what was before weighs less than the last bit of a float."""
+    """Return after how many values all values before weigh less than the last bit of a float."""
     return 0 if alpha >= 1 else int(-37 / math.log(1 - alpha)) + 1

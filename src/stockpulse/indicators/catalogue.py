@@ -1,4 +1,4 @@
-"""All indicators there are. A new one is a function in the module of its family, and its line here."""
+"""The catalogue of all indicators. A new one takes a function in the module of its family, and a line here."""
 
 from typing import Final
 

@@ -1,8 +1,8 @@
-"""Turns the loops of indicators into machine code, and keeps it on disk.
+"""Compiles the loops of indicators to machine code, and keeps it on disk.
 
-Compiling takes half a second for each, so it is done once, in a process of its own that stands back behind
-the server; loading what was compiled takes milliseconds. To load machine code is to run it: the folder must
-be one that nobody else can write to.
+Compiling takes half a second per loop. It is done once, in a process of its own with a lower priority than the
+server's. Loading compiled loops takes milliseconds. Loading machine code means running it, so the folder must be one
+that no other user can write to.
 """
 
 import asyncio
@@ -22,22 +22,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from stockpulse.indicators import steps
+from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance, LoopFunction
 from stockpulse.indicators.source import Loop
+from stockpulse.indicators.steps import FUNCTIONS, GLOBALS
 
 _NICE: Final = 10
 _WITH_INPUT: Final = "--with-input"
 
 _FUNCTIONS: Final[dict[tuple[Path, str], LoopFunction]] = {}
-"""What was loaded in this process, by folder and name."""
+"""The functions that this process has loaded, by folder and name."""
 
 _LOADING: Final = threading.Lock()
 
 
 class Compiler:
-    """Gives the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
+    """Returns the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
         if not _is_private(folder):
@@ -46,7 +47,7 @@ class Compiler:
         self._folder = folder
 
     def __call__(self, loop: Loop) -> LoopFunction:
-        """The compiled function; half a second if it has never been compiled on this machine."""
+        """Return the compiled function. Takes half a second if this machine has never compiled it."""
         place = self._folder, loop.name
         found = _FUNCTIONS.get(place)
         if found is None:
@@ -56,23 +57,23 @@ class Compiler:
         return found
 
     def load(self, instances: Iterable[Instance]) -> None:
-        """Have the functions of all of these at hand."""
+        """Load the functions of these indicators."""
         for one in instances:
             self(one.loop)
 
     def is_prepared(self, instances: Iterable[Instance]) -> bool:
-        """Whether all of this lies compiled on disk, for this processor."""
+        """Return True if all of these lie on disk, compiled for this processor."""
         return self._mark(instances).exists()
 
     def prepare(self, instances: Iterable[Instance]) -> None:
-        """Compile all of these, and note that it was done."""
+        """Compile these, and leave a mark that says so."""
         wanted = list(instances)
         self.load(wanted)
         self._mark(wanted).touch()
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
-        """Do that in a process of its own, which ends with us; RuntimeError says why it failed."""
-        # In a session of its own, since a Ctrl-C is for us. It ends when its input does, however we end.
+        """Run `prepare` in a process of its own, which ends with this one; RuntimeError says why it failed."""
+        # It gets a session of its own, because a Ctrl-C is meant for us. It ends when its input does, however we end.
         process = await asyncio.create_subprocess_exec(
             *self.command(instances),
             _WITH_INPUT,
@@ -91,12 +92,12 @@ class Compiler:
             raise RuntimeError(f"indicators cannot be compiled: {said.decode(errors='replace')[-2000:]}")
 
     def command(self, instances: Iterable[Instance]) -> list[str]:
-        """The command that does `prepare`."""
+        """Return the command that runs `prepare`."""
         wanted = [(one.indicator.name, one.values) for one in instances]
         return [sys.executable, "-m", "stockpulse.indicators.compiler", str(self._folder), json.dumps(wanted)]
 
     def _mark(self, instances: Iterable[Instance]) -> Path:
-        import llvmlite.binding as llvm  # noqa: PLC0415  (a tenth of a second that the start does without)
+        import llvmlite.binding as llvm  # noqa: PLC0415  (takes 0.1 s, which the start need not spend)
         import numba  # noqa: PLC0415
 
         parts = sorted({one.loop.name for one in instances})
@@ -105,7 +106,7 @@ class Compiler:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether only this user can write to the folder, which is made if there is none."""
+    """Return True if only this user can write to the folder. Makes it if it is missing."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -116,8 +117,8 @@ def _is_private(folder: Path) -> bool:
 
 
 def _compiled(loop: Loop, folder: Path) -> LoopFunction:
-    """The loop as machine code; its source is a file, since that is what the compiler keeps its results beside."""
-    from numba import float64, int64, njit, void  # noqa: PLC0415  (a third of a second that the start does without)
+    """Return the loop as machine code. Its source is a file, because numba keeps its cache beside one."""
+    from numba import float64, int64, njit, void  # noqa: PLC0415  (takes 0.3 s, which the start need not spend)
 
     path = folder / f"{loop.name}.py"
     if not path.exists():
@@ -126,9 +127,9 @@ def _compiled(loop: Loop, folder: Path) -> LoopFunction:
         unfinished.replace(path)
     module = _imported(loop.name, path)
     vars(module).update(_compiled_steps())
-    numbers, whole, table = float64[::1], int64[::1], float64[:, ::1]
-    bars = (numbers,) * 6
-    signature = void(table, whole, whole, whole, int64, *bars, table, whole, numbers, whole)
+    floats, ints, table = float64[::1], int64[::1], float64[:, ::1]
+    bars = (floats,) * len(INPUTS)
+    signature = void(table, ints, ints, ints, int64, *bars, table, ints, floats, ints)
     compiled: LoopFunction = njit(signature, cache=True, nogil=True, error_model="numpy")(module.loop)
     return compiled
 
@@ -138,7 +139,7 @@ def _imported(name: str, path: Path) -> types.ModuleType:
     if specification is None or specification.loader is None:
         raise ImportError(path)
     module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # where the compiler looks for it
+    sys.modules[name] = module  # numba looks for it there
     specification.loader.exec_module(module)
     return module
 
@@ -147,19 +148,18 @@ _STEPS: dict[str, Any] = {}
 
 
 def _compiled_steps() -> dict[str, Any]:
-    """The steps for use in compiled loops; they are compiled when the first loop that uses one is.
+    """Return the steps as functions for compiled loops. Each is compiled with the first loop that uses it.
 
-    They are copies that see each other: those in the module stay plain functions. In line, and so with their
-    state in registers, they are three times as fast.
+    They are copies that call each other; the functions in the modules stay plain Python. Inlined, with their state in
+    registers, they are three times as fast.
     """
     if not _STEPS:
         from numba import njit  # noqa: PLC0415
 
-        world = dict(vars(steps))
-        for name, function in vars(steps).items():
-            if isinstance(function, types.FunctionType) and function.__module__ == steps.__name__:
-                copy = types.FunctionType(function.__code__, world, name)
-                _STEPS[name] = njit(copy, error_model="numpy", forceinline=True)
+        world = dict(GLOBALS)
+        for name, function in FUNCTIONS.items():
+            copy = types.FunctionType(function.__code__, world, name)
+            _STEPS[name] = njit(copy, error_model="numpy", forceinline=True)
         world.update(_STEPS)
     return _STEPS
 

@@ -1,4 +1,4 @@
-"""Indicators with their parameters chosen, and the calculation of several at once."""
+"""Indicators with chosen parameters, and the calculation of several at once."""
 
 import hashlib
 import itertools
@@ -11,44 +11,44 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from stockpulse.indicators.algebra import INPUTS
-from stockpulse.indicators.definition import Indicator, written
-from stockpulse.indicators.source import Loop, loop_of
+from stockpulse.indicators.definition import Indicator, format_number
+from stockpulse.indicators.source import Loop, build_loop
 from stockpulse.market.arrays import Floats, Ints
 
 LoopFunction: TypeAlias = Callable[..., None]
 Functions: TypeAlias = Callable[[Loop], LoopFunction]
-"""Gives the function that runs a loop: see `compiler`."""
+"""Returns the function that runs a loop: see `compiler`."""
 Columns: TypeAlias = Mapping[str, Floats]
-"""The bars that are calculated on: an array for each of `INPUTS`."""
+"""Bars as input of a calculation: an array for each of `INPUTS`."""
 
 Part: TypeAlias = tuple[Ints, Ints, Ints]
-"""Sequences: the row of the state of each, where its bars begin, and where they end."""
+"""Sequences: the state's row of each, the place of its first bar, and the place after its last bar."""
 
 _THREADED_BARS: Final = 8_000
-"""From so many bars on a calculation is spread over the processors."""
+"""A calculation over at least this many bars runs on all processors."""
 
 
 class Instance:
-    """An indicator with its parameters."""
+    """An indicator with parameters."""
 
     def __init__(self, indicator: Indicator, values: Mapping[str, object] | None = None) -> None:
         self.indicator = indicator
-        self.values = indicator.checked(values or {})
+        self.values = indicator.validate(values or {})
 
     @cached_property
     def loop(self) -> Loop:
-        """What calculates it."""
-        return loop_of(self.indicator.traced(self.values))
+        """The loop that calculates it."""
+        return build_loop(self.indicator.trace(self.values))
 
     @property
     def label(self) -> str:
-        """As people write it: `rsi(14)`, `vwap`."""
-        values = ", ".join(written(value) for value in self.values.values())
+        """The customary spelling: `rsi(14)`, `vwap`."""
+        values = ", ".join(format_number(value) for value in self.values.values())
         return f"{self.indicator.name}({values})" if values else self.indicator.name
 
 
 class Bundle:
-    """Indicators that are calculated together, over the same bars."""
+    """Indicators that are calculated together over the same bars."""
 
     def __init__(self, instances: Iterable[Instance]) -> None:
         self.instances = tuple(instances)
@@ -58,12 +58,12 @@ class Bundle:
 
     @property
     def definition(self) -> str:
-        """Changes whenever something about what is calculated does."""
-        parts = [f"{one.label} {one.loop.name} {one.loop.real.tolist()}" for one in self.instances]
+        """A hash of everything that the values depend on."""
+        parts = [f"{one.label} {one.loop.name} {one.loop.float_params.tolist()}" for one in self.instances]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def fresh(self, symbols: int) -> list[Floats]:
-        """The state of so many symbols of which no bar is known; an array for each indicator."""
+        """Return the initial state of this many symbols: an array for each indicator."""
         return [np.zeros((symbols, loop.width)) for loop in self.loops]
 
     def calculate(
@@ -77,10 +77,10 @@ class Bundle:
         *,
         hold: int = 0,
     ) -> Floats:
-        """The outputs, one row each, for all bars of the sequences [first, last).
+        """Return the outputs, one row each, for all bars of the sequences [first, last). Null is NaN.
 
-        Sequence i belongs to the symbol in `rows[i]` of the states, which move on with it, but for the last
-        `hold` (0 or 1) bars of each sequence. Null is NaN.
+        Sequence i belongs to row `rows[i]` of the states. The states advance over it, except for its last `hold`
+        (0 or 1) bars.
         """
         count = len(bars["close"])
         out = np.empty((self.outputs, count))
@@ -91,7 +91,7 @@ class Bundle:
             at = 0
             for (function, loop), state in zip(loops, states, strict=True):
                 where = out[at : at + loop.outputs]
-                function(state, *part, hold, *columns, where, loop.whole, loop.real, loop.places)
+                function(state, *part, hold, *columns, where, loop.int_params, loop.float_params, loop.places)
                 at += loop.outputs
 
         _run(calculate, _parts(rows, first, last, count))
@@ -99,7 +99,7 @@ class Bundle:
 
 
 def _parts(rows: Ints, first: Ints, last: Ints, count: int) -> list[Part]:
-    """The sequences in as many groups as are to be calculated at the same time."""
+    """Return the sequences in groups, one for each thread."""
     groups = min(_PROCESSORS, len(rows)) if count >= _THREADED_BARS else 1
     cuts = [len(rows) * i // groups for i in range(groups + 1)] if groups > 1 else [0, len(rows)]
     return [(rows[a:b], first[a:b], last[a:b]) for a, b in itertools.pairwise(cuts)]
@@ -110,7 +110,7 @@ _POOL: Final = ThreadPoolExecutor(_PROCESSORS, thread_name_prefix="indicators")
 
 
 def _run(work: Callable[[Part], None], parts: list[Part]) -> None:
-    """Work on all parts; the last one here, the others in threads."""
+    """Do the work for all parts: the last one in this thread, the others in the pool."""
     others = [_POOL.submit(work, part) for part in parts[:-1]]
     work(parts[-1])
     for other in others:

@@ -4,7 +4,7 @@ from stockpulse.indicators import algebra as alg
 from stockpulse.indicators.algebra import (
     Series,
     diff,
-    gap,
+    difference,
     given,
     lag,
     larger,
@@ -18,7 +18,7 @@ from stockpulse.indicators.algebra import (
 from stockpulse.indicators.definition import indicator
 
 
-@indicator(title="Relative strength index", inputs="close", units="0 to 100", source="TA-Lib RSI", least=2)
+@indicator(title="Relative strength index", inputs="close", units="0 to 100", source="TA-Lib RSI", minimum=2)
 def rsi(close: Series, *, period: int = 14) -> Series:
     """Wilder's share of the gains in all changes."""
     return _relative_strength(close, period)
@@ -50,7 +50,7 @@ def stoch_fast(high: Series, low: Series, close: Series, *, k: int = 5, d: int =
 
 def _position(high: Series, low: Series, close: Series, n: int) -> Series:
     lowest = min_(low, n)
-    return 100 * ratio(close - lowest, gap(max_(high, n), lowest), 0)
+    return 100 * ratio(close - lowest, difference(max_(high, n), lowest), 0)
 
 
 @indicator(
@@ -75,7 +75,7 @@ def stoch(
     outputs="stoch_rsi_k stoch_rsi_d",
     units="0 to 100",
     source="TA-Lib STOCHRSI",
-    least=2,
+    minimum=2,
 )
 def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tuple[Series, ...]:
     """Where the RSI is in the range of its last values."""
@@ -85,19 +85,19 @@ def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tup
     return given(position, mean), mean
 
 
-@indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", least=2)
+@indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", minimum=2)
 def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
     """How far the close is below the highest high, in the range of the last bars."""
     highest = max_(high, period)
-    return -100 * ratio(highest - close, gap(highest, min_(low, period)), 0)
+    return -100 * ratio(highest - close, difference(highest, min_(low, period)), 0)
 
 
-@indicator(title="Commodity channel index", inputs="high low close", units="none", source="TA-Lib CCI", least=2)
+@indicator(title="Commodity channel index", inputs="high low close", units="none", source="TA-Lib CCI", minimum=2)
 def cci(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
     """How many mean deviations the typical price is from its mean; 1 is 0.015 of them."""
     typical = (high + low + close) / 3
     mean = alg.sma(typical, period)
-    return ratio(gap(typical, mean), 0.015 * alg.mean_deviation(typical, mean, period), 0)
+    return ratio(difference(typical, mean), 0.015 * alg.mean_deviation(typical, mean, period), 0)
 
 
 @indicator(title="Rate of change", inputs="close", units="percent", source="TA-Lib ROC")
@@ -118,7 +118,7 @@ def momentum(close: Series, *, period: int = 10) -> Series:
     inputs="close",
     units="percent",
     source="TA-Lib PPO with exponential means (matype=1)",
-    least=2,
+    minimum=2,
 )
 def ppo(close: Series, *, fast: int = 12, slow: int = 26) -> Series:
     """How far a quick mean is from a slow one, in percent of the slow one."""
@@ -126,7 +126,7 @@ def ppo(close: Series, *, fast: int = 12, slow: int = 26) -> Series:
     return 100 * ratio(alg.ema(close, fast) - base, base, 0)
 
 
-@indicator(title="Chande momentum oscillator", inputs="close", units="-100 to 100", source="TA-Lib CMO", least=2)
+@indicator(title="Chande momentum oscillator", inputs="close", units="-100 to 100", source="TA-Lib CMO", minimum=2)
 def cmo(close: Series, *, period: int = 14) -> Series:
     """Gains less losses, as a share of both."""
     gain, loss = _gain_and_loss(close, period)

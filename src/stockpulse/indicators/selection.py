@@ -1,4 +1,4 @@
-"""Which indicators somebody asks for: `rsi,macd`, `rsi(7),rsi(21)`, `sma(period=50)`."""
+"""Reads a list of indicators from a request: `rsi,macd`, `rsi(7),rsi(21)`, `sma(period=50)`."""
 
 import re
 from collections.abc import Mapping
@@ -6,34 +6,34 @@ from typing import Final
 
 from stockpulse.errors import InvalidInput
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.definition import Indicator, written
+from stockpulse.indicators.definition import Indicator, format_number
 from stockpulse.indicators.evaluation import Instance
 
-MOST: Final = 50
-"""As many as that at once."""
+MAX_INDICATORS: Final = 50
+"""The maximum number of indicators in one request."""
 
 _BETWEEN: Final = re.compile(r",(?![^(]*\))")
 _ONE: Final = re.compile(r"\s*(\w{1,40})\s*(?:\(([^()]*)\))?\s*", re.ASCII)
 
 
 def select(text: str, parameters: Mapping[str, str], field: str = "type") -> list[Instance]:
-    """The indicators that a text lists; `parameters` hold for all of them that have one of the name.
+    """Return the indicators that a text lists. `parameters` apply to every listed indicator that has them.
 
-    Raises InvalidInput that names the field or the parameter, and says what it takes.
+    Raises InvalidInput, which names the field or the parameter and says what it takes.
     """
     parts = _BETWEEN.split(text)
-    if len(parts) > MOST:
-        raise InvalidInput(field, f"got {len(parts)} indicators; takes {MOST} at most")
+    if len(parts) > MAX_INDICATORS:
+        raise InvalidInput(field, f"got {len(parts)} indicators; takes {MAX_INDICATORS} at most")
     chosen = [_named(part, field) for part in parts]
     for name in parameters:
         if not any(name in _names(indicator) for indicator, _ in chosen):
             known = ", ".join(f"{indicator.name}: {', '.join(_names(indicator)) or 'none'}" for indicator, _ in chosen)
-            raise InvalidInput(name[:40], f"is no parameter of what is asked for ({known})")
+            raise InvalidInput(name[:40], f"is not a parameter of the requested indicators ({known})")
     instances = [
         Instance(indicator, {name: value for name, value in parameters.items() if name in _names(indicator)} | own)
         for indicator, own in chosen
     ]
-    return list({one.label: one for one in instances}.values())  # what is said twice is calculated once
+    return list({one.label: one for one in instances}.values())  # drop repetitions
 
 
 def _names(indicator: Indicator) -> list[str]:
@@ -49,7 +49,7 @@ def _named(part: str, field: str) -> tuple[Indicator, dict[str, str]]:
 
 
 def _arguments(indicator: Indicator, text: str) -> dict[str, str]:
-    """Arguments in the order of the parameters, or by name."""
+    """Return the arguments, given in the order of the parameters or by name."""
     values: dict[str, str] = {}
     names = _names(indicator)
     for place, argument in enumerate(text.split(",") if text.strip() else []):
@@ -62,11 +62,13 @@ def _arguments(indicator: Indicator, text: str) -> dict[str, str]:
     return values
 
 
-def columns_of(instances: list[Instance]) -> list[str]:
-    """A name for each output: its own, or with the parameters where it comes more than once."""
+def column_names(instances: list[Instance]) -> list[str]:
+    """Return a name for each output: its own, with the parameters appended where it occurs more than once."""
     outputs = [output for one in instances for output in one.indicator.outputs]
     return [
-        output if outputs.count(output) == 1 else "_".join([output, *(written(value) for value in one.values.values())])
+        output
+        if outputs.count(output) == 1
+        else "_".join([output, *(format_number(value) for value in one.values.values())])
         for one in instances
         for output in one.indicator.outputs
     ]

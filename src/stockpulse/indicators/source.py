@@ -1,34 +1,33 @@
-"""From the graph of an indicator to the source of its loop, and to the numbers that the loop is run with.
+"""Generates the source of an indicator's loop from its graph, and the parameters to run the loop with.
 
-One loop does everything. For each sequence of bars it loads the symbol's state into local variables, goes
-through the bars, and stores the state: thousands of bars of one symbol (batch), or one bar each of thousands
-of symbols (stream). The last `hold` bars, none or one, are answered for but leave no trace in the state.
+One loop serves batch and stream. For each sequence of bars it loads the symbol's state into local variables, goes
+through the bars, and stores the state: thousands of bars of one symbol (batch), or one bar of each of thousands of
+symbols (stream). The last `hold` bars, none or one, get their values too, but stay out of the state.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.indicators import steps
 from stockpulse.indicators.algebra import Node, Series
-
-_STEPS: Final = Path(steps.__file__).read_text(encoding="utf-8")
+from stockpulse.indicators.steps import FUNCTIONS, SOURCE
 
 _LOOP: Final = '''\
-"""Made by StockPulse from the definition of an indicator; see stockpulse.indicators.source."""
+"""Generated from the definition of an indicator; see stockpulse.indicators.source."""
 
 from math import inf, log, nan, sqrt
 
-from stockpulse.indicators.steps import {steps}
+{imports}
 
 
-def loop(state, rows, first, last, hold, open, high, low, close, volume, session, out, whole, real, places):
+def loop(
+    state, rows, first, last, hold, open, high, low, close, volume, session, out, int_params, float_params, places
+):
     {constants}
     for i in range(rows.shape[0]):
         memory = state[rows[i]]
@@ -45,51 +44,52 @@ def loop(state, rows, first, last, hold, open, high, low, close, volume, session
 
 @dataclass(frozen=True)
 class Loop:
-    """The loop of one indicator with certain parameters: its text, which other parameters share, and the numbers."""
+    """The loop of an indicator: its text, which does not depend on the parameters, and the parameters."""
 
     text: str
-    whole: npt.NDArray[np.int64]
-    real: npt.NDArray[np.float64]
+    int_params: npt.NDArray[np.int64]
+    float_params: npt.NDArray[np.float64]
     places: npt.NDArray[np.int64]
+    """Where the memory of each window begins in a symbol's state."""
     width: int
-    """How many float64 a symbol's state takes."""
+    """The size of a symbol's state, in float64."""
     outputs: int
     lookback: tuple[int, ...]
-    """How many bars come before the first value, for each output."""
-    settling: int | None
-    """After how many bars what was before them has no weight; None: never."""
+    """The number of bars before the first value, for each output."""
+    influence: int | None
+    """The number of bars after which a bar has no weight in the values any more; None: it always has."""
 
     @cached_property
     def name(self) -> str:
-        """The name of the module that the text makes: other text or other steps, another name."""
-        return "loop_" + hashlib.sha256((_STEPS + self.text).encode()).hexdigest()[:16]
+        """The module name of the text. It changes with the text and with the source of the steps."""
+        return "loop_" + hashlib.sha256((SOURCE + self.text).encode()).hexdigest()[:16]
 
 
 @dataclass
 class _Writer:
-    """The loop as far as it is written."""
+    """Writes the loop, one series after another."""
 
     steps: set[str] = field(default_factory=set)
     constants: list[str] = field(default_factory=list)
     load: list[str] = field(default_factory=list)
-    settle: list[str] = field(default_factory=list)
+    fold: list[str] = field(default_factory=list)
     store: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
-    whole: list[int] = field(default_factory=list)
-    real: list[float] = field(default_factory=list)
+    int_params: list[int] = field(default_factory=list)
+    float_params: list[float] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     width: int = 0
     variables: dict[tuple[object, int], str] = field(default_factory=dict)
     nodes: dict[object, Node] = field(default_factory=dict)
     lookback: dict[str, int] = field(default_factory=dict)
-    settling: dict[str, int | None] = field(default_factory=dict)
+    influence: dict[str, int | None] = field(default_factory=dict)
 
-    def use(self, series: Series) -> str:
-        """The variable that holds a series, written down if it is new."""
+    def variable(self, series: Series) -> str:
+        """Return the variable that holds a series; write its calculation if it is new."""
         if series.name is not None:
             return self._input(series.name)
         if series.node is None:
-            return self._real(series.value or 0.0)
+            return self._float_param(series.value or 0.0)
         return self._output(series.node, series.output)
 
     def _input(self, name: str) -> str:
@@ -99,42 +99,44 @@ class _Writer:
             self._is_known_at_once(f"{name}_t")
         return self.variables[name, 0]
 
-    def _real(self, value: float) -> str:
-        self.constants.append(f"c{len(self.real)} = real[{len(self.real)}]")
-        self.real.append(value)
-        self._is_known_at_once(f"c{len(self.real) - 1}")
-        return f"c{len(self.real) - 1}"
+    def _float_param(self, value: float) -> str:
+        place = len(self.float_params)
+        self.constants.append(f"c{place} = float_params[{place}]")
+        self.float_params.append(value)
+        self._is_known_at_once(f"c{place}")
+        return f"c{place}"
 
-    def _whole(self, value: float) -> str:
-        self.constants.append(f"n{len(self.whole)} = whole[{len(self.whole)}]")
-        self.whole.append(int(value))
-        return f"n{len(self.whole) - 1}"
+    def _int_param(self, value: float) -> str:
+        place = len(self.int_params)
+        self.constants.append(f"n{place} = int_params[{place}]")
+        self.int_params.append(int(value))
+        return f"n{place}"
 
     def _is_known_at_once(self, variable: str) -> None:
-        self.lookback[variable] = self.settling[variable] = 0
+        self.lookback[variable] = self.influence[variable] = 0
 
     def _depends(self, variable: str, on: list[str], node: Node) -> None:
         step = node.step
         self.lookback[variable] = step.known_from(self.lookback[one] for one in on) + step.lookback(*node.constants)
-        settling = step.settling(*node.constants)
-        before = [self.settling[one] for one in on]
-        forever = settling is None or None in before
-        self.settling[variable] = None if forever else max((b for b in before if b), default=0) + (settling or 0)
+        influence = step.influence(*node.constants)
+        before = [self.influence[one] for one in on]
+        forever = influence is None or None in before
+        self.influence[variable] = None if forever else max((b for b in before if b), default=0) + (influence or 0)
 
     def _output(self, node: Node, output: int) -> str:
-        # A series that is made twice in the same way is calculated once. But not if constants are equal by chance:
-        # the text would be another one for these parameters, and compiled for them alone.
-        inputs = [self._known(one) for one in node.inputs]
+        # Equal series are calculated once. Series with constants are not shared, even if their constants happen to be
+        # equal: the text would then depend on the parameters, and would be compiled for these alone.
+        inputs = [self._identity(one) for one in node.inputs]
         key = (node.step.name, node.template, tuple(inputs), id(node) if node.constants else None)
         if (key, output) not in self.variables:
-            self._write(key, node, [self.use(one) for one in node.inputs])
+            self._write(key, node, [self.variable(one) for one in node.inputs])
         return self.variables[key, output]
 
-    def _known(self, series: Series) -> object:
-        """What a series is, however many objects say so."""
+    def _identity(self, series: Series) -> object:
+        """Return the same value for all objects that stand for one series."""
         if series.node is None:
             return series.name or series.value
-        return (self.use(series),)
+        return (self.variable(series),)
 
     def _write(self, key: object, node: Node, inputs: list[str]) -> None:
         number = len(self.nodes)
@@ -151,13 +153,13 @@ class _Writer:
         state = [self._state(f"s{number}_{i}", kind) for i, kind in enumerate(step.state)]
         memory = self._memory(number, node)
         constants = [
-            self._whole(value) if kind == "i" else self._real(value)
+            self._int_param(value) if kind == "i" else self._float_param(value)
             for kind, value in zip(step.constants, node.constants, strict=True)
         ]
         self.body.append(_call(step.name, state + results, [*state, *memory, *inputs, *constants]))
-        if step.settles:
-            self.steps.add(f"settle_{step.name}")
-            self.settle.append(_call(f"settle_{step.name}", state, [*state, *memory, *constants]))
+        if step.folds:
+            self.steps.add(f"fold_{step.name}")
+            self.fold.append(_call(f"fold_{step.name}", state, [*state, *memory, *constants]))
 
     def _state(self, variable: str, kind: str) -> str:
         loaded = f"memory[{self.width}]"
@@ -174,32 +176,32 @@ class _Writer:
         return ["memory", f"at{number}"]
 
 
-def loop_of(outputs: Iterable[Series]) -> Loop:
-    """The loop that calculates these series."""
+def build_loop(outputs: Iterable[Series]) -> Loop:
+    """Return the loop that calculates these series."""
     writer = _Writer()
-    results = [writer.use(one) for one in outputs]
+    results = [writer.variable(one) for one in outputs]
     for i, variable in enumerate(results):
         writer.body.append(f"out[{i}, t] = {variable} if abs({variable}) < inf else nan")
     text = _LOOP.format(
-        steps=", ".join(sorted(writer.steps)) or "divide",
+        imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps)),
         constants=_lines(writer.constants, 1),
         load=_lines(writer.load, 2),
-        store_held=_lines(writer.settle + writer.store, 4),
+        store_held=_lines(writer.fold + writer.store, 4),
         body=_lines(writer.body, 3),
-        store=_lines(writer.settle + writer.store, 3),
+        store=_lines(writer.fold + writer.store, 3),
     )
-    # The scalars stand first, then the memory of each window.
+    # The state is the scalars, then the memory of each window.
     sizes = np.array(writer.places, np.int64)
-    settling = [writer.settling[variable] for variable in results]
+    influence = [writer.influence[variable] for variable in results]
     return Loop(
         text=text,
-        whole=np.array(writer.whole, np.int64),
-        real=np.array(writer.real, np.float64),
+        int_params=np.array(writer.int_params, np.int64),
+        float_params=np.array(writer.float_params, np.float64),
         places=writer.width + np.cumsum(sizes) - sizes,
         width=writer.width + int(sizes.sum()),
         outputs=len(results),
         lookback=tuple(writer.lookback[variable] for variable in results),
-        settling=None if None in settling else max(one for one in settling if one is not None),
+        influence=None if None in influence else max(one for one in influence if one is not None),
     )
 
 

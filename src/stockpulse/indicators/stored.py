@@ -1,6 +1,6 @@
-"""Which indicators are stored with every bar: the outputs that the tables of analytics have a column for.
+"""The indicators that are stored with every bar: outputs that have a column in the tables of analytics.
 
-All others are calculated when somebody asks. One more here is one more column: a migration adds it
+All others are calculated on request. Each name here is a column: for a new one, write a migration
 (`alembic revision --autogenerate`).
 """
 
@@ -17,5 +17,5 @@ STORED_INDICATORS: Final = tuple(
     keltner_middle keltner_lower donchian_upper donchian_middle donchian_lower historical_volatility
     ulcer
     obv ad chaikin cmf mfi force_index volume_sma
-    """.split()  # noqa: SIM905 - else it is a wall of quotes
+    """.split()  # noqa: SIM905 - a list would be a wall of quotes
 )

@@ -46,14 +46,14 @@ def tema(close: Series, *, period: int = 20) -> Series:
     inputs="close",
     units="price",
     source="A. Hull, How to reduce lag in a moving average (2005)",
-    least=2,
+    minimum=2,
 )
 def hma(close: Series, *, period: int = 20) -> Series:
     """A weighted mean of weighted means, smooth and quick at once."""
     return alg.wma(2 * alg.wma(close, period // 2) - alg.wma(close, period), isqrt(period))
 
 
-@indicator(title="Kaufman's adaptive moving average", inputs="close", units="price", source="TA-Lib KAMA", least=2)
+@indicator(title="Kaufman's adaptive moving average", inputs="close", units="price", source="TA-Lib KAMA", minimum=2)
 def kama(close: Series, *, period: int = 10) -> Series:
     """A mean that follows a trend quickly and noise slowly."""
     fastest, slowest = 2 / 3, 2 / 31
@@ -61,10 +61,10 @@ def kama(close: Series, *, period: int = 10) -> Series:
     path = alg.sum_(abs(diff(close)), period)
     efficiency = where(move >= path, 1, abs(ratio(move, path, 1)))
     pace = efficiency * (fastest - slowest) + slowest
-    return alg.adaptive(close, pace * pace, previous(close))
+    return alg.adaptive_ema(close, pace * pace, previous(close))
 
 
-@indicator(title="T3 moving average", inputs="close", units="price", source="TA-Lib T3", least=2)
+@indicator(title="T3 moving average", inputs="close", units="price", source="TA-Lib T3", minimum=2)
 def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
     """Tillson's six-fold smoothing."""
     v = volume_factor
@@ -108,7 +108,7 @@ def vwap(high: Series, low: Series, close: Series, volume: Series, session: Seri
     outputs="macd macd_signal macd_histogram",
     units="price",
     source="TA-Lib MACD",
-    least=2,
+    minimum=2,
 )
 def macd(close: Series, *, fast: int = 12, slow: int = 26, signal: int = 9) -> tuple[Series, ...]:
     """How far a quick mean is from a slow one, and the mean of that."""
@@ -128,7 +128,7 @@ def _quick_and_slow(close: Series, fast: int, slow: int) -> Series:
     outputs="adx plus_di minus_di",
     units="0 to 100",
     source="TA-Lib ADX, PLUS_DI, MINUS_DI",
-    least=2,
+    minimum=2,
 )
 def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[Series, ...]:
     """How strong the trend is, whichever way, and how strong it is each way."""
@@ -137,7 +137,7 @@ def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[
     plus = 100 * ratio(alg.wilder_sum(where((up > 0) & (up > down), up, 0), period), reach, 0)
     minus = 100 * ratio(alg.wilder_sum(where((down > 0) & (down > up), down, 0), period), reach, 0)
     both = plus + minus
-    return alg.adx_smoothing(100 * ratio(abs(plus - minus), both, 0), both, period), plus, minus
+    return alg.adx_average(100 * ratio(abs(plus - minus), both, 0), both, period), plus, minus
 
 
 @indicator(
@@ -146,7 +146,7 @@ def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[
     outputs="aroon_up aroon_down aroon_oscillator",
     units="0 to 100; the oscillator -100 to 100",
     source="TA-Lib AROON, AROONOSC",
-    least=2,
+    minimum=2,
 )
 def aroon(high: Series, low: Series, *, period: int = 14) -> tuple[Series, ...]:
     """How long ago the highest high and the lowest low were."""
@@ -202,7 +202,7 @@ def trix(close: Series, *, period: int = 15) -> Series:
 
 
 @indicator(
-    title="Linear regression slope", inputs="close", units="price a bar", source="TA-Lib LINEARREG_SLOPE", least=2
+    title="Linear regression slope", inputs="close", units="price a bar", source="TA-Lib LINEARREG_SLOPE", minimum=2
 )
 def linreg_slope(close: Series, *, period: int = 14) -> Series:
     """The slope of the straight line that fits the last closes best."""

@@ -24,7 +24,7 @@ def average_true_range(high: Series, low: Series, close: Series, period: int) ->
     outputs="bb_upper bb_middle bb_lower bb_percent bb_width",
     units="price; percent: 0 at the lower band, 1 at the upper; width: a share of the middle",
     source="TA-Lib BBANDS; %B and width: J. Bollinger, Bollinger on Bollinger Bands (2001)",
-    least=2,
+    minimum=2,
 )
 def bollinger(close: Series, *, period: int = 20, deviations: float = 2.0) -> tuple[Series, ...]:
     """So many standard deviations above and below the mean; the percentage is null where prices are flat."""
@@ -53,7 +53,7 @@ def trange(high: Series, low: Series, close: Series) -> Series:
 
 
 @indicator(
-    title="Standard deviation", inputs="close", units="price", source="TA-Lib STDDEV (of the population)", least=2
+    title="Standard deviation", inputs="close", units="price", source="TA-Lib STDDEV (of the population)", minimum=2
 )
 def stddev(close: Series, *, period: int = 20) -> Series:
     """The standard deviation of the last closes."""
@@ -94,11 +94,11 @@ def donchian(high: Series, low: Series, *, period: int = 20) -> tuple[Series, ..
     inputs="close",
     units="percent a year",
     source="J. Hull, Options, Futures, and Other Derivatives: sample deviation of the log returns, annualised",
-    least=2,
+    minimum=2,
 )
 def historical_volatility(close: Series, *, period: int = 20, bars_per_year: float = 252.0) -> Series:
     """The standard deviation of log returns, times the root of the number of bars in a year."""
-    returns = alg.logarithm(close / previous(close))
+    returns = alg.log(close / previous(close))
     return 100 * sqrt(bars_per_year * period / (period - 1)) * alg.std(returns, period)
 
 
@@ -112,4 +112,4 @@ def ulcer(close: Series, *, period: int = 14) -> Series:
     """The root of the mean square of the falls from the highest close."""
     highest = max_(close, period)
     fall = 100 * (close - highest) / highest
-    return alg.root(alg.sma(fall * fall, period))
+    return alg.sqrt(alg.sma(fall * fall, period))

@@ -1,7 +1,7 @@
 """What volume says about prices."""
 
 from stockpulse.indicators import algebra as alg
-from stockpulse.indicators.algebra import Series, diff, gap, known_or, previous, ratio, skip, where
+from stockpulse.indicators.algebra import Series, diff, difference, known_or, previous, ratio, skip, where
 from stockpulse.indicators.definition import indicator
 
 
@@ -23,7 +23,7 @@ def ad(high: Series, low: Series, close: Series, volume: Series) -> Series:
     return alg.cumsum(_money_flow(high, low, close, volume))
 
 
-@indicator(title="Chaikin oscillator", inputs="high low close volume", units="shares", source="TA-Lib ADOSC", least=2)
+@indicator(title="Chaikin oscillator", inputs="high low close volume", units="shares", source="TA-Lib ADOSC", minimum=2)
 def chaikin(high: Series, low: Series, close: Series, volume: Series, *, fast: int = 3, slow: int = 10) -> Series:
     """How far a quick mean of the accumulation/distribution line is from a slow one."""
     line = alg.cumsum(_money_flow(high, low, close, volume))
@@ -41,11 +41,11 @@ def cmf(high: Series, low: Series, close: Series, volume: Series, *, period: int
     return alg.sum_(_money_flow(high, low, close, volume), period) / alg.sum_(volume, period)
 
 
-@indicator(title="Money flow index", inputs="high low close volume", units="0 to 100", source="TA-Lib MFI", least=2)
+@indicator(title="Money flow index", inputs="high low close volume", units="0 to 100", source="TA-Lib MFI", minimum=2)
 def mfi(high: Series, low: Series, close: Series, volume: Series, *, period: int = 14) -> Series:
     """The share of the money that was traded at rising prices."""
     typical = (high + low + close) / 3
-    change, money = gap(typical, previous(typical)), typical * volume
+    change, money = difference(typical, previous(typical)), typical * volume
     rising = alg.sum_(where(change > 0, money, 0), period)
     falling = alg.sum_(where(change < 0, money, 0), period)
     return 100 * ratio(rising, rising + falling, 0)

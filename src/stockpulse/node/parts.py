@@ -277,7 +277,7 @@ async def flow_of(base: Foundation, log: LogParts) -> tuple[Pipeline, Shards]:
         load_names=base.name_store.load,
         routing=log.routing,
         partitions=base.partitions,
-        rule_ids=await base.signals.numbers(base.spec.rules.rules),
+        rule_ids=await base.signals.assign_ids(base.spec.rules.rules),
         spec=base.spec,
         counters=base.counters,
         now=base.now,

@@ -15,10 +15,10 @@ import polars as pl
 from stockpulse.aio import offload
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.engine.bar_math import Rows
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicators import DAILY, INTRADAY, AnalyticsChanges
-from stockpulse.engine.signals import SIGNALS, Signals
+from stockpulse.engine.signals import SIGNAL_NAMES, Signals
 from stockpulse.journal.codecs import OHLCV, Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.routing import partition_of
@@ -117,7 +117,7 @@ class KafkaPublisher:
         for topic in (self._bars, self._analytics, self._signals):
             await topic.published()
 
-    def _derived_frame(self, name: str, derived: Derived) -> pl.DataFrame:
+    def _derived_frame(self, name: str, derived: DerivedRows) -> pl.DataFrame:
         track = self._tracks[name]
         labels = [output for one in track.bundle.instances for output in one.indicator.outputs]
         return pl.DataFrame(
@@ -138,7 +138,7 @@ class KafkaPublisher:
                 "interval": pl.repeat(interval, len(signals), eager=True),
                 "timestamp": pl.Series(signals.ts).cast(UTC_MICROS),
                 "rule": pl.Series(self._rules).gather(signals.rule),
-                "signal": pl.Series(list(SIGNALS)).gather(signals.signal),
+                "signal": pl.Series(list(SIGNAL_NAMES)).gather(signals.signal),
                 "price": pl.Series(signals.price, nan_to_null=True),
                 "revision": signals.revision,
             }

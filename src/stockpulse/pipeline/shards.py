@@ -86,14 +86,14 @@ class Shards:
         """Calculate indicators with these from now on."""
         self._functions = functions
         for one in self.owned.values():
-            one.processor.engine.analytics.use(functions)
+            one.processor.engine.analytics.set_functions(functions)
 
     async def take(self, shard: int) -> None:
         """Take a shard over, with the state of the checkpoint, and work in what the log has after it."""
         tools, source = self._tools, await self._logs.open(shard)
         engine = tools.spec.new_engine()
         if self._functions is not None:
-            engine.analytics.use(self._functions)
+            engine.analytics.set_functions(self._functions)
         analytics_writer = AnalyticsWriter(tools.spec.tracks, tools.rule_ids)
         redeliveries: ShardRedeliveries | None = None  # where nobody else appends, intake has told them already
         sink = Sink(tools.dsn, tools.partitions, analytics_writer, shard, source.log.identity, source.external)
@@ -109,7 +109,7 @@ class Shards:
             if engine.restore(checkpoint.offset, checkpoint.parts):
                 sink.begin_anew()
             ours = [number for number in tools.names.symbol_by_id if tools.routing.of_symbol(number) == shard]
-            engine.analytics.begin(ours)
+            engine.analytics.schedule_history(ours)
             processor = self._build_processor(source, sink, engine, redeliveries)
             await processor.recover()
         except BaseException:
@@ -118,7 +118,7 @@ class Shards:
             raise
         self.owned[shard] = OwnedShard(source, sink, processor)
         if self._functions is not None:  # they may have come meanwhile
-            engine.analytics.use(self._functions)
+            engine.analytics.set_functions(self._functions)
         self._pipeline.add(shard, processor)
 
     def _build_processor(

@@ -1,17 +1,17 @@
-"""The small language of conditions on bars and indicators: "sma(20) > sma(50) and rsi(14) < 30".
+"""A small language of conditions on bars and indicators: "sma(20) > sma(50) and rsi(14) < 30".
 
     condition   or, and, not (in that order, the loosest first), and parentheses
     comparison  < <= > >= == != between two numbers, never chained
     number      + - * / and unary minus, parentheses, 1, 2.5, 1e6
     value       open high low close volume, or an indicator: rsi, rsi(14), rsi(period=14), macd_signal(12, 26, signal=9)
 
-An indicator goes by the name of one of its outputs, or by its own, which means its first output. Names and words
-are the same in any case. Types are checked as a text is read, so that what was parsed always evaluates.
+A name stands for an output of an indicator; the indicator's own name stands for its first output. Names and words
+may have any case. Types are checked while a text is parsed, so a parsed condition always evaluates.
 
-A value that is missing is unknown, as is what cannot be computed from it; `and`, `or` and `not` are Kleene's.
+A missing value is unknown, and so is everything computed from it. `and`, `or` and `not` follow Kleene's logic.
 """
 
 from stockpulse.rules.evaluator import FIELDS, Expression, Term
-from stockpulse.rules.parser import DEEPEST, LONGEST, MOST_INDICATORS, parse
+from stockpulse.rules.parser import MAX_CHARACTERS, MAX_DEPTH, MAX_INDICATORS, parse
 
-__all__ = ["DEEPEST", "FIELDS", "LONGEST", "MOST_INDICATORS", "Expression", "Term", "parse"]
+__all__ = ["FIELDS", "MAX_CHARACTERS", "MAX_DEPTH", "MAX_INDICATORS", "Expression", "Term", "parse"]

@@ -1,6 +1,6 @@
-"""What a condition is, and which rows satisfy it.
+"""Evaluates conditions over rows of bars and indicators.
 
-A value that is missing is unknown, as is what cannot be computed from it; `and`, `or` and `not` are Kleene's.
+A missing value is unknown, and so is everything computed from it. `and`, `or` and `not` follow Kleene's logic.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stockpulse.indicators.definition import Indicator, Value, written
+from stockpulse.indicators.definition import Indicator, Value, format_number
 
 FIELDS: Final = ("open", "high", "low", "close", "volume")
-"""What a bar itself gives. An indicator or an output of one must not have such a name."""
+"""The fields of a bar. No indicator and no output may have such a name."""
 
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -23,7 +23,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """An output of an indicator with all of its parameters. What is written differently but means the same is equal."""
+    """An output of an indicator with all its parameters. Different spellings of one term are equal."""
 
     indicator: Indicator
     values: tuple[tuple[str, Value], ...]
@@ -31,10 +31,10 @@ class Term:
 
     @property
     def label(self) -> str:
-        """The one spelling of it, which parses to it again."""
+        """Its canonical spelling, which parses to the same term."""
         name = self.indicator.outputs[self.output]
-        # In full: two factors that differ in the last digit are two terms.
-        values = ", ".join(written(value) for _, value in self.values)
+        # With all digits: two factors that differ in the last digit are two terms.
+        values = ", ".join(format_number(value) for _, value in self.values)
         return f"{name}({values})" if values else name
 
     @property
@@ -50,20 +50,20 @@ class Term:
 
 @dataclass(frozen=True)
 class Expression:
-    """A condition, ready to be evaluated."""
+    """A parsed condition."""
 
     text: str
     terms: tuple[Term, ...]
-    """The different ones, in the order of their first use."""
+    """Its terms without repetitions, in the order of their first use."""
     fields: tuple[str, ...]
-    """The fields of the bars, in the order of their first use."""
-    program: "tuple[Step, ...]" = field(repr=False)
+    """Its fields of the bar, in the order of their first use."""
+    program: "tuple[Instruction, ...]" = field(repr=False)
 
     def holds(self, values: Mapping[str, Numbers], rows: int) -> Flags:
-        """Which of the `rows` satisfy the condition; one for which that is unknown does not.
+        """Return which of the `rows` satisfy the condition. An unknown condition is not satisfied.
 
-        `values` has an array of `rows` numbers for each of `fields` and for the label of each of `terms`. NaN in
-        them is unknown, and so are infinities, overflows and divisions by zero.
+        `values` has an array of `rows` numbers for each of `fields` and for the label of each of `terms`. NaN is
+        unknown, and so are infinities, overflows and divisions by zero.
         """
         names = (*self.fields, *(term.label for term in self.terms))
         with np.errstate(all="ignore"):
@@ -72,14 +72,14 @@ class Expression:
 
 
 class _Truth(NamedTuple):
-    """Where a condition is true, and where it is false. Where it is neither, it is unknown."""
+    """The rows where a condition is true, and those where it is false. In all others it is unknown."""
 
     yes: Flags
     no: Flags
 
 
 def _known(numbers: Any) -> Any:
-    """Unknown has one form, NaN: an infinity is the mark of a division by zero or of an overflow."""
+    """Replace infinities by NaN: they come from a division by zero or an overflow."""
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
@@ -107,14 +107,14 @@ def _not(operand: _Truth) -> _Truth:
 
 def _column(values: Numbers, name: str, rows: int) -> Numbers:
     numbers = np.asarray(values, dtype=np.float64)
-    if numbers.shape != (rows,):  # numpy would stretch a single number over all rows
+    if numbers.shape != (rows,):  # numpy would broadcast a single number
         raise ValueError(f"{name}: has the shape {numbers.shape}, not {rows} rows")
     known: Numbers = _known(numbers)
     return known
 
 
-def _run(program: "tuple[Step, ...]", columns: Mapping[str, Numbers]) -> _Truth:
-    """A stack machine: however long a chain of operators is, it takes no recursion."""
+def _run(program: "tuple[Instruction, ...]", columns: Mapping[str, Numbers]) -> _Truth:
+    """Run the program on a stack. It needs no recursion, however long a chain of operators is."""
     stack: list[Any] = []
     for step in program:
         match step:
@@ -137,17 +137,17 @@ CONDITION: Final = "a condition"
 
 @dataclass(frozen=True)
 class Operator:
-    """`binding` is how tightly it holds its operands, `takes` what they are and `gives` what it makes of them."""
+    """An operator: its precedence, the type of its operands, and the type of its result."""
 
-    binding: int
+    precedence: int
     takes: str
     gives: str
     function: Callable[..., Any]
     operands: int = 2
 
 
-Step: TypeAlias = float | str | Operator
-"""Of a program in postfix order: a number, the name of a column, or what is done with the last results."""
+Instruction: TypeAlias = float | str | Operator
+"""One instruction of a program in postfix order: a number, the name of a column, or an operator."""
 
 COMPARISONS: Final = {
     symbol: Operator(4, NUMBER, CONDITION, partial(_compare, function))

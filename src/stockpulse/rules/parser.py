@@ -1,4 +1,4 @@
-"""From a text to a condition."""
+"""Parses the text of a condition."""
 
 import difflib
 import math
@@ -16,20 +16,20 @@ from stockpulse.rules.evaluator import (
     NUMBER,
     PREFIX,
     Expression,
+    Instruction,
     Operator,
-    Step,
     Term,
 )
 from stockpulse.rules.tokens import MEANT, Token, place_of, pointed, tokens
 
-LONGEST: Final = 1000
-"""Characters of a text."""
+MAX_CHARACTERS: Final = 1000
+"""The maximum length of a text."""
 
-DEEPEST: Final = 50
-"""Parentheses, `not` and unary minus within each other."""
+MAX_DEPTH: Final = 50
+"""The maximum nesting of parentheses, `not` and unary minus."""
 
-MOST_INDICATORS: Final = 32
-"""Different ones, with their parameters; the outputs of one count once."""
+MAX_INDICATORS: Final = 32
+"""The maximum number of different indicators with parameters; the outputs of one count once."""
 
 
 _OUTPUTS: Final[dict[str, tuple[Indicator, int]]] = {
@@ -39,10 +39,10 @@ _OUTPUTS: Final[dict[str, tuple[Indicator, int]]] = {
 
 
 def parse(text: str, field: str = "where") -> Expression:
-    """Read a condition. Raises InvalidInput for `field`, with the place, what stands there and what is expected."""
-    reader = _Reader(text, field)
-    reader.condition()
-    return Expression(text.strip(), tuple(reader.terms), tuple(reader.fields), tuple(reader.program))
+    """Parse a condition. Raises InvalidInput for `field`, with the place, the token found and the token expected."""
+    parser = _Parser(text, field)
+    parser.condition()
+    return Expression(text.strip(), tuple(parser.terms), tuple(parser.fields), tuple(parser.program))
 
 
 class _Operand(NamedTuple):
@@ -56,17 +56,17 @@ class _Argument(NamedTuple):
     named: bool
 
 
-class _Reader:
-    """Reads a text from left to right, by the binding of its operators, and writes its program."""
+class _Parser:
+    """Parses a text from left to right by operator precedence, and writes its program."""
 
     def __init__(self, text: str, field: str) -> None:
         self._text, self._field = text, field
-        if len(text) > LONGEST:
-            self._fail(LONGEST, f"found a text of {len(text):,} characters, expected at most {LONGEST:,}")
+        if len(text) > MAX_CHARACTERS:
+            self._fail(MAX_CHARACTERS, f"found a text of {len(text):,} characters, expected at most {MAX_CHARACTERS:,}")
         self._rest = tokens(text)
         self._next = next(self._rest)
-        self.program: list[Step] = []
-        self.terms: dict[Term, None] = {}  # dicts, for the order of first use
+        self.program: list[Instruction] = []
+        self.terms: dict[Term, None] = {}  # dicts keep the order of first use
         self.fields: dict[str, None] = {}
 
     def condition(self) -> None:
@@ -77,12 +77,12 @@ class _Reader:
             self._fail(whole.start, f"found {whole.kind} alone; takes a condition, such as rsi(14) < 30")
 
     def _expression(self, least: int, depth: int) -> _Operand:
-        """All that is held by operators of at least this binding."""
+        """Parse operators of at least this precedence, and their operands."""
         left = self._operand(depth)
-        while (operator := BINARY.get(self._next.key)) and operator.binding >= least:
+        while (operator := BINARY.get(self._next.key)) and operator.precedence >= least:
             sign = self._take()
             self._check_left(left, sign, operator)
-            right = self._expression(operator.binding + 1, depth)
+            right = self._expression(operator.precedence + 1, depth)
             self._check(right, operator, f"right of {sign.shown}")
             self.program.append(operator)
             left = _Operand(operator.gives, left.start)
@@ -102,10 +102,10 @@ class _Reader:
         return _Operand(NUMBER, token.start)
 
     def _nested(self, token: Token, depth: int) -> _Operand:
-        if depth > DEEPEST:
-            self._fail(token.start, f"found {token.shown} nested {depth} deep, expected at most {DEEPEST}")
+        if depth > MAX_DEPTH:
+            self._fail(token.start, f"found {token.shown} nested {depth} deep, expected at most {MAX_DEPTH}")
         operator = PREFIX.get(token.key)
-        inner = self._expression(operator.binding if operator else 0, depth)
+        inner = self._expression(operator.precedence if operator else 0, depth)
         if operator is None:
             self._expect(")", "')' or an operator")
         else:
@@ -136,15 +136,15 @@ class _Reader:
         indicator, output = _OUTPUTS[name.key]
         given = self._arguments(indicator)
         try:
-            values = indicator.checked({parameter: one.number for parameter, one in given.items()})
+            values = indicator.validate({parameter: one.number for parameter, one in given.items()})
         except InvalidInput as error:
             # Two parameters can be wrong together, and the one that is named can be a default.
             self._fail(given[error.field].start if error.field in given else name.start, str(error))
         term = Term(indicator, tuple(values.items()), output)
         self.terms[term] = None
         count = len({(one.indicator.name, one.values) for one in self.terms})
-        if count > MOST_INDICATORS:
-            self._fail(name.start, f"found {term.label}, number {count}, expected at most {MOST_INDICATORS} indicators")
+        if count > MAX_INDICATORS:
+            self._fail(name.start, f"found {term.label}, number {count}, expected at most {MAX_INDICATORS} indicators")
         return term
 
     def _arguments(self, indicator: Indicator) -> dict[str, _Argument]:
@@ -174,7 +174,7 @@ class _Reader:
         return indicator.parameters[len(given)].name
 
     def _literal(self) -> str:
-        """As it is written: the parameter reads it, and quotes it where it does not take it."""
+        """Return a number as text: the parameter converts it, and quotes it if it refuses it."""
         sign = "-" if self._skips("-") else ""
         number = self._take()
         if number.kind != "number":

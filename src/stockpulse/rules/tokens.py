@@ -1,4 +1,4 @@
-"""The words of a text, and where in it they stand."""
+"""Splits a text into tokens, and points at a place in it."""
 
 import re
 import reprlib
@@ -12,7 +12,7 @@ _TOKEN: Final = re.compile(
       | (?P<name>   [A-Za-z_][A-Za-z0-9_]* (?!\w) )
       | (?P<symbol> [<>=!]= | [-+*/<>=(),] )
       | (?P<end>    \Z )
-      | (?P<alien>  && | \|\| | \.?\w[\w.]* | . )  # the reader says what it expected instead
+      | (?P<alien>  && | \|\| | \.?\w[\w.]* | . )  # the parser says what it expected instead
     )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -26,7 +26,7 @@ _WINDOW: Final = 80
 
 
 class Token(NamedTuple):
-    """A word, a number or a sign."""
+    """A name, a number or a symbol."""
 
     kind: str
     text: str
@@ -34,17 +34,17 @@ class Token(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What is looked up: case does not matter."""
+        """The text for look-ups, where case does not matter."""
         return self.text.lower()
 
     @property
     def shown(self) -> str:
-        """As an error shows it."""
+        """The text as an error message shows it."""
         return _SHORT.repr(self.text) if self.text else "the end"
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The words of a text, and a last one that says that it is over."""
+    """Yield the tokens of a text; the last one has the kind "end"."""
     for match in _TOKEN.finditer(text.rstrip()):
         kind = str(match.lastgroup)
         token = Token(kind, match[kind], match.start(kind))
@@ -52,19 +52,19 @@ def tokens(text: str) -> Iterator[Token]:
 
 
 def place_of(text: str, spot: int) -> str:
-    """The spot as people count."""
+    """Return the line and column of a spot, counted from 1."""
     lines = text[:spot].split("\n")
     column = f"column {len(lines[-1]) + 1}"
     return f"line {len(lines)}, {column}" if "\n" in text else column
 
 
 def pointed(text: str, spot: int) -> str:
-    """The line of the spot, or what stands around it there, with a caret below."""
+    """Return the line of the spot, shortened around it, with a caret below."""
     start, stop = text.rfind("\n", 0, spot) + 1, text.find("\n", spot)
     stop = len(text) if stop < 0 else stop
     first = max(start, min(spot - _WINDOW // 2, stop - _WINDOW))
     last = min(first + _WINDOW, stop)
     before, after = "…" * (first > start), "…" * (last < stop)
-    # A tab, or half a surrogate pair, would shift the caret or break the message.
+    # A tab or a lone surrogate would shift the caret or break the message.
     line = "".join(one if one.isprintable() else " " if one.isspace() else "\ufffd" for one in text[first:last])
     return f"  {before}{line}{after}\n  {' ' * (len(before) + spot - first)}^"

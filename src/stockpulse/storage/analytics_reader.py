@@ -1,4 +1,4 @@
-"""Reading the indicators that are stored, and calculating others over stored bars."""
+"""Reads stored indicators, and calculates others over stored bars."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from stockpulse.storage.bar_reader import FAR_FUTURE, BarReader
 SERVED_ANALYTICS: Final = pl.Schema(
     {"ts": UTC_MICROS, "revision": pl.Int64()} | dict.fromkeys(STORED_INDICATORS, pl.Float64())
 )
-"""Indicators of a closed bar as the API shows them: `ts` is its start."""
+"""Indicators of a closed bar as the API shows them; `ts` is the start of the bar."""
 
 SERVED_REALTIME: Final = pl.Schema(
     {
@@ -34,7 +34,7 @@ SERVED_REALTIME: Final = pl.Schema(
     }
     | dict.fromkeys(STORED_INDICATORS, pl.Float64())
 )
-"""The newest price, the mean of the last five, and indicators of the 5-minute bar that is forming."""
+"""The newest price, the mean of the last five prices, and the indicators of the forming 5-minute bar."""
 
 _TABLE: Final = {M5: "intraday_analytics", D1: "daily_analytics"}
 _PAGE_ROWS: Final = 5_000
@@ -42,7 +42,7 @@ _EPOCH: Final = from_micros(0)
 
 
 class AnalyticsReader:
-    """Finds the indicators of a symbol."""
+    """Reads the indicators of a symbol."""
 
     def __init__(self, pool: Pool, bars: BarReader, functions: Functions) -> None:
         self._pool = pool
@@ -52,7 +52,7 @@ class AnalyticsReader:
     async def latest(
         self, symbol: Symbol, interval: Interval, limit: int, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
-        """The newest stored rows of bars in [start, end), oldest first, as `SERVED_ANALYTICS`."""
+        """Return the newest stored rows of bars in [start, end), oldest first, as `SERVED_ANALYTICS`."""
         rows = await self._pool.fetch(
             f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
             " WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts DESC LIMIT $4",
@@ -66,7 +66,7 @@ class AnalyticsReader:
     async def between(
         self, symbol: Symbol, interval: Interval, start: datetime, end: datetime | None
     ) -> AsyncIterator[pl.DataFrame]:
-        """All stored rows of bars in [start, end), oldest first, page by page."""
+        """Yield all stored rows of bars in [start, end), oldest first, page by page."""
         while True:
             rows = await self._pool.fetch(
                 f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
@@ -83,7 +83,7 @@ class AnalyticsReader:
             start = rows[-1]["ts"] + (from_micros(1) - _EPOCH)
 
     async def realtime(self, symbol: Symbol) -> pl.DataFrame:
-        """The newest look at a symbol, as `SERVED_REALTIME`: one row or none."""
+        """Return the newest real-time row of a symbol, as `SERVED_REALTIME`; empty if there is none."""
         rows = await self._pool.fetch(
             f"SELECT {', '.join(SERVED_REALTIME)} FROM realtime_analytics"  # noqa: S608 - names of ours
             " WHERE symbol_id = $1 ORDER BY calculated_at DESC LIMIT 1",
@@ -101,14 +101,14 @@ class AnalyticsReader:
         end: datetime | None,
         closed_until: datetime,
     ) -> AsyncIterator[pl.DataFrame]:
-        """Indicators of the bars in [start, end), oldest first, page by page, under these names.
+        """Yield indicators of the bars in [start, end), oldest first, page by page, as columns with these names.
 
-        They are calculated over all bars that there are before, so that the first row is exact too. The last bar
-        may still be forming.
+        The calculation starts at the symbol's first bar, so the first row is exact too. The last bar may still be
+        forming.
         """
         states = bundle.fresh(1)
         async for page in self._bars.between(symbol, interval, None, end, closed_until):
-            bars = inputs_of(page, symbol)
+            bars = frame_inputs(page, symbol)
             rows, first, last = np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([page.height])
             out = await asyncio.to_thread(bundle.calculate, self._functions, states, rows, first, last, bars)
             shown = page.select("ts", "close", "final").with_columns(
@@ -119,8 +119,8 @@ class AnalyticsReader:
                 yield shown
 
 
-def inputs_of(bars: pl.DataFrame, symbol: Symbol) -> Columns:
-    """Served bars as what indicators are calculated on."""
+def frame_inputs(bars: pl.DataFrame, symbol: Symbol) -> Columns:
+    """Return served bars as columns named as in `INPUTS`."""
     dates = trading_calendar(symbol.calendar).trading_date(bars["ts"].to_physical().to_numpy())
     columns = {name: bars[name].fill_null(0.0).to_numpy() for name in INPUTS if name != "session"}
     return {name: np.array(column, np.float64) for name, column in (columns | {"session": dates}).items()}

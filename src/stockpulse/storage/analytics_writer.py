@@ -1,4 +1,4 @@
-"""Writing what was derived from bars: indicators, signals, and the states that indicators go back to."""
+"""Writes what is derived from bars: indicators, signals, and the anchors of indicators."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from stockpulse.engine.derived_rows import Derived
+from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.indicator_track import TrackChanges, TrackSpec
-from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNALS, AnalyticsChanges, RealtimeSnapshot
+from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.engine.signals import Signals
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -20,24 +20,24 @@ from stockpulse.storage.partitions import BARS_1M, BARS_5M
 from stockpulse.storage.upsert import Staging
 
 TABLES: Final = {INTRADAY: "intraday_analytics", DAILY: "daily_analytics"}
-"""Where the values of a track are stored; signals have a table of their own."""
+"""The table of each track's values; signals have a table of their own."""
 
 _KEPT: Final = {M1: BARS_1M, M5: BARS_5M}
 _NO_TIME: Final = "timestamptz 'epoch'"
 
 
 class AnalyticsWriter:
-    """Writes for one shard; `rule_ids` are the numbers of its rules, in their order."""
+    """Writes for one shard. `rule_ids` are the ids of its rules, in their order."""
 
     def __init__(self, tracks: Mapping[str, TrackSpec], rule_ids: list[int]) -> None:
         self._tracks = tracks
-        self._minutes = tracks[SIGNALS].interval.minutes if SIGNALS in tracks else 0
+        self._minutes = tracks[SIGNAL_TRACK].interval.minutes if SIGNAL_TRACK in tracks else 0
         self._rule_ids = np.array(rule_ids, np.int64)
         self._stored = _stored(self._tracks[INTRADAY].bundle)
         values = dict.fromkeys(self._stored, "float8")
         nan = dict.fromkeys(self._stored, "'NaN'")
         bar = Layout({"symbol_id": "int4", "ts": "timestamptz", "revision": "int8"} | values)
-        # Of an equal revision the newer one stands: indicators may have been defined anew.
+        # An equal revision is replaced: the definition of an indicator may have changed.
         guard = "t.revision <= excluded.revision"
         self._values = {
             name: Staging(table, bar, ("symbol_id", "ts"), guard=guard, nulls=nan) for name, table in TABLES.items()
@@ -59,7 +59,7 @@ class AnalyticsWriter:
         )
 
     async def make_staging(self, connection: Connection) -> None:
-        """What the writes need on a new connection."""
+        """Make the temporary tables that a new connection needs."""
         for staging in (*self._values.values(), self._realtime, self._signals):
             await staging.make(connection)
 
@@ -72,7 +72,7 @@ class AnalyticsWriter:
         if changes.signals is not None:
             await self._write_signals(connection, changes.signals)
 
-    def _columns(self, derived: Derived) -> dict[str, Any]:
+    def _columns(self, derived: DerivedRows) -> dict[str, Any]:
         values = {output: derived.values[:, column] for output, column in self._stored.items()}
         return {"symbol_id": derived.symbol_id, "ts": derived.ts, "revision": derived.revision} | values
 
@@ -89,7 +89,7 @@ class AnalyticsWriter:
         await self._signals.write(connection, columns)
 
     async def write_realtime(self, connection: Connection, realtime: RealtimeSnapshot, now: datetime) -> None:
-        """Write what the market looked like, within a transaction."""
+        """Write a real-time snapshot, within a transaction."""
         prices, forming = realtime.prices, realtime.forming
         count = len(prices.symbol_id)
         ts = np.zeros(count, np.int64)
@@ -110,13 +110,13 @@ class AnalyticsWriter:
 
 
 def _stored(bundle: Bundle) -> dict[str, int]:
-    """The outputs that have a column in the tables, and their places among all of the bundle's."""
+    """Return the outputs that have a column in the tables, with their place among the bundle's outputs."""
     outputs = [output for one in bundle.instances for output in one.indicator.outputs]
     return {output: place for place, output in enumerate(outputs) if output in STORED_INDICATORS}
 
 
 async def drop_other_states(pool: Pool, tracks: Iterable[TrackSpec]) -> None:
-    """Delete the states of indicators that are not calculated any more, or are defined otherwise."""
+    """Delete the anchors of tracks that are not calculated any more, or whose definition has changed."""
     await pool.execute(
         "DELETE FROM indicator_states WHERE track || ' ' || definition <> ALL ($1::text[])",
         [f"{track.name} {track.definition}" for track in tracks],
@@ -124,7 +124,7 @@ async def drop_other_states(pool: Pool, tracks: Iterable[TrackSpec]) -> None:
 
 
 async def drop_old_states(pool: Pool, track: TrackSpec, now: datetime) -> int:
-    """Delete the states of a time whose bars are kept no longer, but for the newest of each symbol; how many."""
+    """Delete anchors from before the oldest kept bars, except the newest of each symbol. Return their number."""
     table = _KEPT.get(track.interval)
     if table is None:
         return 0

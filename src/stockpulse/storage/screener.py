@@ -1,4 +1,4 @@
-"""The screener: which symbols satisfy a condition on their newest bar."""
+"""The screener: finds the symbols whose newest bar satisfies a condition."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from stockpulse.engine.bar_math import Rows
-from stockpulse.engine.derived_rows import inputs_of
+from stockpulse.engine.derived_rows import bar_inputs
 from stockpulse.engine.signals import Terms
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.market.arrays import Ints
@@ -20,10 +20,10 @@ from stockpulse.rules import FIELDS, Expression
 from stockpulse.storage.bar_reader import BarReader
 
 _BARS: Final = 500_000
-"""About so many bars are read and calculated at a time."""
+"""The approximate number of bars that are read and calculated at a time."""
 
 _MANY: Final = 100_000
-"""What a symbol may have at the most, about."""
+"""The approximate maximum of bars that a symbol has."""
 
 
 class Screener:
@@ -35,13 +35,13 @@ class Screener:
         self._functions = functions
 
     async def matches(self, expression: Expression, interval: Interval) -> pl.DataFrame:
-        """The symbols for which it holds on their newest bar, with the bar and the values that it speaks of.
+        """Return the symbols whose newest bar satisfies the condition, with the bar and the values of its terms.
 
-        The newest bar may still be forming. Indicators are calculated over as many bars as have weight in them.
+        The newest bar may still be forming. Indicators are calculated over as many bars as have influence on them.
         """
         terms = Terms([expression])
-        settling = max([loop.settling for loop in terms.bundle.loops], default=0, key=_endless)
-        most = None if settling is None else settling + max(_lookbacks(terms), default=0) + 1
+        influence = max([loop.influence for loop in terms.bundle.loops], default=0, key=_endless)
+        most = None if influence is None else influence + max(_lookbacks(terms), default=0) + 1
         at_a_time = max(_BARS // (most or _MANY), 1)
         symbols = sorted(self._names.symbols.values(), key=lambda symbol: symbol.name)
         found = []
@@ -56,7 +56,7 @@ class Screener:
         first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
         last = np.append(first[1:], len(rows))
         calendars = {symbol.id: symbol.calendar for symbol in symbols}
-        bars = inputs_of(rows, lambda symbol_id, ts: _dates(symbol_id, ts, first, last, calendars))
+        bars = bar_inputs(rows, lambda symbol_id, ts: _dates(symbol_id, ts, first, last, calendars))
         fresh = terms.bundle.fresh(len(first))
         out = terms.bundle.calculate(self._functions, fresh, np.arange(len(first)), first, last, bars)
         newest = last - 1
@@ -71,8 +71,8 @@ class Screener:
         return _frame(expression, shown | {name: column[holds] for name, column in values.items()})
 
 
-def _endless(settling: int | None) -> float:
-    return float("inf") if settling is None else settling
+def _endless(influence: int | None) -> float:
+    return float("inf") if influence is None else influence
 
 
 def _lookbacks(terms: Terms) -> list[int]:
@@ -80,7 +80,7 @@ def _lookbacks(terms: Terms) -> list[int]:
 
 
 def _dates(symbol_id: Ints, ts: Ints, first: Ints, last: Ints, calendars: Mapping[int, str]) -> Ints:
-    """The trading dates of bars, those of each symbol in [first, last)."""
+    """Return the trading dates of bars; those of each symbol stand at [first, last)."""
     dates = np.empty(len(ts), np.int64)
     for a, b in zip(first, last, strict=True):
         dates[a:b] = trading_calendar(calendars[int(symbol_id[a])]).trading_date(ts[a:b])
@@ -88,7 +88,7 @@ def _dates(symbol_id: Ints, ts: Ints, first: Ints, last: Ints, calendars: Mappin
 
 
 def _frame(expression: Expression, columns: dict[str, Any]) -> pl.DataFrame:
-    """The rows with their types; the close is always there."""
+    """Return the matches as a frame with typed columns. It always has the close."""
     names = dict.fromkeys(["close", *expression.fields, *(term.label for term in expression.terms)])
     series = [
         pl.Series("symbol", columns.get("symbol", []), dtype=pl.String),

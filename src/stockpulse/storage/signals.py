@@ -1,4 +1,4 @@
-"""Reading signals, and the numbers that stand for their rules."""
+"""Reads signals, and assigns ids to rules."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-from stockpulse.engine.signals import RULE_NAME, SIGNALS, Rule
+from stockpulse.engine.signals import RULE_NAME, SIGNAL_NAMES, Rule
 from stockpulse.market.intervals import INTERVAL_OF
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Symbol
@@ -30,13 +30,13 @@ _NO_RULE: Final = -1
 
 
 class SignalStore:
-    """The signals that are stored."""
+    """The stored signals."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def numbers(self, rules: Sequence[Rule]) -> list[int]:
-        """The number of each rule; a new name gets one."""
+    async def assign_ids(self, rules: Sequence[Rule]) -> list[int]:
+        """Return the id of each rule; a new name gets a new id."""
         return [
             await self._pool.fetchval(
                 "INSERT INTO signal_rules (name, buy, sell) VALUES ($1, $2, $3) ON CONFLICT (name)"
@@ -51,12 +51,12 @@ class SignalStore:
     async def latest(
         self, limit: int, *, symbol: Symbol | None = None, signal: str | None = None, rule: str | None = None
     ) -> tuple[int, pl.DataFrame]:
-        """How many signals match, and the newest of them as `SERVED_SIGNALS`, newest first."""
+        """Return the number of matching signals, and the newest of them as `SERVED_SIGNALS`, newest first."""
         conditions, arguments = [], []
         for column, value in (
             ("g.symbol_id", None if symbol is None else symbol.id),
-            ("g.signal", None if signal is None else SIGNALS.index(signal)),
-            ("g.rule_id", None if rule is None else await self._number(rule)),
+            ("g.signal", None if signal is None else SIGNAL_NAMES.index(signal)),
+            ("g.rule_id", None if rule is None else await self._rule_id(rule)),
         ):
             if value is not None:
                 arguments.append(value)
@@ -76,8 +76,8 @@ class SignalStore:
             )
         return total, _served([tuple(row) for row in rows])
 
-    async def _number(self, rule: str) -> int:
-        """The number of a rule; one that no rule has for a name that is unknown."""
+    async def _rule_id(self, rule: str) -> int:
+        """Return the id of a rule; for an unknown name, an id that no rule has."""
         if not re.fullmatch(RULE_NAME, rule):
             return _NO_RULE
         return await self._pool.fetchval("SELECT id FROM signal_rules WHERE name = $1", rule) or _NO_RULE
@@ -85,7 +85,7 @@ class SignalStore:
 
 def _served(rows: list[tuple[object, ...]]) -> pl.DataFrame:
     shown = [
-        (symbol, ts, SIGNALS[signal], price, rule, INTERVAL_OF[minutes].name, revision)  # type: ignore[call-overload,index]
+        (symbol, ts, SIGNAL_NAMES[signal], price, rule, INTERVAL_OF[minutes].name, revision)  # type: ignore[call-overload,index]
         for symbol, ts, signal, price, rule, minutes, revision in rows
     ]
     return pl.DataFrame(shown, schema=SERVED_SIGNALS, orient="row")

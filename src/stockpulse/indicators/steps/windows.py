@@ -1,0 +1,218 @@
+"""Steps over the last `n` values.
+
+A window is two blocks ("two stacks"). The running block keeps its values as they came. The block before it keeps, in
+each slot, the combination of the values from that slot to its end. The window is the rest of the old block combined
+with the running block. Nothing is ever subtracted, so no error builds up, and a window of zeros sums to exactly zero.
+
+Each windowed step has a `fold_` beside it, which combines a full block from its end. It runs before the next value
+comes, and before the state is stored, so a bar that is only previewed never finds a full block.
+"""
+
+from math import isnan, nan
+from typing import Any
+
+from stockpulse.indicators.steps.pointwise import larger
+
+Slots = Any
+"""The memory of one symbol, a row of float64. The slots of a step begin at `at`."""
+
+
+def lag(slot: int, known: int, memory: Slots, at: int, x: float, n: int) -> tuple[int, int, float]:
+    """Return the value n before. It uses n + 1 slots, so that a preview overwrites nothing that is still needed."""
+    if isnan(x):
+        return slot, known, nan
+    memory[at + slot] = x
+    slot = slot + 1 if slot < n else 0
+    if known < n:
+        return slot, known + 1, nan
+    return slot, known, memory[at + slot]
+
+
+def fold_window_sum(slot: int, full: int, total: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
+    """Turn a full block into sums: of each value and those behind it."""
+    if slot < n:
+        return slot, full, total
+    running = memory[at + n - 1]
+    for i in range(at + n - 2, at - 1, -1):
+        running += memory[i]
+        memory[i] = running
+    return 0, 1, 0.0
+
+
+def window_sum(
+    slot: int, full: int, total: float, memory: Slots, at: int, x: float, n: int
+) -> tuple[int, int, float, float]:
+    """Return the sum of the last n values."""
+    if isnan(x):
+        return slot, full, total, nan
+    if slot == n:
+        slot, full, total = fold_window_sum(slot, full, total, memory, at, n)
+    memory[at + slot] = x
+    slot += 1
+    total += x
+    if slot == n:
+        return slot, full, total, total
+    return slot, full, total, memory[at + slot] + total if full else nan
+
+
+def fold_window_max(slot: int, full: int, top: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
+    """Turn a full block into maxima: of each value and those behind it."""
+    if slot < n:
+        return slot, full, top
+    running = memory[at + n - 1]
+    for i in range(at + n - 2, at - 1, -1):
+        running = larger(running, memory[i])
+        memory[i] = running
+    return 0, 1, 0.0
+
+
+def window_max(
+    slot: int, full: int, top: float, memory: Slots, at: int, x: float, n: int
+) -> tuple[int, int, float, float]:
+    """Return the maximum of the last n values."""
+    if isnan(x):
+        return slot, full, top, nan
+    if slot == n:
+        slot, full, top = fold_window_max(slot, full, top, memory, at, n)
+    memory[at + slot] = x
+    top = x if slot == 0 or x > top else top
+    slot += 1
+    if slot == n:
+        return slot, full, top, top
+    if not full:
+        return slot, full, top, nan
+    return slot, full, top, larger(memory[at + slot], top)
+
+
+def fold_since_max(
+    slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, n: int
+) -> tuple[int, int, int, float, int]:
+    """Turn a full block of (value, number) into maxima: of each value and those behind it; of equals the newest."""
+    if slot < n:
+        return slot, full, number, top, top_number
+    running, running_number = memory[at + 2 * n - 2], memory[at + 2 * n - 1]
+    for i in range(at + 2 * n - 4, at - 1, -2):
+        if memory[i] > running:
+            running, running_number = memory[i], memory[i + 1]
+        memory[i], memory[i + 1] = running, running_number
+    return 0, 1, number, top, top_number
+
+
+def since_max(
+    slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, x: float, n: int
+) -> tuple[int, int, int, float, int, float]:
+    """Return how many values ago the maximum of the last n came; of equals the newest."""
+    if isnan(x):
+        return slot, full, number, top, top_number, nan
+    if slot == n:
+        slot, full, number, top, top_number = fold_since_max(slot, full, number, top, top_number, memory, at, n)
+    number += 1
+    memory[at + 2 * slot] = x
+    memory[at + 2 * slot + 1] = number
+    if slot == 0 or x >= top:
+        top = x
+        top_number = number
+    slot += 1
+    if slot == n:
+        return slot, full, number, top, top_number, float(number - top_number)
+    if not full:
+        return slot, full, number, top, top_number, nan
+    older = at + 2 * slot
+    found = float(top_number) if top >= memory[older] else memory[older + 1]
+    return slot, full, number, top, top_number, float(number) - found
+
+
+def fold_weighted_sum(
+    slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
+    """Turn a full block into (sum, sum weighted 1, 2, ...): of each value and those behind it."""
+    if slot < n:
+        return slot, full, total, weighted
+    running = running_weighted = 0.0
+    for i in range(at + 2 * n - 2, at - 1, -2):
+        running += memory[i]
+        running_weighted += running  # each value behind weighs one more
+        memory[i] = running
+        memory[i + 1] = running_weighted
+    return 0, 1, 0.0, 0.0
+
+
+def weighted_sum(
+    slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, x: float, n: int
+) -> tuple[int, int, float, float, float]:
+    """Return the sum of the last n values, weighted 1, 2, ..., n from the oldest to the newest."""
+    if isnan(x):
+        return slot, full, total, weighted, nan
+    if slot == n:
+        slot, full, total, weighted = fold_weighted_sum(slot, full, total, weighted, memory, at, n)
+    memory[at + 2 * slot] = x
+    slot += 1
+    total += x
+    weighted += slot * x
+    if slot == n:
+        return slot, full, total, weighted, weighted
+    if not full:
+        return slot, full, total, weighted, nan
+    # The old block comes first: each value of the running block weighs n - slot more, its length.
+    return slot, full, total, weighted, memory[at + 2 * slot + 1] + (weighted + (n - slot) * total)
+
+
+def fold_variance(
+    slot: int, full: int, mean: float, squares: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
+    """Turn a full block into (mean, sum of squared deviations): of each value and those behind it."""
+    if slot < n:
+        return slot, full, mean, squares
+    count = running = running_squares = 0.0
+    for i in range(at + 2 * n - 2, at - 1, -2):
+        x = memory[i]
+        count += 1.0
+        off = x - running
+        running += off * (1.0 / count)
+        running_squares += off * (x - running)
+        memory[i] = running
+        memory[i + 1] = running_squares
+    return 0, 1, 0.0, 0.0
+
+
+def variance(
+    slot: int, full: int, mean: float, squares: float, memory: Slots, at: int, x: float, n: int
+) -> tuple[int, int, float, float, float]:
+    """Return the population variance of the last n values.
+
+    It takes no difference of large numbers: Welford's update within a block, Chan's formula to combine two blocks.
+    B. P. Welford, Technometrics 4 (1962); T. F. Chan et al., COMPSTAT 1982.
+    """
+    if isnan(x):
+        return slot, full, mean, squares, nan
+    if slot == n:
+        slot, full, mean, squares = fold_variance(slot, full, mean, squares, memory, at, n)
+    memory[at + 2 * slot] = x
+    slot += 1
+    off = x - mean
+    mean += off * (1.0 / slot)  # cheaper than off / slot: this division need not wait for `off`
+    squares += off * (x - mean)
+    if slot == n:
+        return slot, full, mean, squares, squares / n
+    if not full:
+        return slot, full, mean, squares, nan
+    off = mean - memory[at + 2 * slot]
+    result = (memory[at + 2 * slot + 1] + squares + off * off * (slot * (n - slot)) / n) / n
+    return slot, full, mean, squares, result
+
+
+def mean_deviation(
+    slot: int, known: int, memory: Slots, at: int, x: float, mean: float, n: int
+) -> tuple[int, int, float]:
+    """Return the mean distance of the last n values from `mean`. It reads all of them."""
+    if isnan(x):
+        return slot, known, nan
+    memory[at + slot] = x
+    slot = slot + 1 if slot < n else 0
+    if known < n - 1:
+        return slot, known + 1, nan
+    total = 0.0
+    for i in range(n + 1):
+        if i != slot:  # the next slot to write holds a value that has left the window
+            total += abs(memory[at + i] - mean)
+    return slot, known, total / n
