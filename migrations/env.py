@@ -6,8 +6,8 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
-from stockpulse.app import database_of
 from stockpulse.errors import CannotStart
+from stockpulse.node.database import database_address
 from stockpulse.postgres.migrate import sqlalchemy_engine
 from stockpulse.postgres.tables import metadata
 from stockpulse.settings import load_settings
@@ -28,7 +28,7 @@ def migrate(connection: Connection) -> None:
 async def migrate_by_settings() -> None:
     """From the command line: find the database as the app does."""
     async with (
-        database_of(load_settings()) as dsn,
+        database_address(load_settings()) as dsn,
         sqlalchemy_engine(dsn) as engine,
         engine.begin() as connection,
     ):

@@ -28,11 +28,10 @@ Commands:
 import asyncio
 import fcntl
 import os
-import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from app_signals import stopping_by_signal
 from stockpulse import app as composition
 from stockpulse.api.context import Context
 from stockpulse.indicators.compiler import Compiler
@@ -192,7 +192,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     @asynccontextmanager
     async def served(dsn: str, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:
         app = composition.create_app(Settings(_env_file=None, **{"database_url": dsn, "provider": "none"} | settings))
-        with _stopping_by_signal() as stopped:
+        with stopping_by_signal() as stopped:
             async with _living(app) as state:
                 transport = httpx2.ASGITransport(_with_state(app, state))
                 async with httpx2.AsyncClient(transport=transport, base_url="http://stockpulse") as client:
@@ -253,14 +253,3 @@ def _with_state(app: FastAPI, state: dict[str, Any]) -> Any:
         await app({**scope, "state": dict(state)}, receive, send)
 
     return app_with_state
-
-
-@contextmanager
-def _stopping_by_signal() -> Iterator[list[int]]:
-    """Notes the SIGTERM of an app that has to stop, which would end pytest."""
-    stopped: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stockpulse.app import running
 from stockpulse.errors import CannotStart
-from stockpulse.node.parts import codec_of, connection_of
+from stockpulse.node.kafka import codec_of, connection_of
+from stockpulse.node.lifecycle import running
 from stockpulse.postgres.connect import normal_dsn
 from stockpulse.settings import Settings, load_settings, variables_of
 

@@ -25,7 +25,6 @@ from analytics_market import (
     walk,
 )
 
-from stockpulse import app as composition
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
@@ -33,6 +32,7 @@ from stockpulse.ingest.feed import Feed
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.schemas import BARS
+from stockpulse.node import maintenance
 from stockpulse.storage.analytics_reader import SERVED_ANALYTICS, SERVED_REALTIME
 
 TIERS = {"intraday": "5m", "daily": "1d"}
@@ -300,13 +300,13 @@ async def test_indicators_of_the_bar_that_is_forming_come_when_those_before_it_h
 ):
     """No further trade is needed: a symbol may be quiet when the loops are compiled, or when it has caught up."""
     gate = asyncio.Event()
-    compile_indicators = composition.compile_indicators
+    compile_indicators = maintenance.compile_indicators
 
     async def late(*arguments):
         await gate.wait()
         await compile_indicators(*arguments)
 
-    monkeypatch.setattr(composition, "compile_indicators", late)
+    monkeypatch.setattr(maintenance, "compile_indicators", late)
     async with serve(postgres_dsn) as client:
         rows = walk(days=40)
         await send(client, rows)

@@ -28,7 +28,7 @@ async def fill_year(folder: Path) -> None:
     """A year of 5-minute bars and a day of 1-minute bars of one symbol, through the log like all records."""
     from prometheus_client import CollectorRegistry
 
-    from stockpulse.app import running
+    from stockpulse.node.lifecycle import running
     from stockpulse.settings import Settings
 
     provider = SimulatedProvider(["AAPL"])

@@ -21,10 +21,10 @@ from prometheus_client import CollectorRegistry
 
 from bench import fresh_database, report
 from stockpulse.aio.supervisor import State
-from stockpulse.app import running
 from stockpulse.journal import tick_rows
 from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
 from stockpulse.market.times import micros
+from stockpulse.node.lifecycle import running
 from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.postgres.binary_copy import in_slices
 from stockpulse.postgres.connect import connect

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from bench import fresh_database, quantiles, report
 from broker import Broker, jars
 from ingest import pipeline, plain_copy
-from stockpulse.app import running
+from stockpulse.node.lifecycle import running
 from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings

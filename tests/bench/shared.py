@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from bench import AppProcess, fresh_database, report
 from broker import Broker, jars
-from stockpulse.app import running
+from stockpulse.node.lifecycle import running
 from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.postgres.connect import create_pool
 from stockpulse.providers.simulated import SimulatedProvider

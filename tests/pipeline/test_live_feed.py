@@ -11,7 +11,8 @@ from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.pipeline import ingestor
-from stockpulse.pipeline.live_feed import DEPTH, Backfill, feed_of, follow
+from stockpulse.pipeline.backfill import DEPTH, Backfill
+from stockpulse.pipeline.live_feed import feed_of, follow
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.providers.trade_conditions import algoseek, all_count
 from stockpulse.storage.run_log import RunLog
@@ -63,7 +64,7 @@ class Stocks(Vendor):
 async def filled(parts, vendor, *symbols):
     """Fill what is missing; how many bars that were, and what was asked for."""
     vendor.asked.clear()
-    count = await Backfill(vendor, parts.pipeline, parts.bars, parts.names).run(symbols, parts.clock())
+    count = await Backfill(vendor, parts.ingestor, parts.bars, parts.names).run(symbols, parts.clock())
     await parts.settled()
     return count, {(symbol, interval): (start, end) for symbol, interval, start, end in vendor.asked}
 
@@ -158,7 +159,7 @@ class TestBackfill:
     async def test_of_the_simulated_market(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             provider = SimulatedProvider(("AAPL",), now=parts.clock)
-            backfill = Backfill(provider, parts.pipeline, parts.bars, parts.names)
+            backfill = Backfill(provider, parts.ingestor, parts.bars, parts.names)
             # Of the first five minutes and the first day there is only a part within the depth.
             assert await backfill.run(("AAPL",), NOW) == 729 + (30 * 288 - 186) + 930
             await parts.settled()
@@ -177,7 +178,7 @@ class TestFollow:
             for second in range(5):
                 rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR + second * SECOND, second + 1)]
                 vendor.frames.append(pl.DataFrame(rows, schema=TICKS, orient="row"))
-            await follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock)
+            await follow(vendor, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock)
             await parts.settled()
             (row,) = await parts.latest("A", M1, 5)
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
@@ -194,7 +195,9 @@ class TestFollow:
 
             monkeypatch.setattr(parts.journal, "append", append_later)
             vendor = Pusher(parts.clock)
-            taken = asyncio.create_task(follow(vendor, parts.pipeline, RunLog(parts.pool), parts.clock))
+            taken = asyncio.create_task(
+                follow(vendor, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock)
+            )
             while not parts.pipeline.counters.dropped:
                 vendor.push()
                 await asyncio.sleep(0.001)

@@ -74,7 +74,7 @@ class TestSubmit:
         async with stack(postgres_dsn) as parts:
             row = dict.fromkeys(TICKS) | {"problem": "ts: got '\0'", "raw": "\0\n'"}
             schema = {**TICKS, "problem": pl.String, "raw": pl.String}
-            receipt = await parts.pipeline.submit(pl.DataFrame([row], schema=schema, orient="row"), LIVE)
+            receipt = await parts.ingestor.submit(pl.DataFrame([row], schema=schema, orient="row"), LIVE)
             assert receipt.rejected == ((0, "ts: got '\0'"),)
             (kept,) = await parts.pool.fetch("SELECT reason, record FROM dead_letters")
             assert tuple(kept) == ("ts: got '\ufffd'", "\ufffd\n'")
@@ -86,7 +86,7 @@ class TestSubmit:
                 TAPE, *(tick("A", EARLIER + n * MINUTE, trade_id=str(n % 4)) for n in range(4)), tick("A", NOW, 0)
             )
             await parts.submit(TAPE, bar("B", "5m", EARLIER.replace(minute=0)), of_bars=True)
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             await parts.submit(TAPE, tick("A", EARLIER))
             await parts.settled()
             counters = parts.pipeline.counters
@@ -107,7 +107,7 @@ class TestSubmit:
             receipts = await asyncio.gather(*patient, *impatient[1::2])
             assert all(receipt.accepted == 1 for receipt in receipts)
             await parts.settled()
-            assert parts.pipeline.ingestor.unanswered == 0
+            assert parts.ingestor.unanswered == 0
             assert (await parts.latest("B", M1, 1))[0]["trade_count"] == 20
 
     async def test_many_at_once_are_all_there_in_the_order_of_each(self, postgres_dsn):
@@ -209,24 +209,24 @@ class TestClosing:
             await parts.submit(other, tick("B", EARLIER))
             await parts.settled()
             assert [len(rows) for rows in (await tables(parts)).values()] == [0, 0, 0]
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             assert [len(rows) for rows in (await tables(parts)).values()] == [1, 1, 1]
             assert not (await parts.latest("B", M1, 1))[0]["final"]
 
     async def test_the_end_of_an_unknown_recording(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
-            await parts.pipeline.end(Feed("nobody", "24/7", Clock.EVENT))
+            await parts.ingestor.end(Feed("nobody", "24/7", Clock.EVENT))
 
     async def test_a_recording_that_goes_on_after_its_end(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             await parts.submit(TAPE, tick("A", EARLIER, 1))
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             await parts.submit(TAPE, tick("A", EARLIER + MINUTE, 2))
             await parts.settled()
             assert [row["final"] for row in await parts.latest("A", M1, 5)] == [True, False]
             (day,) = await parts.latest("A", D1, 5)
             assert (day["close"], day["volume"], day["final"]) == (2.0, 2.0, True)
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             assert [row["final"] for row in await parts.latest("A", M1, 5)] == [True, True]
             (stored,) = await parts.pool.fetch("SELECT close FROM historical_ohlcv")
             assert stored["close"] == 2.0
@@ -250,7 +250,7 @@ class TestPresents:
             for name in "AB":
                 assert clocks.of_symbol(parts.symbol(name).id) == EARLIER + HOUR
             assert clocks.watermark() == EARLIER + HOUR
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             assert clocks.of_symbol(parts.symbol("A").id) == EARLIER + HOUR
 
     async def test_of_what_nobody_sent_is_the_wall_clock(self, postgres_dsn):
@@ -283,9 +283,9 @@ class TestLateTicks:
 
             reads.bars = load
             for piece in pieces:
-                await parts.pipeline.submit(piece, STOCKS)
+                await parts.ingestor.submit(piece, STOCKS)
                 await parts.settled()
-            await parts.pipeline.end(STOCKS)
+            await parts.ingestor.end(STOCKS)
             revised = await tables(parts)
             assert sum(loaded) > 20
             assert parts.pipeline.counters.bars_revised > 20
@@ -298,8 +298,8 @@ class TestLateTicks:
         days = [random_ticks(random, NOW - day * DAY, 60) for day in (8, 5, 2)]
         for piece in [day[at::2] for at in range(2) for day in days]:
             async with stack(postgres_dsn) as parts:
-                await parts.pipeline.submit(piece, STOCKS)
-                await parts.pipeline.end(STOCKS)
+                await parts.ingestor.submit(piece, STOCKS)
+                await parts.ingestor.end(STOCKS)
         async with stack(postgres_dsn) as parts:
             assert_same_tables(await tables(parts), await recomputed(parts))
 
@@ -310,13 +310,13 @@ class TestRestart:
         random = np.random.default_rng(seed)
         async with stack(postgres_dsn) as parts:
             for _ in range(8):
-                await parts.pipeline.submit(random_ticks(random, NOW - DAY, 30), STOCKS)
+                await parts.ingestor.submit(random_ticks(random, NOW - DAY, 30), STOCKS)
                 if random.random() < 0.6:
                     await parts.settled()
             await parts.settled()
             live = {interval: await parts.resident(interval) for interval in BASE_INTERVALS}
             symbols = parts.shard.snapshot()["symbols"]
-        async with stack(postgres_dsn, running=False) as parts:
+        async with stack(postgres_dsn) as parts:
             again = {interval: await parts.resident(interval) for interval in BASE_INTERVALS}
             assert parts.shard.offset == parts.journal.head
             names = [name for name in symbols.dtype.names if name != "dirty"]
@@ -336,7 +336,7 @@ class TestProviderBars:
             await parts.submit(TAPE, tick("A", minute, 1, 1), tick("A", minute + MINUTE, 2, 2))
             await parts.submit(TAPE, bar("A", "1m", minute, 50, 500, trade_count=5), of_bars=True)
             await parts.submit(TAPE, tick("A", minute + SECOND, 99, 99))
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             first, second = await parts.latest("A", M1, 5)
             assert (first["close"], first["volume"], first["source"]) == (50.0, 500.0, "tape")
             assert (second["close"], second["source"]) == (2.0, "trades")
@@ -347,7 +347,7 @@ class TestProviderBars:
         async with stack(postgres_dsn) as parts:
             friday = NOW - 3 * DAY
             await parts.submit(STOCKS, bar("IBM", "1d", friday), bar("BTC/USD", "1d", friday), of_bars=True)
-            await parts.pipeline.end(STOCKS)
+            await parts.ingestor.end(STOCKS)
             assert [row["ts"] for row in await parts.latest("IBM", D1, 2)] == [friday.replace(hour=5, minute=0)]
             assert [row["ts"] for row in await parts.latest("BTC/USD", D1, 2)] == [friday.replace(hour=0, minute=0)]
             assert parts.symbol("BTC/USD").calendar == "24/7"
@@ -364,7 +364,7 @@ class TestProviderBars:
                 for n in range(20)
             ]
             await asyncio.gather(*sent)
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             (row,) = await parts.latest("A", M1, 5)
             assert (row["close"], row["source"]) == (20.0, "tape")
             kinds = [type(one.batch).__name__ async for one in parts.journal.replay(0, parts.journal.head)]
@@ -387,9 +387,9 @@ class TestAnySplit:
                     await submit_in_pieces(parts, records, random)
                 if random.random() < 0.5:
                     for parts in (one, other):
-                        await parts.pipeline.end(STOCKS)
+                        await parts.ingestor.end(STOCKS)
             for parts in (one, other):
-                await parts.pipeline.end(STOCKS)
+                await parts.ingestor.end(STOCKS)
             assert one.journal.head == other.journal.head
             first, second = await tables(one), await tables(other)
             assert_same_tables(first, second)
@@ -447,7 +447,7 @@ async def submit_in_pieces(parts, records, random):
         while at < len(frame):
             size = int(random.choice([1, 2, 10, 1000]))
             piece = frame[at : at + size]
-            waiting.append(asyncio.create_task(parts.pipeline.submit(piece, STOCKS, of_bars=of_bars)))
+            waiting.append(asyncio.create_task(parts.ingestor.submit(piece, STOCKS, of_bars=of_bars)))
             at += size
             await asyncio.sleep(0)
             if random.random() < 0.3:

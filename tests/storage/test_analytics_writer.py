@@ -42,7 +42,7 @@ def plain(dsn, **settings):
 async def caught_up(parts, feed=None):
     """Until all that follows from the log is stored."""
     if feed is not None:
-        await parts.pipeline.end(feed)
+        await parts.ingestor.end(feed)
     async with asyncio.timeout(20):
         while parts.shard.offset < parts.journal.head or parts.engine.analytics.behind():
             await asyncio.sleep(0.005)
@@ -121,7 +121,7 @@ class TestAnyOrder:
                     for _ in range(random.integers(8, 20)):
                         now += int(random.integers(1, 600)) * 1_000_000
                         feed, symbols = ((TAPE, ("A", "B", "C")), (STOCKS, ("D", "E")))[random.integers(2)]
-                        await parts.pipeline.submit(ticks.some(symbols, now, int(random.integers(1, 60))), feed)
+                        await parts.ingestor.submit(ticks.some(symbols, now, int(random.integers(1, 60))), feed)
                         if random.random() < 0.3:
                             await parts.flush()
                         if functions and random.random() < 0.1:
@@ -149,7 +149,7 @@ class TestAnyOrder:
         async with plain(postgres_dsn, functions=None) as parts:
             rows = [tick("D", BEGIN + minute * MINUTE, 100 + minute % 9, 5, conditions=code) for minute, code in prices]
             await parts.submit(STOCKS, *rows)
-            await parts.pipeline.end(STOCKS)
+            await parts.ingestor.end(STOCKS)
             parts.engine.analytics.set_functions(in_plain_python)
             await caught_up(parts)
             await assert_right(parts)
@@ -159,11 +159,11 @@ class TestAnyOrder:
         monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 1_000_000)  # back to the first bar, that is
         ticks, start = Ticks(np.random.default_rng(1)), micros(BEGIN)
         async with plain(postgres_dsn) as parts:
-            await parts.pipeline.submit(ticks.frame(["A"], start + np.arange(150) * 60_000_000), TAPE)
+            await parts.ingestor.submit(ticks.frame(["A"], start + np.arange(150) * 60_000_000), TAPE)
             await caught_up(parts, TAPE)
             for _ in range(5):
-                await parts.pipeline.submit(ticks.frame(["A"], np.array([start + 149 * 60_000_000])), TAPE)
-                await parts.pipeline.submit(ticks.frame(["A"], np.array([start + 148 * 60_000_000])), TAPE)
+                await parts.ingestor.submit(ticks.frame(["A"], np.array([start + 149 * 60_000_000])), TAPE)
+                await parts.ingestor.submit(ticks.frame(["A"], np.array([start + 148 * 60_000_000])), TAPE)
                 while parts.shard.offset < parts.journal.head or parts.engine.analytics.behind():
                     await parts.flush()
                     await asyncio.sleep(0.001)
@@ -191,17 +191,17 @@ class TestAnyOrder:
         start = micros(BEGIN)
         async with plain(postgres_dsn) as parts:
             for part in np.split(start + np.arange(600) * 60_000_000, 20):
-                await parts.pipeline.submit(ticks.frame(["A"], part), TAPE)
+                await parts.ingestor.submit(ticks.frame(["A"], part), TAPE)
                 await caught_up(parts)
-            await parts.pipeline.end(TAPE)
+            await parts.ingestor.end(TAPE)
             assert await anchors(parts) >= 10
             for minute in (590, 520, 521, 100, 300, 20, 599):  # each in a bar that is closed
-                await parts.pipeline.submit(ticks.frame(["A"], np.array([start + minute * 60_000_000 + 5])), TAPE)
+                await parts.ingestor.submit(ticks.frame(["A"], np.array([start + minute * 60_000_000 + 5])), TAPE)
                 await caught_up(parts)
                 await assert_right(parts)
             # Bars that were not there move all anchors behind them.
-            await parts.pipeline.submit(ticks.frame(["A"], start + np.arange(-90, 0) * 60_000_000), TAPE)
-            await parts.pipeline.submit(ticks.frame(["A"], start + np.arange(600, 640) * 60_000_000), TAPE)
+            await parts.ingestor.submit(ticks.frame(["A"], start + np.arange(-90, 0) * 60_000_000), TAPE)
+            await parts.ingestor.submit(ticks.frame(["A"], start + np.arange(600, 640) * 60_000_000), TAPE)
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
@@ -219,7 +219,7 @@ class TestProvidersBars:
         async with plain(postgres_dsn) as parts:
             for n in range(20):
                 frame = ticks.some(["A", "D"], micros(NOW) + n * 60_000_000, 40)
-                await parts.pipeline.submit(frame, TAPE)
+                await parts.ingestor.submit(frame, TAPE)
             await parts.flush()
             today = NOW.replace(hour=0, minute=0)
             await parts.submit(TAPE, *history("1d", DAY, today - 200 * DAY, 200), of_bars=True)
@@ -232,7 +232,7 @@ class TestProvidersBars:
             await parts.submit(TAPE, *history("5m", 5 * MINUTE, today - 4 * DAY, 700), of_bars=True)
             await parts.flush()
             await parts.submit(TAPE, *history("1d", DAY, today - 300 * DAY, 150), of_bars=True)
-            await parts.pipeline.submit(ticks.some(["A", "D"], micros(NOW), 50), TAPE)
+            await parts.ingestor.submit(ticks.some(["A", "D"], micros(NOW), 50), TAPE)
             await caught_up(parts, TAPE)
             await assert_right(parts)
             assert await anchors(parts) > 0
@@ -241,7 +241,7 @@ class TestProvidersBars:
 class TestDefinition:
     async def fill(self, parts, ticks, now):
         for n in range(8):
-            await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
+            await parts.ingestor.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
         await caught_up(parts, TAPE)
 
     async def test_that_changed_has_all_calculated_anew(self, postgres_dsn, monkeypatch):
@@ -277,15 +277,15 @@ class TestDefinition:
 
         async with plain(postgres_dsn) as parts:
             for first in range(0, 200, 10):
-                await parts.pipeline.submit(minutes(*range(first, first + 10)), TAPE)
+                await parts.ingestor.submit(minutes(*range(first, first + 10)), TAPE)
                 await caught_up(parts)
         async with plain(postgres_dsn, instances=OTHERS, functions=None) as parts:
-            await parts.pipeline.submit(minutes(50, -1, -2, -3, -300), TAPE)
+            await parts.ingestor.submit(minutes(50, -1, -2, -3, -300), TAPE)
             await parts.settled()
         async with plain(postgres_dsn) as parts:
             await caught_up(parts, TAPE)
             await assert_right(parts)
-            await parts.pipeline.submit(minutes(150), TAPE)
+            await parts.ingestor.submit(minutes(150), TAPE)
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
@@ -317,13 +317,13 @@ class TestLateLoops:
         now = micros(BEGIN)
         async with plain(postgres_dsn, functions=None) as parts:
             for n in range(10):
-                await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
+                await parts.ingestor.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
             await parts.flush()
             assert parts.engine.analytics.behind()
             assert await parts.pool.fetchval("SELECT count(*) FROM intraday_analytics") == 0
             parts.engine.analytics.set_functions(in_plain_python)
             for n in range(10, 20):  # while it catches up
-                await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
+                await parts.ingestor.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
@@ -332,11 +332,11 @@ class TestLateLoops:
         now = micros(BEGIN)
         async with plain(postgres_dsn) as parts:
             for n in range(10):
-                await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
+                await parts.ingestor.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
         async with plain(postgres_dsn, functions=None) as parts:
             for n in range(10, 20):
-                await parts.pipeline.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
-            await parts.pipeline.end(TAPE)
+                await parts.ingestor.submit(ticks.some(["A", "B"], now + n * 300_000_000, 80), TAPE)
+            await parts.ingestor.end(TAPE)
         async with plain(postgres_dsn) as parts:
             await caught_up(parts)
             await assert_right(parts)

@@ -146,11 +146,11 @@ async def test_bars_are_those_of_the_trades(postgres_dsn, monkeypatch, week, fee
     async with stack(postgres_dsn, clock=SetClock(NOW + 30 * DAY)) as parts:
         # Some of it stored, some of it in memory, some of it both.
         half = len(trades) // 2
-        await parts.pipeline.submit(frame_of("OTHER", trades[:50]), feed)
-        await parts.pipeline.submit(frame_of("A", trades[:half]), feed)
+        await parts.ingestor.submit(frame_of("OTHER", trades[:50]), feed)
+        await parts.ingestor.submit(frame_of("A", trades[:half]), feed)
         await parts.settled()
-        await parts.pipeline.submit(frame_of("A", trades[half:]), feed)
-        await parts.pipeline.end(feed)
+        await parts.ingestor.submit(frame_of("A", trades[half:]), feed)
+        await parts.ingestor.end(feed)
         far = NOW + 900 * DAY
         for interval in ALL:
             wanted = aggregated(calendar, interval, trades)
@@ -224,7 +224,7 @@ class TestForming:
         async with stack(postgres_dsn) as parts:
             start = NOW.replace(minute=0)
             await parts.submit(COINS, tick("A", start), tick("B", start))
-            await parts.pipeline.end(COINS)
+            await parts.ingestor.end(COINS)
             quarter = parse_interval("15m")
             assert [row["final"] for row in await parts.between("A", M5)] == [True]
             assert [row["final"] for row in await parts.between("A", quarter, as_of=start + 10 * MINUTE)] == [False]
@@ -255,7 +255,7 @@ class TestWithoutPrice:
                 tick("A", start + 2 * MINUTE, 11, 2),
                 tick("A", start + 30 * MINUTE, 98, 7, conditions="I"),
             )
-            for finish in (parts.settled(), parts.pipeline.end(feed)):
+            for finish in (parts.settled(), parts.ingestor.end(feed)):
                 await finish
                 minutes = await parts.between("A", M1)
                 assert [(row["ts"], row["close"]) for row in minutes] == [(start, 10.0), (start + 2 * MINUTE, 11.0)]
@@ -357,7 +357,7 @@ async def test_moves_are_those_of_the_minutes(postgres_dsn):
     trades = {name: [t for t in trades_of(random, start, 1, 300) if t[0] < NOW] for name in ("A", "B", "C")}
     async with stack(postgres_dsn) as parts:
         for name, mine in trades.items():
-            await parts.pipeline.submit(frame_of(name, mine), COINS)
+            await parts.ingestor.submit(frame_of(name, mine), COINS)
         await parts.submit(COINS, tick("QUIET", NOW - 2 * DAY))
         await parts.settled()
         for minutes in (1, 5, 60, 1000):

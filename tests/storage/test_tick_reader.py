@@ -12,7 +12,7 @@ from stockpulse.journal.segments import first_offset
 from stockpulse.market.clocks import Clock
 from stockpulse.market.times import micros
 from stockpulse.storage.tick_reader import SERVED_TICKS
-from store_stack import DAY, MINUTE, NOW, SECOND, SetClock, frame_of_ticks, stack, tick
+from store_stack import DAY, MINUTE, NOW, SECOND, SetClock, bar, frame_of_ticks, stack, tick
 
 FEED = Feed("sender", "24/7")
 SYMBOLS = ("A", "B", "C")
@@ -92,7 +92,7 @@ async def test_reads_are_those_of_a_scan(postgres_dsn, seed):
                 if round_number % 2
                 else unique(frame, round_number)
             )
-            receipt = await parts.pipeline.submit(frame, FEED)
+            receipt = await parts.ingestor.submit(frame, FEED)
             assert receipt.accepted == len(frame)
             scan.add(frame)
             if random.random() < 0.4:
@@ -142,8 +142,10 @@ async def test_the_window_is_half_open(postgres_dsn):
 
 async def test_without_ticks(postgres_dsn):
     async with stack(postgres_dsn) as parts:
-        assert (await parts.ticks.latest(77, 5)).schema == SERVED_TICKS
-        summary = await parts.ticks.summary(77, NOW - DAY, NOW)
+        await parts.submit(FEED, bar("A", "1d", NOW - DAY), of_bars=True)
+        symbol_id = parts.symbol("A").id
+        assert (await parts.ticks.latest(symbol_id, 5)).schema == SERVED_TICKS
+        summary = await parts.ticks.summary(symbol_id, NOW - DAY, NOW)
         assert (summary.count, summary.avg_price, summary.min_price, summary.sum_volume) == (0, None, None, 0.0)
 
 

@@ -108,6 +108,15 @@ class Supervisor:
         finally:
             await self.stop([name])
 
+    @asynccontextmanager
+    async def scope(self) -> AsyncIterator[None]:
+        """Stop the tasks that are started inside this context when it ends, the newest first."""
+        outside = set(self._tasks)
+        try:
+            yield
+        finally:
+            await self.stop([name for name in reversed(list(self._tasks)) if name not in outside])
+
     async def _watch(self, name: str, run: Callable[[], Awaitable[None]], transient: _Faults) -> None:
         try:
             await self._run(self.health[name], name, run, transient)

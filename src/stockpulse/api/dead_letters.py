@@ -66,6 +66,6 @@ async def retry_dead_letters(context: Ctx, limit: Limit = 1000, source: Source =
     letters = await context.dead_letters.newest(limit, source=source, waiting=True)
     now = context.now()
     tolerance = timedelta(seconds=context.future_seconds)
-    outcome = await retry(letters, context.pipeline, context.default_calendar, now, tolerance)
+    outcome = await retry(letters, context.pipeline.intake, context.default_calendar, now, tolerance)
     await context.dead_letters.mark_retried(outcome.done, now)
     return Outcome(retried=len(outcome.done), refused=outcome.refused)

@@ -84,7 +84,7 @@ async def health(context: Ctx) -> Health:
     analytics = AnalyticsReport(
         compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
     )
-    shards = {number: _shard(processor) for number, processor in sorted(context.pipeline.shards.items())}
+    shards = {number: _shard(processor) for number, processor in sorted(context.pipeline.shards.processors.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
 

@@ -34,7 +34,7 @@ class PipelineCollector(Collector):
         of_shards = GaugeMetricFamily(
             "stockpulse_shard_lag_rows", "Rows of a shard that wait for a stage", labels=["shard", "stage"]
         )
-        for number, processor in self._pipeline.shards.items():
+        for number, processor in self._pipeline.shards.processors.items():
             for name, rows in zip(("step", "flush"), processor.lag(), strict=False):
                 of_shards.add_metric([str(number), name], rows)
         yield of_shards

@@ -168,14 +168,14 @@ async def post_ticks(
     deadline = asyncio.get_running_loop().time() + context.durable_timeout_seconds
     try:
         async with asyncio.timeout_at(deadline):
-            durable = await context.pipeline.enqueue(frame, feed)
+            durable = await context.pipeline.intake.enqueue(frame, feed)
     except TimeoutError:
         raise Unavailable("too much is waiting to be durable: none of these ticks is stored") from None
     try:
         async with asyncio.timeout_at(deadline):
             receipt = await durable
             if end_of_stream:
-                await context.pipeline.end(feed)
+                await context.pipeline.intake.end(feed)
     except TimeoutError:
         raise OutcomeUnknown from None
     # Not through the model, which takes a second for 100,000 rejected rows.

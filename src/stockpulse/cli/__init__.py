@@ -7,9 +7,10 @@ import typer
 import uvicorn
 
 from stockpulse import __version__
-from stockpulse.app import create_app, database_of, foundation
+from stockpulse.app import create_app
 from stockpulse.cli import dead_letters, failures, replay, topics
-from stockpulse.node.log_migration import Moved, Target, move
+from stockpulse.node.database import database_address
+from stockpulse.node.log_migration import Target, move
 from stockpulse.postgres.migrate import upgrade
 from stockpulse.settings import load_settings
 from stockpulse.telemetry.logs import configure_logging
@@ -41,7 +42,7 @@ def migrate_schema() -> None:
     failures.log_trouble_only(settings)
 
     async def run() -> None:
-        async with database_of(settings) as dsn:
+        async with database_address(settings) as dsn:
             await upgrade(dsn)
 
     with failures.database_faults():
@@ -60,12 +61,8 @@ def move_log(
     settings = load_settings()
     failures.log_trouble_only(settings)
 
-    async def run() -> Moved:
-        async with foundation(settings) as base:
-            return await move(base, target)
-
     with failures.database_faults():
-        moved = asyncio.run(run())
+        moved = asyncio.run(move(settings, target))
     typer.echo(f"moved to {target}: {moved.symbols:,} symbols, shards: {moved.shards}")
 
 

@@ -12,14 +12,14 @@ import polars as pl
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from stockpulse.app import running
 from stockpulse.cli import failures, http_client
 from stockpulse.errors import OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.schemas import TICKS
-from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.node.lifecycle import running
+from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.trade_conditions import rule_named
 from stockpulse.settings import load_settings
 
@@ -58,7 +58,7 @@ async def destination_at(
     console.print(f"No server at {url}: replaying into the database.", highlight=False, soft_wrap=True)
     with failures.database_faults():
         async with running(settings, CollectorRegistry()) as context:
-            yield _Database(context.pipeline, feed)
+            yield _Database(context.pipeline.intake, feed)
 
 
 async def _server_answers(client: httpx2.AsyncClient) -> bool:
@@ -86,15 +86,15 @@ def _is_here(host: str) -> bool:
 class _Database:
     """The database of this machine, written to by this process."""
 
-    def __init__(self, pipeline: Pipeline, feed: Feed) -> None:
-        self._pipeline = pipeline
+    def __init__(self, ingestor: Ingestor, feed: Feed) -> None:
+        self._ingestor = ingestor
         self._feed = feed
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
-        return await self._pipeline.submit(ticks, self._feed)
+        return await self._ingestor.submit(ticks, self._feed)
 
     async def end(self) -> None:
-        await self._pipeline.end(self._feed)
+        await self._ingestor.end(self._feed)
 
 
 class _Server:

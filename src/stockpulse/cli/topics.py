@@ -7,13 +7,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stockpulse.app import foundation
 from stockpulse.cli import failures
 from stockpulse.errors import InvalidInput
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.topics import Topic
+from stockpulse.node.kafka import KafkaTarget, kafka_target
 from stockpulse.node.log_migration import accept_loss
-from stockpulse.node.parts import KafkaTarget, kafka_target
 from stockpulse.settings import Settings, load_settings
 
 topics = typer.Typer(cls=failures.Commands, help="The topics on Kafka.", no_args_is_help=True)
@@ -47,12 +46,8 @@ def accept_lost_records() -> None:
     """Go on without records that the log dropped before they were worked in, or after its topic was made anew."""
     settings = _kafka_settings()
 
-    async def run() -> list[str]:
-        async with foundation(settings) as base:
-            return await accept_loss(base)
-
     with failures.database_faults():
-        losses = asyncio.run(run())
+        losses = asyncio.run(accept_loss(settings))
     typer.echo("\n".join(losses) if losses else "nothing is lost")
 
 

@@ -97,6 +97,20 @@ class LogParts:
     """Returns how long the oldest batch has been waiting for its acknowledgement."""
     kafka: KafkaParts | None = None
 
+    @property
+    def appended(self) -> Journal:
+        """The journal of a process that takes ticks."""
+        if self.journal is None:
+            raise RuntimeError("this process does not append to the log")
+        return self.journal
+
+    @property
+    def required_kafka(self) -> KafkaParts:
+        """The Kafka of a process whose role needs one."""
+        if self.kafka is None:
+            raise RuntimeError("this role needs a log on Kafka")
+        return self.kafka
+
 
 class EmbeddedLog:
     """The log inside the database; `journal` has taken it."""

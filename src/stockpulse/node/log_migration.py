@@ -1,14 +1,17 @@
-"""From one log to the other, with all that the database holds: the old one is drained, its state divided anew.
+"""Moving from one log to the other: the old one is drained, and the state of its shards is divided anew.
 
 Revisions go on growing, since each log counts its offsets above those of the logs before.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from stockpulse.engine.checkpoint_state import State, encode
+from stockpulse.aio.supervisor import Supervisor
+from stockpulse.engine.checkpoint_state import encode
 from stockpulse.errors import CannotStart
 from stockpulse.journal.backends import LogParts
 from stockpulse.journal.followed_log import (
@@ -24,103 +27,126 @@ from stockpulse.journal.followed_log import (
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.routing import Routing
-from stockpulse.node.parts import Foundation, embedded_log, flow_of, kafka_log, kafka_target
+from stockpulse.node.database import open_database
+from stockpulse.node.kafka import kafka_target
+from stockpulse.node.lifecycle import supervisor
+from stockpulse.node.log import embedded_log, kafka_log
+from stockpulse.node.node import Node, Timing
+from stockpulse.node.parts import build_engine_spec, open_publisher, open_shards
+from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
+from stockpulse.postgres.database import Database
+from stockpulse.settings import Settings
+from stockpulse.storage.partitions import Partitions
 
 Target = Literal["kafka", "postgres"]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a move came to."""
+    """The size of a move."""
 
     shards: int
     symbols: int
 
 
-async def move(base: Foundation, target: Target) -> Moved:
-    """Have the database follow the other log. Nothing else may run on it; whatever does is fenced."""
-    current = await followed_log(base.pool)
-    if current is None:
-        raise CannotStart("the database follows no log yet: there is nothing to be moved, just start")
-    if target == "kafka" and not base.settings.kafka_bootstrap_servers:
-        raise CannotStart("KAFKA_BOOTSTRAP_SERVERS is not set: it says where to move to")
-    if (target == "postgres") == (current == "postgres"):
-        raise CannotStart(f"the database follows {current} already")
-    return await (_to_kafka(base) if target == "kafka" else _to_postgres(base))
+async def move(settings: Settings, target: Target) -> Moved:
+    """Make the database follow the other log. Nothing else may run on it; a process that does is fenced."""
+    async with _ground(settings) as (database, tasks):
+        current = await followed_log(database.pool)
+        if current is None:
+            raise CannotStart("the database follows no log yet: there is nothing to move, just start")
+        if target == "kafka" and not settings.kafka_bootstrap_servers:
+            raise CannotStart("KAFKA_BOOTSTRAP_SERVERS is not set: it says where to move to")
+        if (target == "postgres") == (current == "postgres"):
+            raise CannotStart(f"the database follows {current} already")
+        move_log = _to_kafka if target == "kafka" else _to_postgres
+        return await move_log(settings, database, tasks)
 
 
-async def _to_kafka(base: Foundation) -> Moved:
-    log = await embedded_log(base)
-    shards, leaving = await _drained(base, log)
-    engine = shards.owned[SHARD].processor.engine
-    target = await kafka_target(base.settings)
-    routing = Routing(base.names, target.partitions)
-    slot, retired = await next_slot(base.pool), await retired_at(base.pool, target.identity)
-    starts, _ = await bounds_of(target.connection, target.topic, target.partitions)
-    symbol_ids = np.array(sorted(base.names.symbol_by_id), np.int64)
-    shard_of = routing.of_symbols(symbol_ids)
-    entering = [
-        Entering(
-            shard,
-            target.identity,
-            first_of(slot + shard),
-            first_of(slot + shard) + max(retired.get(shard, 0), starts[shard]),
-            encode(engine.snapshot(symbol_ids[shard_of == shard])),
-        )
-        for shard in range(target.partitions)
-    ]
-    journal = log.journal
-    if isinstance(journal, PostgresJournal):
-        await journal.seal()
-    await change_logs(base.pool, leaving, entering)
-    return Moved(target.partitions, len(symbol_ids))
+@asynccontextmanager
+async def _ground(settings: Settings) -> AsyncIterator[tuple[Database, Supervisor]]:
+    async with supervisor() as tasks, open_database(settings, tasks) as database:
+        yield database, tasks
 
 
-async def _to_postgres(base: Foundation) -> Moved:
-    log = await kafka_log(base)
-    shards, leaving = await _drained(base, log)
-    engine = base.spec.new_engine()
-    engine.restore(0, _states(shards))
-    for one, left in zip(shards.owned.values(), leaving, strict=True):
-        if left.offset > one.source.segments.open:
-            await one.source.segments.seal(left.offset)
-            await one.source.segments.index_sealed()
-    head = first_of(await next_slot(base.pool))
-    await change_logs(base.pool, leaving, [Entering(SHARD, "postgres", 0, head, encode(engine.snapshot()))], head=head)
-    return Moved(1, len(base.names.symbol_by_id))
+async def _to_kafka(settings: Settings, database: Database, tasks: Supervisor) -> Moved:
+    async with (
+        embedded_log(settings, database, tasks) as log,
+        _drained(settings, database, log, tasks) as (shards, leaving),
+    ):
+        engine = shards.owned[SHARD].processor.engine.unlocked
+        target = await kafka_target(settings)
+        routing = Routing(database.names, target.partitions)
+        slot, retired = await next_slot(database.pool), await retired_at(database.pool, target.identity)
+        starts, _ = await bounds_of(target.connection, target.topic, target.partitions)
+        symbol_ids = np.array(sorted(database.names.symbol_by_id), np.int64)
+        shard_of = routing.of_symbols(symbol_ids)
+        entering = [
+            Entering(
+                shard,
+                target.identity,
+                first_of(slot + shard),
+                first_of(slot + shard) + max(retired.get(shard, 0), starts[shard]),
+                encode(engine.snapshot(symbol_ids[shard_of == shard])),
+            )
+            for shard in range(target.partitions)
+        ]
+        if isinstance(log.journal, PostgresJournal):
+            await log.journal.seal()
+        await change_logs(database.pool, leaving, entering)
+        return Moved(target.partitions, len(symbol_ids))
 
 
-def _states(shards: Shards) -> list[State]:
-    return [one.processor.engine.snapshot() for one in shards.owned.values()]
+async def _to_postgres(settings: Settings, database: Database, tasks: Supervisor) -> Moved:
+    async with (
+        kafka_log(settings, database, tasks) as log,
+        _drained(settings, database, log, tasks) as (shards, leaving),
+    ):
+        engine = build_engine_spec(settings).new_engine()
+        engine.restore(0, [one.processor.engine.unlocked.snapshot() for one in shards.owned.values()])
+        for one, left in zip(shards.owned.values(), leaving, strict=True):
+            if left.offset > one.source.segments.open:
+                await one.source.segments.seal(left.offset)
+                await one.source.segments.index_sealed()
+        head = first_of(await next_slot(database.pool))
+        entering = [Entering(SHARD, "postgres", 0, head, encode(engine.snapshot()))]
+        await change_logs(database.pool, leaving, entering, head=head)
+        return Moved(1, len(database.names.symbol_by_id))
 
 
-async def _drained(base: Foundation, log: LogParts) -> tuple[Shards, list[Leaving]]:
-    """All shards, with all that is in the log worked in and stored, as they are left."""
-    _, shards = await flow_of(base, log)
-    await shards.take_all(log.logs.shards)
-    leaving = []
-    for shard, one in shards.owned.items():
-        await one.processor.writer.flush_once()
-        first_seq = one.source.external.first_seq if one.source.external is not None else 0
-        leaving.append(Leaving(shard, one.source.log.identity, one.sink.epoch, one.sink.offset, first_seq))
-    return shards, leaving
+@asynccontextmanager
+async def _drained(
+    settings: Settings, database: Database, log: LogParts, tasks: Supervisor
+) -> AsyncIterator[tuple[Shards, list[Leaving]]]:
+    """Yield all shards with everything in the log processed and stored, and how each is left."""
+    node = Node(settings, build_engine_spec(settings), database, log, tasks, Timing(), Partitions(database.pool))
+    clocks = ProviderClocks(database.names, log.routing, node.timing.now)
+    async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher) as shards:
+        await shards.take_all(log.logs.shards)
+        leaving = []
+        for shard, one in shards.owned.items():
+            await one.processor.writer.flush_once()
+            first_seq = one.source.external.first_seq if one.source.external is not None else 0
+            leaving.append(Leaving(shard, one.source.log.identity, one.sink.epoch, one.sink.offset, first_seq))
+        yield shards, leaving
 
 
-async def accept_loss(base: Foundation) -> list[str]:
-    """Go on where the partitions have records, whatever was lost of them; returns what was, in words."""
-    target = await kafka_target(base.settings)
-    oldest, ends = await bounds_of(target.connection, target.topic, target.partitions)
-    losses, leaving, entering = [], [], []
-    slot = await next_slot(base.pool)
-    for one in await checkpoints_of(base.pool, target.identity):
-        known = one.offset - one.first_seq
-        start = min(max(known, oldest[one.shard]), ends[one.shard])
-        if start != known:
-            losses.append(f"partition {one.shard}: worked in up to {known:,}, goes on at {start:,}")
-        leaving.append(one)
-        first_seq = first_of(slot + one.shard)
-        entering.append(Entering(one.shard, target.identity, first_seq, first_seq + start, b""))
-    if losses:
-        await change_logs(base.pool, leaving, entering, keep_states=True)
-    return losses
+async def accept_loss(settings: Settings) -> list[str]:
+    """Go on where the partitions have records, without those that were lost; return the losses in words."""
+    async with _ground(settings) as (database, _):
+        target = await kafka_target(settings)
+        oldest, ends = await bounds_of(target.connection, target.topic, target.partitions)
+        losses, leaving, entering = [], [], []
+        slot = await next_slot(database.pool)
+        for one in await checkpoints_of(database.pool, target.identity):
+            known = one.offset - one.first_seq
+            start = min(max(known, oldest[one.shard]), ends[one.shard])
+            if start != known:
+                losses.append(f"partition {one.shard}: processed up to {known:,}, goes on at {start:,}")
+            leaving.append(one)
+            first_seq = first_of(slot + one.shard)
+            entering.append(Entering(one.shard, target.identity, first_seq, first_seq + start, b""))
+        if losses:
+            await change_logs(database.pool, leaving, entering, keep_states=True)
+        return losses

@@ -1,9 +1,10 @@
-"""What has to be done once, or now and then: compiled indicators, indexes for segments, retention, the audit log."""
+"""Maintenance: compiling indicators, indexing segments, retention, and the audit of what went through."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -12,7 +13,10 @@ from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.journal.segments import Segments
+from stockpulse.node.node import Node
 from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.pipeline.shards import Shards
+from stockpulse.storage.analytics_writer import drop_old_states
 from stockpulse.storage.partitions import PARTITIONED, Partitions
 from stockpulse.storage.run_log import KEPT, RunLog
 
@@ -23,18 +27,47 @@ _RETENTION_SECONDS: Final = 600.0
 _AUDIT_SECONDS: Final = 60.0
 
 AllSegments = Callable[[], Iterable[tuple[Segments, int]]]
-"""The segments that are tended here, each with the offset up to which a restart does not need them."""
+"""Returns the segments to look after, each with the offset up to which a restart does not need them."""
 
 log = structlog.get_logger(__name__)
 
 
+def start_compiler(node: Node, shards: Shards) -> Compiler:
+    """Compile the indicators in the background; return the compiler, which readers use too."""
+    compiler = Compiler(node.settings.cache_dir / "loops")
+    node.tasks.start("compiler", lambda: compile_indicators(compiler, node.spec, shards.use))
+    return compiler
+
+
+def start_maintenance(node: Node, shards: Shards) -> None:
+    """Start the tasks that look after segments, partitions and states."""
+    pool, retired = node.database.pool, node.log.retired
+
+    def segments() -> list[tuple[Segments, int]]:
+        """Return those of the shards of this process with their checkpoints; all of retired logs."""
+        before = [(retired, retired.open)] if retired is not None else []
+        return before + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
+
+    async def drop_states(now: datetime) -> int:
+        return sum([await drop_old_states(pool, track, now) for track in node.spec.tracks.values()])
+
+    node.tasks.start("segments", lambda: tend_segments(segments))
+    retention = partial(retain, segments, node.partitions, drop_states, RunLog(pool), node.timing.now)
+    node.tasks.start("retention", retention)
+
+
+def start_audit(node: Node, pipeline: Pipeline) -> None:
+    """Start the audit of what goes through the pipeline."""
+    node.tasks.start("audit", lambda: audit(pipeline, RunLog(node.database.pool), node.timing.now))
+
+
 async def compile_indicators(compiler: Compiler, spec: EngineSpec, use: Callable[[Functions], None]) -> None:
-    """Have indicators calculated as soon as their loops are compiled; nobody waits for it."""
+    """Compile the indicators, or load them from the cache, and begin to calculate them."""
     started = time.monotonic()
     instances = spec.instances
     cached = await asyncio.to_thread(compiler.is_prepared, instances)
     if not cached:
-        log.info("compiling indicators, which is done once", indicators=len(instances))
+        log.info("compiling indicators; the next start finds them in the cache", indicators=len(instances))
         await compiler.prepare_aside(instances)
     await asyncio.to_thread(compiler.load, instances)
     use(compiler)
@@ -42,7 +75,7 @@ async def compile_indicators(compiler: Compiler, spec: EngineSpec, use: Callable
 
 
 async def tend_segments(segments: AllSegments) -> None:
-    """Index what was sealed, and have the next segment ready."""
+    """Index sealed segments and prepare the next one, until cancelled."""
     while True:
         for one, _ in segments():
             await one.prepare_next()
@@ -57,7 +90,7 @@ async def retain(
     runs: RunLog,
     now: Callable[[], datetime],
 ) -> None:
-    """Drop what is kept no longer."""
+    """Drop expired data, until cancelled."""
     while True:
         started = now()
         dropped = []
@@ -69,13 +102,13 @@ async def retain(
         dropped += [f"{states} states of indicators"] if states else []
         await runs.forget(started - KEPT)
         if dropped:
-            log.info("dropped what is kept no longer", dropped=dropped)
+            log.info("dropped expired data", dropped=dropped)
             await runs.record("retention", len(dropped), started, now(), details={"dropped": dropped})
         await asyncio.sleep(_RETENTION_SECONDS)
 
 
 async def audit(pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -> None:
-    """Note every minute how many records went through, if any did."""
+    """Record every minute how many records went through, until cancelled."""
     while True:
         started, before = now(), pipeline.counters.ticks + pipeline.counters.provider_bars
         await asyncio.sleep(_AUDIT_SECONDS)

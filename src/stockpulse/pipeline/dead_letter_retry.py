@@ -1,4 +1,4 @@
-"""Sending records again that could not be taken before."""
+"""Retry: dead letters are sent again."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,8 +11,8 @@ from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import PROVIDER
-from stockpulse.pipeline.pipeline import Pipeline
-from stockpulse.providers.registry import installed_providers
+from stockpulse.pipeline.ingestor import Ingestor
+from stockpulse.providers.trade_conditions import RULES, all_count
 from stockpulse.storage.dead_letters import DeadLetter
 
 _NOBODY: Final = "retry"
@@ -20,16 +20,16 @@ _NOBODY: Final = "retry"
 
 @dataclass(frozen=True)
 class Retried:
-    """The letters that are durable now, and why the others are not, by their number."""
+    """The letters that are durable now, and the reasons of the others by letter id."""
 
     done: list[DeadLetter]
     refused: dict[int, str]
 
 
 async def retry(
-    letters: list[DeadLetter], pipeline: Pipeline, calendar: str, now: datetime, tolerance: timedelta
+    letters: list[DeadLetter], ingestor: Ingestor, calendar: str, now: datetime, tolerance: timedelta
 ) -> Retried:
-    """Send these again, the oldest first. What would be refused again is not sent, and stays as it is."""
+    """Send these letters again, the oldest first. A letter that would be refused again stays as it is."""
     letters = sorted(letters, key=lambda letter: (letter.received_at, letter.id))
     decoded = JsonCodec().decode([(letter.record or "").encode() for letter in letters])
     refused = {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}
@@ -42,14 +42,14 @@ async def retry(
             refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
             if len(checked.good):
                 name = str(provider)
-                feed = Feed(name, calendar, rule=installed_providers().condition_rule(name))
-                await pipeline.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
+                feed = Feed(name, calendar, rule=RULES.get(name, all_count))
+                await ingestor.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
                 done += [letters[row] for row in checked.good["row"]]
     return Retried(done, refused)
 
 
 def _sender(letters: list[DeadLetter], frame: pl.DataFrame) -> pl.Series:
-    """Whom each record is from: it says so itself, or its source is a provider."""
+    """Return the sender of each record: its own `provider`, or else the source of the letter if that is a provider."""
     sources = pl.Series([letters[row].source for row in frame["row"]], dtype=pl.String)
     named = frame["provider"].fill_null(sources) if len(frame) else frame["provider"]
     fits = named.str.contains(f"^{PROVIDER}$").fill_null(value=False)

@@ -1,6 +1,5 @@
-"""Indicators that are behind, brought up to date from the bars that are stored: a part at a time."""
+"""Indicators that are behind catch up with the stored bars, a part at a time."""
 
-import asyncio
 from functools import partial
 from typing import Final
 
@@ -8,37 +7,34 @@ import numpy as np
 
 from stockpulse.aio import offload
 from stockpulse.engine.bar_math import Rows, newest_of_each
-from stockpulse.engine.engine import Engine
 from stockpulse.engine.indicator_track import ANCHOR_BARS, Track
 from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
+from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.storage.engine_reads import EngineReads
 
 _SYMBOLS: Final = 500
 _BARS: Final = 20_000
 _LEAST_BARS: Final = 200
 _MOST_WAITING: Final = 30_000
-"""With so many values waiting to be stored, catching up waits too."""
-
 _MOST_UNSTORED: Final = 100_000
-"""And with so many bars."""
+"""Catching up pauses while more indicator values, or more bars, wait to be stored."""
 
 
 class IndicatorCatchUp:
-    """Catches up between two batches, while no bar changes."""
+    """Calculates what is missing, between two batches, while no bar changes."""
 
-    def __init__(self, engine: Engine, turn: asyncio.Lock, reads: EngineReads) -> None:
-        """`turn` is held by whoever works on the engine."""
+    def __init__(self, engine: LockedEngine, reads: EngineReads) -> None:
         self._engine = engine
-        self._turn = turn
         self._reads = reads
 
-    async def some(self) -> bool:
-        """Do a part of what is behind; whether there was anything to do."""
+    async def advance(self) -> bool:
+        """Calculate one part of what is missing; return False if nothing is."""
+        engine = self._engine.unlocked
         # History on its way in goes first, and is not held in memory twice.
-        if self._engine.analytics.unflushed() >= _MOST_WAITING or self._engine.bars.unstored() >= _MOST_UNSTORED:
+        if engine.analytics.unflushed() >= _MOST_WAITING or engine.bars.unstored() >= _MOST_UNSTORED:
             return False
-        behind = [track for track in self._engine.analytics.tracks.values() if track.is_behind()]
+        behind = [track for track in engine.analytics.tracks.values() if track.is_behind()]
         for track in behind:
             await self._rewind(track)
             await self._go_on(track)
@@ -48,20 +44,20 @@ class IndicatorCatchUp:
         symbol_id, until = track.to_rewind(_SYMBOLS)
         if len(symbol_id):
             anchors = await self._reads.anchors(track, symbol_id, until)
-            async with self._turn:
+            async with self._engine:
                 track.rewind(symbol_id, anchors)
 
     async def _go_on(self, track: Track) -> None:
         symbol_id, start = track.positions(_SYMBOLS)
         if len(symbol_id):
             rows, complete = await self._bars(track.interval, symbol_id, start)
-            async with self._turn:
+            async with self._engine:
                 await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))
 
     async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints) -> tuple[Rows, Mask]:
-        """Closed bars of each symbol from its start on, and of which symbols these are all."""
-        async with self._turn:
-            memory = self._engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
+        """Return closed bars of each symbol from its start on, and which symbols have no more than these."""
+        async with self._engine as engine:
+            memory = engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
         most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
         stored = await self._reads.bars_from(interval, symbol_id, start, most)
         first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))

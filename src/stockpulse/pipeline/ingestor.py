@@ -1,10 +1,10 @@
-"""The first half of the spine: from what was submitted to what is durable.
+"""The first half of the pipeline, for all shards: from a submitted batch to durable records.
 
-    submit ───► number ───► append ───► the shards
-    (checked)   (encoded)   (durable)
+    submit ───► assign_ids ───► append ───► the shards
+    (checked)   (encoded)       (durable)
 
 Each stage takes whatever has piled up since it last ran: small batches when it is quiet, large ones under load.
-Queues between them are bounded; a full one makes the one before wait.
+The queues between them are bounded; a full queue makes the stage before it wait.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
 
 HandOn = Callable[[Appended], Awaitable[asyncio.Future[None] | None]]
-"""Takes what was appended; for the end of a recording it returns what is done when its bars are stored."""
+"""Takes an appended batch; for the end of a recording it returns a future, done when its bars are stored."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A submission on its way into the log, and who waits for the answer."""
+    """A submission on its way into the log, and the future that answers its sender."""
 
     submission: Submission
     done: asyncio.Future[Receipt]
@@ -43,7 +43,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _WithIds:
-    """A submission as it will stand in the log."""
+    """A submission as the log will hold it."""
 
     waiting: _Waiting
     frame: pl.DataFrame
@@ -56,14 +56,14 @@ class _WithIds:
 
 @dataclass(frozen=True)
 class _Ended:
-    """A recording is over: after what came before, its bars may close."""
+    """The end of a recording: after everything before it, its bars may close."""
 
     provider: str
     done: asyncio.Future[Receipt]
 
 
 class Ingestor:
-    """The way of all shards into the log."""
+    """Takes batches in, for all shards."""
 
     def __init__(
         self,
@@ -86,21 +86,21 @@ class Ingestor:
         self.unanswered = 0
 
     def lag(self) -> tuple[int, int]:
-        """Rows that wait to be with_ids, and to be appended."""
+        """Return the rows that wait for ids, and those that wait for the append."""
         return self._submitted.rows, self._with_ids.rows
 
     # Submit -------------------------------------------------------------------------------------
 
     async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
-        """Take in a batch of `frames.TICKS` (or BARS); returns once what is good in it is durable."""
+        """Take a batch of `schemas.TICKS` (or BARS) in; return when its valid rows are durable."""
         return await (await self.enqueue(frame, feed, of_bars=of_bars))
 
     def has_room(self, rows: int) -> bool:
-        """Whether so many rows would be taken in without waiting."""
+        """Return True if `rows` more rows fit without waiting."""
         return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
 
     async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
-        """Take in a batch as soon as there is room for it; what is returned is done once it is durable."""
+        """Take a batch in as soon as there is room; the future is done when its valid rows are durable."""
         submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
         rejected = submission.checked.rejected
         if len(rejected):
@@ -111,7 +111,7 @@ class Ingestor:
         return await self._enqueue(waiting, len(submission.checked.good))
 
     async def end(self, feed: Feed) -> None:
-        """Say that a recording is over, so that its last bars close; returns once those made here are stored."""
+        """End a recording, so that its last bars close; return when those of this process are stored."""
         await (await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1))
 
     async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> asyncio.Future[Receipt]:
@@ -119,10 +119,10 @@ class Ingestor:
         self.unanswered += 1
         return item.done
 
-    # Number -------------------------------------------------------------------------------------
+    # Assign ids ---------------------------------------------------------------------------------
 
     async def assign_ids(self) -> None:
-        """Leave out redeliveries and turn names into numbers, while the batch before is being appended."""
+        """Drop redeliveries and turn names into ids, while the batch before is being appended."""
         while True:
             for item in await self._submitted.take(_APPEND_ROWS):
                 if isinstance(item, _Ended):
@@ -142,7 +142,7 @@ class Ingestor:
     # Append -------------------------------------------------------------------------------------
 
     async def append(self) -> None:
-        """Make what was submitted durable, hand it on, and answer."""
+        """Make submissions durable, answer their senders, and hand them on to the shards."""
         while True:
             items = await self._with_ids.take(_APPEND_ROWS)
             for kind, group in itertools.groupby(items, _kind):
@@ -162,9 +162,9 @@ class Ingestor:
         appended: list[Appended] = []
         if frames:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
-            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more than so many at once
+            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more at once
                 appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
-        for item in group:  # before the shards begin with it: what follows from it is nobody's wait
+        for item in group:  # before the shards begin: a sender need not wait for processing
             self._count(item.receipt, of_bars=item.of_bars)
             self._answer(item.waiting.done, item.receipt)
         for one in appended:

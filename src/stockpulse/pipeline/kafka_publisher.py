@@ -1,10 +1,11 @@
-"""The derived topics: bars, indicators and signals, for other programs and for the processes that answer requests.
+"""The derived topics on Kafka: bars, indicators and signals, for other programs and for processes of role `api`.
 
-What follows from the log is published before it counts as stored, so a restart publishes again what may be missing:
-at least once, keyed by symbol, and the highest revision of a bar stands.
+Everything is published before the flush that stores the same. A restart may publish it again: at least once, keyed by
+symbol, and the highest revision of a bar stands.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -13,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from stockpulse.aio import offload
-from stockpulse.aio.row_queue import RowQueue
+from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
-from stockpulse.engine.indicators import DAILY, INTRADAY, AnalyticsChanges
+from stockpulse.engine.indicators import DAILY, INTRADAY
 from stockpulse.engine.signals import SIGNAL_NAMES, Signals
 from stockpulse.journal.codecs import OHLCV, Codec
 from stockpulse.journal.kafka.appender import Appender
@@ -26,6 +27,7 @@ from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Names
+from stockpulse.pipeline.events import IndicatorEvents, Listener
 from stockpulse.storage.bar_reader import served_bars
 
 _QUEUE_ROWS: Final = 100_000
@@ -33,37 +35,51 @@ _QUEUE_ROWS: Final = 100_000
 _Encode = Callable[[pl.DataFrame], list[bytes]]
 
 
-class Topic:
-    """A derived topic: frames in, records out, in order."""
+class DerivedTopic:
+    """One derived topic: takes frames, appends their rows as records, in order."""
 
     def __init__(self, appender: Appender, partitions: int, encode: _Encode) -> None:
         self._appender = appender
         self._partitions = partitions
         self._encode = encode
-        self._waiting: RowQueue[pl.DataFrame | asyncio.Future[None]] = RowQueue(_QUEUE_ROWS)
+        self._waiting: deque[pl.DataFrame] = deque()
+        self._rows = 0  # waiting, or being appended
+        self._changed = asyncio.Condition()
         self._partition_of: dict[str, int] = {}
+        self._came = asyncio.Event()
 
-    async def put(self, frame: pl.DataFrame) -> None:
-        """Have rows published; waits while there are too many."""
+    def put(self, frame: pl.DataFrame) -> None:
+        """Queue rows to be published."""
         if len(frame):
-            await self._waiting.put(frame, len(frame))
+            self._waiting.append(frame)
+            self._rows += len(frame)
+            self._came.set()
 
-    async def published(self) -> None:
-        """Returns once all that was put before is on the brokers' disks."""
-        done = asyncio.get_running_loop().create_future()
-        await self._waiting.put(done, 0)
-        await done
+    async def until_room(self) -> None:
+        """Return when the queue is not full."""
+        await self._until(lambda: self._rows < _QUEUE_ROWS)
+
+    async def until_delivered(self) -> None:
+        """Return when everything queued before is on the brokers' disks."""
+        await self._until(lambda: self._rows == 0)
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(reached)
 
     async def run(self) -> None:
-        """Publish, until cancelled."""
+        """Publish, until cancelled. What is under way stays in the queue until it is acknowledged."""
         while True:
-            items = await self._waiting.take(_QUEUE_ROWS)
-            frames = [item for item in items if isinstance(item, pl.DataFrame)]
-            if frames:
+            await self._came.wait()
+            self._came.clear()
+            while self._waiting:
+                frames = list(self._waiting)
                 await self._append(pl.concat(frames, how="diagonal_relaxed"))
-            for item in items:
-                if isinstance(item, asyncio.Future) and not item.done():
-                    item.set_result(None)
+                for frame in frames:
+                    self._waiting.popleft()
+                    self._rows -= len(frame)
+                async with self._changed:
+                    self._changed.notify_all()
 
     async def _append(self, frame: pl.DataFrame) -> None:
         parts = await offload.run(len(frame), partial(self._encoded, frame))
@@ -81,52 +97,60 @@ class Topic:
         return parts
 
 
-class KafkaPublisher:
-    """What the engine makes, as rows of the derived topics."""
+class KafkaPublisher(Listener):
+    """Publishes what the shards make."""
 
-    def __init__(self, names: Names, codec: Codec, spec: EngineSpec, topics: Callable[[_Encode, str], Topic]) -> None:
+    def __init__(
+        self, names: Names, codec: Codec, spec: EngineSpec, topics: Callable[[_Encode, str], DerivedTopic]
+    ) -> None:
         """`topics` makes the topic of a kind: "ohlcv", "analytics" or "signals"."""
         self._names = names
         self._symbol_names = SymbolNames(names)
         self._rules = [rule.name for rule in spec.rules.rules]
         self._tracks = spec.tracks
         self._bars = topics(codec.encode_ohlcv, "ohlcv")
-        self._analytics = topics(codec.encode_analytics, "analytics")
+        self._indicators = topics(codec.encode_analytics, "analytics")
         self._signals = topics(codec.encode_signals, "signals")
+        self._topics = (self._bars, self._indicators, self._signals)
 
     async def run(self) -> None:
         """Publish, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for topic in (self._bars, self._analytics, self._signals):
+            for topic in self._topics:
                 group.create_task(topic.run())
 
-    async def bars(self, interval: Interval, rows: Rows) -> None:
-        """Bars as they close, are revised, or form."""
-        await self._bars.put(bars_frame(self._names, rows, interval))
+    def on_bars(self, bars: BarEvents) -> None:
+        """Queue bars that form, have closed or were revised."""
+        self._bars.put(bars_frame(self._names, bars.rows, bars.interval))
 
-    async def analytics(self, changes: AnalyticsChanges) -> None:
-        """Indicators and signals of closed bars."""
-        for name in (INTRADAY, DAILY):
-            if name in changes.tracks:
-                await self._analytics.put(self._derived_frame(name, changes.tracks[name].derived))
-        if changes.signals is not None:
-            await self._signals.put(self._signals_frame(changes.signals))
+    def on_indicators(self, indicators: IndicatorEvents) -> None:
+        """Queue indicators of closed bars."""
+        self._indicators.put(self._indicators_frame(indicators.tier, indicators.rows))
 
-    async def published(self) -> None:
-        """Returns once all that was given before is on the brokers' disks."""
-        for topic in (self._bars, self._analytics, self._signals):
-            await topic.published()
+    def on_signals(self, signals: Signals) -> None:
+        """Queue signals of closed bars."""
+        self._signals.put(self._signals_frame(signals))
 
-    def _derived_frame(self, name: str, derived: DerivedRows) -> pl.DataFrame:
-        track = self._tracks[name]
+    async def until_room(self) -> None:
+        """Return when no topic's queue is full."""
+        for topic in self._topics:
+            await topic.until_room()
+
+    async def until_delivered(self) -> None:
+        """Return when everything heard so far is on the brokers' disks."""
+        for topic in self._topics:
+            await topic.until_delivered()
+
+    def _indicators_frame(self, tier: str, rows: DerivedRows) -> pl.DataFrame:
+        track = self._tracks[tier]
         labels = [output for one in track.bundle.instances for output in one.indicator.outputs]
         return pl.DataFrame(
             {
-                "symbol": self._symbol_names.symbols(pl.Series(derived.symbol_id)),
-                "interval": pl.repeat(track.interval.name, len(derived), eager=True),
-                "timestamp": pl.Series(derived.ts).cast(UTC_MICROS),
-                "revision": derived.revision,
-                **{label: derived.values[:, at] for at, label in enumerate(labels)},
+                "symbol": self._symbol_names.symbols(pl.Series(rows.symbol_id)),
+                "interval": pl.repeat(track.interval.name, len(rows), eager=True),
+                "timestamp": pl.Series(rows.ts).cast(UTC_MICROS),
+                "revision": rows.revision,
+                **{label: rows.values[:, at] for at, label in enumerate(labels)},
             }
         )
 
@@ -146,6 +170,6 @@ class KafkaPublisher:
 
 
 def bars_frame(names: Names, rows: Rows, interval: Interval) -> pl.DataFrame:
-    """The engine's rows as OHLCV; what has no price is left out."""
+    """Return the engine's rows as OHLCV; bars without a price are left out."""
     served = served_bars(rows[~np.isnan(rows["open"])], interval, names)
     return served.rename({"ts": "timestamp"}).select(list(OHLCV))

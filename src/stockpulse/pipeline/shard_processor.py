@@ -1,4 +1,4 @@
-"""The second half of the spine, for one shard: from the log's records to stored bars and indicators.
+"""The second half of the pipeline, for one shard: from the log's records to bars, indicators and signals.
 
 the log ───► step ───► flush
 (bars)    (stored)
@@ -21,13 +21,13 @@ from stockpulse.aio.row_queue import RowQueue
 from stockpulse.engine.bar_engine import BarEvents, Batch, Range, Step
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
-from stockpulse.engine.engine import Engine
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unreadable
 from stockpulse.market.calendar import Calendar, trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names
 from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
+from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.pipeline.provider_clocks import ShardClocks
 from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.storage.engine_reads import EngineReads
@@ -41,17 +41,17 @@ _GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
 log = structlog.get_logger(__name__)
 
 _Stored = asyncio.Future[None]
+_Item = tuple[Appended, _Stored | None]
 
 
 class ShardProcessor:
-    """Works one shard of the log in."""
+    """Takes the records of one shard through the engine, in the order of the log."""
 
     def __init__(
         self,
         *,
         shard_log: ShardLog,
-        engine: Engine,
-        turn: asyncio.Lock,
+        engine: LockedEngine,
         writer: ShardWriter,
         reads: EngineReads,
         names: Names,
@@ -61,30 +61,28 @@ class ShardProcessor:
         delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
         extended_day: bool = False,
     ) -> None:
-        """`turn` is held by whoever works on the engine.
+        """Pass `redeliveries` if other processes append to the log too: it drops ticks that came before.
 
-        `redeliveries` tells ticks that came before, where others than this process append to the log; `delivered` is
-        told of ticks that were read from there.
+        `delivered` is told of ticks that were read from the log, and that intake has not seen.
         """
         self._log = shard_log
         self.engine = engine
+        self.writer = writer
         self._names = names
         self._reads = reads
         self._counters = counters
         self._redeliveries = redeliveries
         self._delivered = delivered
         self._extended_day = extended_day
-        self._turn = turn
-        self._catch_up = IndicatorCatchUp(engine, turn, reads)
-        self._handed_on: RowQueue[tuple[Appended, _Stored | None]] = RowQueue(_QUEUE_ROWS)
-        self._taken: deque[tuple[Appended, _Stored | None]] = deque()
+        self._catch_up = IndicatorCatchUp(engine, reads)
+        self._handed_on: RowQueue[_Item] = RowQueue(_QUEUE_ROWS)
+        self._taken: deque[_Item] = deque()
         self._expected = 0  # the end of what was handed on
         self._sifted_to = 0
         self._taught = 0
         self._received_at = 0
-        self._reading = False  # what others have put into the log
-        self.writer = writer
-        self.clocks = ShardClocks(names, engine.bars, now)
+        self._reading = False  # True while it reads what others have put into the log
+        self.clocks = ShardClocks(names, engine.unlocked.bars, now)
 
     @property
     def expected(self) -> int:
@@ -93,11 +91,14 @@ class ShardProcessor:
 
     @property
     def offset(self) -> int:
-        """Up to where the log is worked in."""
-        return self.engine.bars.offset
+        """The offset up to which the log is processed."""
+        return self.engine.unlocked.bars.offset
 
     async def hand_on(self, appended: Appended) -> _Stored | None:
-        """Take what was appended here, without a detour over the log; waits while there is too much of it."""
+        """Take a batch that this process has just appended; waits while too many rows are queued.
+
+        For the end of a recording it returns a future: done when the bars that it closes are stored.
+        """
         stored = asyncio.get_running_loop().create_future() if isinstance(appended.batch, End) else None
         await self._handed_on.put((appended, stored), len(appended.batch))
         self._expected = appended.after
@@ -106,19 +107,19 @@ class ShardProcessor:
     # Step ---------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Take up the checkpoint and work in what the log holds after it."""
+        """Process what the log holds after the checkpoint."""
         started = time.monotonic()
-        self._teach()  # even if nothing is to be replayed: indicators of stored bars need their sessions
+        self._learn_symbols()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
             await self._process_read(appended, {})
-            await self.writer.flush_once()  # so that a recovery that is cut short goes on where it was
-        # Offsets that were left out at the end of a sealed segment are worked in as well.
-        self.engine.bars.offset = self._expected = max(self.offset, end)
+            await self.writer.flush_once()  # a recovery that is cut short then goes on where it was
+        # Offsets that were left out at the end of a sealed segment count as processed.
+        self.engine.unlocked.bars.offset = self._expected = max(self.offset, end)
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
 
     async def step(self) -> None:
-        """Work in what was appended, close what is due, and catch up in between."""
+        """Process what was appended, close bars that are due, and let indicators catch up in between."""
         catching_up, self.writer.live = False, True
         while True:
             if not self._taken:
@@ -126,7 +127,7 @@ class ShardProcessor:
             if not self._taken:
                 await self._read_up_to(await self._log.foreign_end(self.offset))
                 await self._close()
-            while self._taken:  # each stays there until it is done, should this be started again in the middle
+            while self._taken:  # an item stays there until it is done: a restart of this task finds it again
                 appended, stored = self._taken[0]
                 await self.writer.until_room()
                 await self._read_up_to(appended.before)
@@ -135,18 +136,17 @@ class ShardProcessor:
                 if stored is not None:
                     self.writer.answer(stored)
                 self._taken.popleft()
-            await self.writer.publish_closed()
-            catching_up = await self._catch_up.some()
+            catching_up = await self._catch_up.advance()
 
     async def _take(self, seconds: float) -> None:
-        """Take what was handed on; wait for it no longer than this."""
+        """Take what was handed on; wait for it at most this long."""
         # Not wait_for, which may swallow a cancellation (until Python 3.12): then nothing ends the loop.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 self._taken.extend(_joined(await self._handed_on.take(_STEP_ROWS)))
 
     async def _read_up_to(self, offset: int) -> None:
-        """Work in what others have put into the log."""
+        """Process what others have put into the log."""
         if offset <= self.offset:
             return
         self._reading = True
@@ -161,35 +161,35 @@ class ShardProcessor:
         await self._close_with(self._clocks())
 
     async def _close_with(self, clocks: dict[int, int]) -> None:
-        async with self._turn:
-            self.writer.note(await offload.run(self.engine.bars.forming(), partial(self.engine.close, clocks)))
+        async with self.engine as engine:
+            self.writer.announce(await offload.run(engine.bars.forming(), partial(engine.close, clocks)))
 
     async def _process_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
-        """One batch that was read from the log: intake has not seen it, not in this life at least."""
+        """Process a batch that was read from the log: intake has not seen it since the process started."""
         if isinstance(appended.batch, Ticks) and self._delivered is not None:
             await self._delivered(appended.batch.frame)
         await self._process(appended, clocks)
 
     async def _process(self, appended: Appended, clocks: dict[int, int] | None) -> None:
-        """One batch through the engine, bringing in the stored bars that it touches."""
-        self._teach()
+        """Take one batch through the engine."""
+        self._learn_symbols()
         batch = appended.batch
         if isinstance(batch, End):
             self.clocks.end(batch.provider)
             await self._close_with(self.clocks.over(batch.provider))
         elif isinstance(batch, Ticks):
-            fresh = await self._sifted(batch)
+            fresh = await self._without_redeliveries(batch)
             if len(fresh):
                 await self._process_records(fresh, clocks)
         elif isinstance(batch, Bars):
             await self._process_records(batch, clocks)
-        async with self._turn:
+        async with self.engine as engine:
             if isinstance(batch, Unreadable):
                 self.writer.keep(batch)
-            self.engine.bars.offset = max(self.offset, appended.after)
+            engine.bars.offset = max(self.offset, appended.after)
 
-    async def _sifted(self, batch: Ticks) -> Ticks:
-        """Those that are no redeliveries. What is worked in once more, after a fault, is not asked twice."""
+    async def _without_redeliveries(self, batch: Ticks) -> Ticks:
+        """Drop ticks that came before. A batch that is processed again, after a fault, is not asked about twice."""
         first = int(batch.frame["seq"][0])
         if self._redeliveries is None or first < self._sifted_to:
             return batch
@@ -199,17 +199,16 @@ class ShardProcessor:
         return Ticks(fresh)
 
     async def _process_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
-        async with self._turn:
-            records = await self._records(batch)
-            step = self.engine.step(records, self._clocks() if clocks is None else clocks)
+        async with self.engine as engine:
+            step = engine.step(await self._records(batch), self._clocks() if clocks is None else clocks)
             stored: Rows | None = None
             while True:
                 wanted, events = await offload.run(len(batch), partial(_advance, step, stored))
                 if wanted is None:
                     break
                 stored = await self._reads.bars(wanted)
-            self.writer.note(events)
-            self.writer.keep(batch)  # in the same turn: from here on a flush says that they are worked in
+            self.writer.announce(events)
+            self.writer.keep(batch)  # under the same lock: from here on a flush counts these records as processed
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
     async def _records(self, batch: Ticks | Bars) -> Batch:
@@ -223,10 +222,10 @@ class ShardProcessor:
     def _calendar_of(self, symbol_id: int) -> Calendar:
         return trading_calendar(self._names.symbol_by_id[symbol_id].calendar)
 
-    def _teach(self) -> None:
+    def _learn_symbols(self) -> None:
         """Tell the engine of new symbols."""
         for symbol in self._names.in_order[self._taught :]:
-            self.engine.bars.learn(symbol.id, trading_calendar(symbol.calendar))
+            self.engine.unlocked.bars.learn(symbol.id, trading_calendar(symbol.calendar))
         self._taught = len(self._names.in_order)
 
     def _clocks(self) -> dict[int, int]:
@@ -234,20 +233,20 @@ class ShardProcessor:
         return self.clocks.closing(self._received_at if waiting else None)
 
     def is_drained(self) -> bool:
-        """Whether all that was handed on is worked in."""
+        """Return True if everything that was handed on is processed."""
         return not (self._handed_on or self._taken) and self.offset >= self._expected
 
     # Reading ------------------------------------------------------------------------------------
 
     def lag(self) -> tuple[int, int, int]:
-        """Rows to be worked in, rows to be stored, and symbols whose indicators have to catch up."""
+        """Rows to process, rows to store, and symbols whose indicators have to catch up."""
         unprocessed = max(self._log.head, self._expected) - self.offset
-        return max(unprocessed, 0), self.offset - self.writer.offset, self.engine.analytics.behind()
+        return max(unprocessed, 0), self.offset - self.writer.offset, self.engine.unlocked.analytics.behind()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
-        """The bars that the engine holds, forming ones included: of one symbol or of all."""
-        async with self._turn:
-            return self.engine.bars.resident(interval, symbol_id)
+        """Return the bars that the engine holds, forming ones included: of one symbol or of all."""
+        async with self.engine as engine:
+            return engine.bars.resident(interval, symbol_id)
 
 
 def _advance(step: Step, stored: Rows | None) -> tuple[Range | None, list[BarEvents]]:
@@ -259,11 +258,8 @@ def _advance(step: Step, stored: Rows | None) -> tuple[Range | None, list[BarEve
         return None, done.value
 
 
-_Item = tuple[Appended, _Stored | None]
-
-
 def _joined(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Consecutive batches of ticks as one."""
+    """Join consecutive batches of ticks into one."""
     run: list[Appended] = []
     for appended, stored in items:
         if isinstance(appended.batch, Ticks) and (not run or run[-1].after == appended.before):
@@ -285,7 +281,7 @@ def _as_one(run: list[Appended]) -> Iterator[_Item]:
 
 
 def _beyond(appended: Appended, offset: int) -> Appended | None:
-    """What of it comes after this offset, up to which all was read from the log meanwhile."""
+    """Return what of a batch comes after this offset, up to which everything was read from the log meanwhile."""
     if appended.before >= offset or isinstance(appended.batch, End):
         return appended
     if appended.after <= offset or not isinstance(appended.batch, Ticks | Bars):

@@ -1,0 +1,90 @@
+"""The database of the process: the configured one, or the embedded server that runs as long as the process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from stockpulse.aio.supervisor import Supervisor
+from stockpulse.errors import CannotStart, InvalidInput
+from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.market.symbology import Names
+from stockpulse.postgres import migrate
+from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
+from stockpulse.postgres.database import Database
+from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.postgres.symbology_store import NameStore
+from stockpulse.settings import Settings
+
+_UNREACHABLE: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
+_CLOSE_SECONDS: Final = 3
+
+
+@asynccontextmanager
+async def database_address(settings: Settings, tasks: Supervisor | None = None) -> AsyncIterator[str]:
+    """Yield the address of the database; with `tasks`, the embedded server is watched, and restarted if it dies."""
+    if settings.database_url is not None:
+        yield normal_dsn(settings.database_url.get_secret_value())
+        return
+    server = EmbeddedPostgres(settings.data_dir)
+    try:
+        await server.start()
+        if tasks is None:
+            yield server.dsn
+        else:
+            async with tasks.running("postgres", server.watch):
+                yield server.dsn
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[Database]:
+    """Yield the database, with its schema up to date.
+
+    Raises CannotStart if it does not answer, if its schema is out of date, or if the default calendar is unknown.
+    """
+    # Loading a calendar takes a second, in which the database starts as well.
+    async with _loading(settings.calendar) as calendar, database_address(settings, tasks) as dsn:
+        await _check(settings, dsn, calendar)
+        pool = await create_pool(dsn, settings.database_pool)
+        try:
+            names = Names()
+            name_store = NameStore(pool, names)
+            await name_store.load()
+            yield Database(dsn, pool, names, name_store)
+        finally:
+            await _close(pool)
+
+
+@asynccontextmanager
+async def _loading(calendar: str) -> AsyncIterator[asyncio.Task[Calendar]]:
+    """Load a calendar in the background; leave no task behind."""
+    task = asyncio.create_task(asyncio.to_thread(trading_calendar, calendar))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) -> None:
+    """Bring the embedded schema up to date, or require it of another database; check the calendar."""
+    try:
+        await (migrate.upgrade(dsn) if settings.database_url is None else migrate.require_current(dsn))
+    except _UNREACHABLE as fault:
+        raise CannotStart(f"the database does not answer: {type(fault).__name__}: {fault}") from None
+    try:
+        await calendar
+    except InvalidInput as wrong:
+        raise CannotStart(f"STOCKPULSE_CALENDAR: {wrong}") from None
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,61 @@
+"""One process without HTTP: from its settings to running parts, and back to nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from stockpulse.aio.supervisor import Supervisor
+from stockpulse.api.context import Context
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.errors import CannotStart
+from stockpulse.journal.kafka.connection import KAFKA_TRANSIENT
+from stockpulse.node.database import open_database
+from stockpulse.node.log import open_log
+from stockpulse.node.node import Node, Timing
+from stockpulse.node.parts import build_engine_spec
+from stockpulse.node.roles import ROLES
+from stockpulse.postgres.connect import TRANSIENT
+from stockpulse.settings import Settings
+from stockpulse.storage.partitions import Partitions
+
+_REAL_TIME: Final = Timing()
+
+
+def supervisor() -> Supervisor:
+    """Return the supervisor of a process: it restarts tasks when the database or Kafka was away."""
+    return Supervisor((*TRANSIENT, *KAFKA_TRANSIENT))
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, registry: CollectorRegistry, timing: Timing = _REAL_TIME, spec: EngineSpec | None = None
+) -> AsyncIterator[Context]:
+    """Run all parts of the role, from the recovered state to the last flush. Without a `spec` the settings say it.
+
+    Raises CannotStart, with one line that says what to change; then no task, connection or server is left.
+    """
+    _check_role(settings)
+    async with (
+        supervisor() as tasks,
+        open_database(settings, tasks) as database,
+        open_log(settings, database, tasks) as log,
+    ):
+        node = Node(
+            settings, spec or build_engine_spec(settings), database, log, tasks, timing, Partitions(database.pool)
+        )
+        async with ROLES[settings.role](node, registry) as context:
+            yield context
+
+
+def _check_role(settings: Settings) -> None:
+    """Require a common log and a common database for several processes."""
+    if settings.role == "all":
+        return
+    for value, name in (
+        (settings.kafka_bootstrap_servers, "KAFKA_BOOTSTRAP_SERVERS"),
+        (settings.database_url, "DATABASE_URL"),
+    ):
+        if value is None:
+            raise CannotStart(f"STOCKPULSE_ROLE: got {settings.role!r}, which needs {name}")

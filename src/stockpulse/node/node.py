@@ -1,0 +1,43 @@
+"""The ground that the parts of every role stand on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from stockpulse.aio.supervisor import Supervisor
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.ingest.redelivery import Redeliveries
+from stockpulse.journal.backends import LogParts
+from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
+from stockpulse.postgres.database import Database
+from stockpulse.settings import Settings
+from stockpulse.storage.partitions import Partitions
+from stockpulse.telemetry.counters import Counters
+
+
+def utc_now() -> datetime:
+    """Return the present time, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The clock of the process, and how often it stores; tests set both."""
+
+    now: Callable[[], datetime] = utc_now
+    flush_seconds: float | None = FLUSH_SECONDS
+
+
+@dataclass(frozen=True)
+class Node:
+    """One process: its settings, its database and log, both open, and its tasks."""
+
+    settings: Settings
+    spec: EngineSpec
+    database: Database
+    log: LogParts
+    tasks: Supervisor
+    timing: Timing
+    partitions: Partitions
+    counters: Counters = field(default_factory=Counters)
+    redeliveries: Redeliveries = field(default_factory=Redeliveries)

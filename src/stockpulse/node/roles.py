@@ -1,0 +1,144 @@
+"""What a process does, by its role: each function lists the parts of one role and starts their tasks."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from stockpulse.api.context import Context
+from stockpulse.api.metrics import PipelineCollector
+from stockpulse.indicators.compiler import Compiler
+from stockpulse.journal.kafka.group import Membership
+from stockpulse.node.feed import start_feed
+from stockpulse.node.maintenance import start_audit, start_compiler, start_maintenance
+from stockpulse.node.node import Node
+from stockpulse.node.parts import (
+    NewestData,
+    build_ingestor,
+    follow_newest,
+    newest_of_shards,
+    open_publisher,
+    open_shards,
+    remember_deliveries,
+)
+from stockpulse.node.stopping import drained_at_the_end
+from stockpulse.pipeline.followed_shard import follow_names
+from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.storage.analytics_reader import AnalyticsReader
+from stockpulse.storage.bar_reader import BarReader
+from stockpulse.storage.dead_letters import DeadLetterStore
+from stockpulse.storage.screener import Screener
+from stockpulse.storage.signals import SignalStore
+from stockpulse.storage.tick_reader import TickReader
+
+
+@asynccontextmanager
+async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
+    """Take ticks, process every shard, answer requests."""
+    clocks = _clocks(node)
+    async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher) as shards:
+        compiler = start_compiler(node, shards)
+        await shards.take_all(node.log.logs.shards)
+        pipeline = Pipeline(build_ingestor(node, node.log.appended, shards), shards, clocks, node.counters)
+        start_maintenance(node, shards)
+        start_audit(node, pipeline)
+        context = _context(node, registry, pipeline, newest_of_shards(node, shards), compiler)
+        async with drained_at_the_end(node, pipeline):
+            for shard in shards.owned:
+                shards.start(shard)
+            _start_intake(node, pipeline)
+            start_feed(node, pipeline, context.bars)
+            yield context
+
+
+@asynccontextmanager
+async def run_ingest(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
+    """Take ticks into a log on Kafka."""
+    clocks = _clocks(node)
+    async with open_shards(node, clocks) as shards:
+        await remember_deliveries(node)
+        pipeline = Pipeline(build_ingestor(node, node.log.appended, shards), shards, clocks, node.counters)
+        start_audit(node, pipeline)
+        context = _context(node, registry, pipeline, newest_of_shards(node, shards), _compiler(node))
+        async with drained_at_the_end(node, pipeline):
+            _start_intake(node, pipeline)
+            start_feed(node, pipeline, context.bars)
+            yield context
+
+
+@asynccontextmanager
+async def run_process(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
+    """Process this process's share of the partitions."""
+    clocks, kafka, settings = _clocks(node), node.log.required_kafka, node.settings
+    async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher) as shards:
+        pipeline = Pipeline(None, shards, clocks, node.counters)
+        compiler = start_compiler(node, shards)
+        start_maintenance(node, shards)
+        membership = Membership(kafka.connection, settings.kafka_topic_raw, settings.kafka_group)
+        context = _context(node, registry, pipeline, newest_of_shards(node, shards), compiler)
+        async with drained_at_the_end(node, pipeline):
+            node.tasks.start("names", lambda: follow_names(node.database.name_store))
+            node.tasks.start("group", membership.run)
+            node.tasks.start("shards", lambda: shards.share(lambda: membership.assigned, membership.changed))
+            yield context
+
+
+@asynccontextmanager
+async def run_api(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
+    """Answer requests from what other processes store and publish."""
+    clocks = _clocks(node)
+    async with open_shards(node, clocks) as shards:
+        pipeline = Pipeline(None, shards, clocks, node.counters)
+        compiler = start_compiler(node, shards)
+        yield _context(node, registry, pipeline, follow_newest(node, clocks), compiler)
+
+
+Role = Callable[[Node, CollectorRegistry], AbstractAsyncContextManager[Context]]
+
+ROLES: Final[dict[str, Role]] = {"all": run_all, "ingest": run_ingest, "process": run_process, "api": run_api}
+
+
+def _clocks(node: Node) -> ProviderClocks:
+    return ProviderClocks(node.database.names, node.log.routing, node.timing.now)
+
+
+def _start_intake(node: Node, pipeline: Pipeline) -> None:
+    ingestor = pipeline.intake
+    node.tasks.start("append", ingestor.append, lag=lambda: ingestor.lag()[1])
+    node.tasks.start("assign_ids", ingestor.assign_ids, lag=lambda: ingestor.lag()[0])
+
+
+def _compiler(node: Node) -> Compiler:
+    return Compiler(node.settings.cache_dir / "loops")
+
+
+def _context(
+    node: Node, registry: CollectorRegistry, pipeline: Pipeline, newest: NewestData, compiler: Compiler
+) -> Context:
+    """Return what the routes work with."""
+    settings, pool, names = node.settings, node.database.pool, node.database.names
+    registry.register(PipelineCollector(pipeline, node.tasks))
+    bars = BarReader(pool, names, newest.bars, extended_day=settings.extended_day)
+    return Context(
+        pool=pool,
+        names=names,
+        pipeline=pipeline,
+        clocks=pipeline.clocks,
+        ticks=TickReader(pool, names, newest.ticks),
+        bars=bars,
+        analytics=AnalyticsReader(pool, bars, compiler),
+        signals=SignalStore(pool),
+        screener=Screener(bars, names, compiler),
+        supervisor=node.tasks,
+        registry=registry,
+        now=node.timing.now,
+        default_calendar=settings.calendar,
+        durable_timeout_seconds=settings.durable_timeout_seconds,
+        future_seconds=settings.future_seconds,
+        dead_letters=DeadLetterStore(pool),
+        shards=pipeline.shards,
+        log=node.log,
+        needs_kafka=settings.role != "api",
+    )

@@ -1,0 +1,91 @@
+"""Events: what the shards make, told to listeners as soon as the engine has it.
+
+An event follows from records that are durable already. After a crash the same records are processed again, so a
+listener may hear an event twice: (symbol, interval, ts, revision, final) names a bar, and the highest revision stands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import structlog
+
+from stockpulse.engine.bar_engine import BarEvents
+from stockpulse.engine.derived_rows import DerivedRows
+from stockpulse.engine.signals import Signals
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class IndicatorEvents:
+    """Indicators of closed or revised bars of one tier: "intraday" (5 minutes) or "daily"."""
+
+    tier: str
+    rows: DerivedRows
+
+
+class Listener:
+    """Hears what the shards of this process make; override the events that matter.
+
+    The `on_` methods run on the event loop between two batches of a shard. They return at once and raise nothing:
+    a listener keeps what it hears and does its own work later. It never changes what is stored.
+    """
+
+    def on_ticks(self, ticks: pl.DataFrame) -> None:
+        """Hear the ticks that a shard has processed, as `schemas.LOGGED_TICKS`, without redeliveries."""
+
+    def on_bars(self, bars: BarEvents) -> None:
+        """Hear bars that form, that have closed, or that were revised after they had closed."""
+
+    def on_indicators(self, indicators: IndicatorEvents) -> None:
+        """Hear the indicators of bars that have closed or were revised."""
+
+    def on_signals(self, signals: Signals) -> None:
+        """Hear the signals of bars that have closed or were revised."""
+
+    async def until_room(self) -> None:
+        """Return when the listener may hear more. Only a listener that must not lose an event waits here."""
+
+    async def until_delivered(self) -> None:
+        """Return when everything heard so far is where it must be; the flush that stores the same waits for it."""
+
+
+class Listeners(Listener):
+    """Several listeners as one. A listener that raises is logged, and hears the next event all the same."""
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_ticks(self, ticks: pl.DataFrame) -> None:
+        """Tell every listener."""
+        self._tell("on_ticks", ticks)
+
+    def on_bars(self, bars: BarEvents) -> None:
+        """Tell every listener."""
+        self._tell("on_bars", bars)
+
+    def on_indicators(self, indicators: IndicatorEvents) -> None:
+        """Tell every listener."""
+        self._tell("on_indicators", indicators)
+
+    def on_signals(self, signals: Signals) -> None:
+        """Tell every listener."""
+        self._tell("on_signals", signals)
+
+    def _tell(self, method: str, event: object) -> None:
+        for listener in self._listeners:
+            try:
+                getattr(listener, method)(event)
+            except Exception:  # a fault of a listener must not stop the pipeline
+                log.exception("a listener failed", listener=type(listener).__name__, event_kind=method)
+
+    async def until_room(self) -> None:
+        """Wait for every listener."""
+        for listener in self._listeners:
+            await listener.until_room()
+
+    async def until_delivered(self) -> None:
+        """Wait for every listener."""
+        for listener in self._listeners:
+            await listener.until_delivered()

@@ -1,0 +1,127 @@
+"""Taking a shard over: its checkpoint, the state of its engine, and the records that the log has after it."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from stockpulse.engine.engine import Engine
+from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.indicators.evaluation import Functions
+from stockpulse.ingest.redelivery import ShardRedeliveries
+from stockpulse.journal.backends import Logs, ShardOfLog
+from stockpulse.journal.routing import Routing
+from stockpulse.pipeline.events import Listener
+from stockpulse.pipeline.locked_engine import LockedEngine
+from stockpulse.pipeline.shard_processor import ShardProcessor
+from stockpulse.pipeline.shard_writer import ShardWriter
+from stockpulse.postgres.database import Database
+from stockpulse.storage.analytics_writer import AnalyticsWriter
+from stockpulse.storage.engine_reads import EngineReads
+from stockpulse.storage.partitions import Partitions
+from stockpulse.storage.sink import Sink
+from stockpulse.telemetry.counters import Counters
+
+
+@dataclass(frozen=True)
+class OwnedShard:
+    """A shard that this process works on."""
+
+    source: ShardOfLog
+    sink: Sink
+    processor: ShardProcessor
+
+    async def close(self) -> None:
+        """Close the connections of the shard."""
+        with suppress(OSError):
+            await self.sink.close()
+        await self.source.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOpener:
+    """Opens shards of one log."""
+
+    database: Database
+    logs: Logs
+    routing: Routing
+    partitions: Partitions
+    spec: EngineSpec
+    rule_ids: list[int]
+    delivered: Callable[[pl.DataFrame], Awaitable[None]]
+    """Told of ticks that intake has not seen: `tick_rows.KEYS` or more columns."""
+    listener: Listener
+    counters: Counters
+    now: Callable[[], datetime]
+    flush_seconds: float | None
+
+    async def open(self, shard: int, functions: Functions | None) -> OwnedShard:
+        """Take the shard over and process what the log has after its checkpoint.
+
+        Without compiled `functions` the indicators catch up later.
+        Raises Fenced if another process takes the shard meanwhile, OtherJournal if the database follows another log.
+        """
+        source = await self.logs.open(shard)
+        engine = self.spec.new_engine()
+        if functions is not None:
+            engine.analytics.set_functions(functions)
+        sink = self._sink(shard, source)
+        try:
+            redeliveries = await self._restore(shard, source, engine, sink)
+            processor = self._processor(source, sink, LockedEngine(engine), redeliveries)
+            await processor.recover()
+        except BaseException:
+            await sink.close()
+            await source.close()
+            raise
+        return OwnedShard(source, sink, processor)
+
+    def _sink(self, shard: int, source: ShardOfLog) -> Sink:
+        analytics = AnalyticsWriter(self.spec.tracks, self.rule_ids)
+        return Sink(self.database.dsn, self.partitions, analytics, shard, source.log.identity, source.external)
+
+    async def _restore(self, shard: int, source: ShardOfLog, engine: Engine, sink: Sink) -> ShardRedeliveries | None:
+        """Bring back the state at the checkpoint; returns the redelivery window if others append to the log too."""
+        names = self.database.names
+        checkpoint = await sink.take(source.epoch, source.start)
+        await self.database.name_store.load()  # every name that the state refers to
+        await source.load(checkpoint.offset)
+        keys = await source.remember()
+        await self.delivered(keys)
+        redeliveries = None
+        if source.external is not None:
+            redeliveries = ShardRedeliveries(names, self.routing.partitions)
+            redeliveries.sift(keys)
+        if engine.restore(checkpoint.offset, checkpoint.parts):
+            sink.begin_anew()
+        engine.analytics.schedule_history(
+            [number for number in names.symbol_by_id if self.routing.of_symbol(number) == shard]
+        )
+        return redeliveries
+
+    def _processor(
+        self, source: ShardOfLog, sink: Sink, engine: LockedEngine, redeliveries: ShardRedeliveries | None
+    ) -> ShardProcessor:
+        writer = ShardWriter(
+            engine,
+            sink,
+            self.listener,
+            counters=self.counters,
+            now=self.now,
+            segments=None if source.external is None else source.segments,
+            flush_seconds=self.flush_seconds,
+        )
+        return ShardProcessor(
+            shard_log=source.log,
+            engine=engine,
+            writer=writer,
+            reads=EngineReads(self.database.pool),
+            names=self.database.names,
+            counters=self.counters,
+            now=self.now,
+            redeliveries=redeliveries,
+            delivered=self.delivered,
+            extended_day=self.spec.extended_day,
+        )

@@ -1,0 +1,17 @@
+"""The database as every part of the process sees it: its address, its connections, the names it knows."""
+
+from dataclasses import dataclass
+
+from stockpulse.market.symbology import Names
+from stockpulse.postgres.connect import Pool
+from stockpulse.postgres.symbology_store import NameStore
+
+
+@dataclass(frozen=True)
+class Database:
+    """A PostgreSQL whose schema is up to date."""
+
+    dsn: str
+    pool: Pool
+    names: Names
+    name_store: NameStore
