@@ -1,4 +1,4 @@
-"""Everything that StockPulse raises on purpose: one hierarchy, the docstring is the default message."""
+"""The exceptions that StockPulse raises on purpose: one hierarchy; the docstring is the default message."""
 
 import reprlib
 from typing import Final
@@ -15,7 +15,7 @@ class StockPulseError(Exception):
 
 
 class InvalidInput(StockPulseError, ValueError):
-    """A value that somebody gave is not one that is taken."""
+    """A value is not valid."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -23,11 +23,11 @@ class InvalidInput(StockPulseError, ValueError):
 
 
 class NotFound(StockPulseError):
-    """There is no such thing here."""
+    """What was asked for does not exist."""
 
 
 class TooLarge(StockPulseError):
-    """More than one request may carry."""
+    """The request is too large."""
 
 
 class OutcomeUnknown(StockPulseError):
@@ -35,7 +35,7 @@ class OutcomeUnknown(StockPulseError):
 
 
 class Unavailable(StockPulseError):
-    """Cannot answer now; try again shortly."""
+    """The server cannot answer now; try again shortly."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -43,15 +43,15 @@ class DatabaseUnavailable(Unavailable):
 
 
 class CannotStart(StockPulseError):
-    """The process must not run like this; the message says what to change."""
+    """The process cannot start; the message says what to change."""
 
 
 class DataFolderInUse(CannotStart):
-    """Another StockPulse runs on this data folder."""
+    """Another StockPulse uses this data folder."""
 
 
 class SchemaOutOfDate(CannotStart):
-    """The database's schema is not the one that this version needs: run `alembic upgrade head`."""
+    """The schema of the database is not the one that this version needs: run `alembic upgrade head`."""
 
 
 class OtherJournal(CannotStart):
@@ -59,16 +59,14 @@ class OtherJournal(CannotStart):
 
     def __init__(self, known: str, wanted: str) -> None:
         target = wanted.partition(":")[0]
-        way = f"`stockpulse move {target}` takes all over"
+        way = f"`stockpulse move {target}` moves everything"
         if known.startswith("kafka:") and target == "kafka":
-            way = (
-                "`stockpulse move postgres` with the settings of that one, then `stockpulse move kafka`, takes all over"
-            )
+            way = "`stockpulse move postgres` with that log's settings, then `stockpulse move kafka`, moves everything"
         super().__init__(f"the database follows another log: {known}, and this one is {wanted}; {way}")
 
 
 class RecordsLost(CannotStart):
-    """Records that were not worked in yet are no longer in the log."""
+    """The log dropped records before they were processed."""
 
 
 class JournalInUse(CannotStart):
@@ -76,9 +74,9 @@ class JournalInUse(CannotStart):
 
 
 class Fenced(StockPulseError):
-    """Another process has taken this shard over; this one must stop writing for it."""
+    """Another process owns this shard now; this one must stop writing for it."""
 
 
 def shown(value: object) -> str:
-    """A value that somebody sent, as a message may show it: short and on one line, whatever it is."""
+    """Return any value as text for a message: short and on one line."""
     return _SHORT.repr(value)

@@ -120,7 +120,7 @@ async def test_there_and_back_with_ticks_in_every_phase(
         assert sum(bars[key] != bar for key, bar in before.items()) >= phase * len(SYMBOLS), "none was revised"
         before = bars
         # The other log is refused, with the command that moves.
-        with pytest.raises(OtherJournal, match=r"`stockpulse move (kafka|postgres)` takes all over"):
+        with pytest.raises(OtherJournal, match=r"`stockpulse move (kafka|postgres)` moves everything"):
             async with serve(postgres_dsn, **(ON_POSTGRES if target == "kafka" else with_kafka)):
                 pass
         status, said = await command(postgres_dsn, with_kafka, "move", target)

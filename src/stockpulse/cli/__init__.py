@@ -26,10 +26,10 @@ cli = typer.Typer(
 
 @cli.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
 ) -> None:
-    """Run the server. What can be set, is set by environment variables."""
+    """Run the server. Its settings are environment variables."""
     settings = load_settings()
     configure_logging(settings.log_format, debug=settings.debug)
     uvicorn.run(create_app(settings), host=host, port=port, log_config=None)
@@ -52,11 +52,11 @@ def migrate_schema() -> None:
 
 @cli.command("move")
 def move_log(
-    target: Annotated[Target, typer.Argument(help="Where the log is to be from now on: kafka or postgres.")],
+    target: Annotated[Target, typer.Argument(help="The new place of the log: kafka or postgres.")],
 ) -> None:
-    """Move from the log in the database to the one on Kafka, or back, with all that is stored.
+    """Move the log from the database to Kafka, or back, with everything that is stored.
 
-    Stop every process on this database before. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
+    Stop every process on this database first. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
     """
     settings = load_settings()
     failures.log_trouble_only(settings)
@@ -68,7 +68,7 @@ def move_log(
 
 @cli.command()
 def version() -> None:
-    """Say which version this is."""
+    """Show the version."""
     typer.echo(f"stockpulse {__version__}")
 
 

@@ -1,4 +1,4 @@
-"""`stockpulse dlq`: records that could not be taken, as the running server has them."""
+"""`stockpulse dlq`: the dead letters of the running server."""
 
 from typing import Annotated, Any, Final
 
@@ -10,7 +10,7 @@ from stockpulse.errors import StockPulseError, Unavailable
 
 _SHOWN_REJECTS: Final = 5
 
-dlq = typer.Typer(cls=failures.Commands, help="Records that could not be taken.", no_args_is_help=True)
+dlq = typer.Typer(cls=failures.Commands, help="Dead letters: records that were rejected.", no_args_is_help=True)
 
 _Url = Annotated[str, typer.Option(help="The running server.")]
 _Source = Annotated[str | None, typer.Option(help="Only those of this provider or topic.")]
@@ -20,9 +20,9 @@ _Source = Annotated[str | None, typer.Option(help="Only those of this provider o
 def list_dead_letters(
     url: _Url = "http://127.0.0.1:8000",
     source: _Source = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
+    limit: Annotated[int, typer.Option(help="The number of dead letters.", min=1, max=10_000)] = 20,
 ) -> None:
-    """Show the newest ones, with what is wrong with each."""
+    """Show the newest dead letters with their reasons."""
     for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
         place = f"[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
         again = f" (sent again {letter['retried_at']})" if letter["retried_at"] else ""
@@ -34,9 +34,9 @@ def list_dead_letters(
 def retry_dead_letters(
     url: _Url = "http://127.0.0.1:8000",
     source: _Source = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 1000,
+    limit: Annotated[int, typer.Option(help="The number of dead letters.", min=1, max=10_000)] = 1000,
 ) -> None:
-    """Send them again, those that were not yet; what is still wrong stays."""
+    """Send dead letters again that were not sent again yet; those that are still wrong stay."""
     outcome = _asked(url, "POST", "/retry", source, limit)
     typer.echo(f"{outcome['retried']:,} are stored now, {len(outcome['refused']):,} are still refused")
     if len(outcome["refused"]) > _SHOWN_REJECTS:
@@ -46,7 +46,7 @@ def retry_dead_letters(
 
 
 def _asked(url: str, method: str, path: str, source: str | None, limit: int) -> dict[str, Any]:
-    """What the running server answers."""
+    """Return the answer of the running server."""
     query: dict[str, str | int] = {"limit": limit} | ({} if source is None else {"source": source})
     try:
         with httpx2.Client(base_url=url, timeout=http_client.TIMEOUT, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""What goes wrong, as one plain line on stderr."""
+"""Failures of the commands, as one plain line on stderr."""
 
 import logging
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ _DATABASE_FAULTS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.
 
 
 class Commands(TyperGroup):
-    """Commands that end with one plain line on stderr where StockPulse says what is wrong."""
+    """Commands that print an error of StockPulse as one plain line on stderr."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except StockPulseError as error:
@@ -31,7 +31,7 @@ class Commands(TyperGroup):
 
 
 def log_trouble_only(settings: Settings) -> None:
-    """What goes well, the command itself shows."""
+    """Log warnings and errors only: the command itself shows its progress."""
     configure_logging(settings.log_format, debug=settings.debug)
     if not settings.debug:
         logging.getLogger().setLevel(logging.WARNING)
@@ -39,7 +39,7 @@ def log_trouble_only(settings: Settings) -> None:
 
 @contextmanager
 def database_faults() -> Iterator[None]:
-    """Turns what goes wrong on the way to the database into one line."""
+    """Turn faults of the database into DatabaseUnavailable."""
     try:
         yield
     except _DATABASE_FAULTS as fault:

@@ -1,14 +1,14 @@
-"""The running server, as the commands ask it."""
+"""Requests of the commands to the running server."""
 
 from typing import Final
 
 import httpx2
 
-TIMEOUT: Final = httpx2.Timeout(10, read=310)  # a server may wait for durability for 300 seconds
+TIMEOUT: Final = httpx2.Timeout(10, read=310)  # a server may be set to wait 300 seconds for durability
 
 
 def message_of(response: httpx2.Response) -> str:
-    """What it says is wrong."""
+    """Return the message of an error response."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

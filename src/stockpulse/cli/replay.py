@@ -1,4 +1,4 @@
-"""`stockpulse replay`: recorded trades, by the clock of the recording."""
+"""`stockpulse replay`: sends recorded trades, by the clock of the recording."""
 
 import asyncio
 import signal
@@ -39,9 +39,9 @@ def replay(
     conditions: Annotated[str, typer.Option(help="The rule by which trade conditions count.")] = "all",
     provider: Annotated[str, typer.Option(help="Under which name the trades are stored.")] = "replay",
 ) -> None:
-    """Send recorded trades through the running server, by the clock of the recording.
+    """Replay recorded trades into the running server, by the clock of the recording.
 
-    Where no server runs on this machine, they go into its database directly.
+    If no server runs on this machine, they go into its database directly.
     """
     check_provider_name(provider)
     factor = parse_speed(speed)
@@ -58,7 +58,7 @@ def replay(
 
 @dataclass
 class _Tally:
-    """What became of the rows."""
+    """Counts of the outcomes of rows."""
 
     sent: int = 0
     accepted: int = 0
@@ -69,11 +69,11 @@ class _Tally:
     started: float = field(default_factory=time.monotonic)
 
     def stop_clock(self) -> None:
-        """All that was counted up to now is durable."""
+        """Take the time: all rows that were counted are durable now."""
         self.seconds = time.monotonic() - self.started
 
     def add(self, rows: int, receipt: Receipt, path: Path, before: int) -> None:
-        """Count a batch that came after so many rows of the file."""
+        """Count a batch, which follows `before` rows of the file."""
         self.sent += rows
         self.accepted += receipt.accepted
         self.duplicates += receipt.duplicates
@@ -84,11 +84,11 @@ class _Tally:
 
     @property
     def rate(self) -> float:
-        """Rows per second."""
+        """Rows sent per second."""
         return self.sent / max(self.seconds, 1e-9)
 
     def summary(self) -> str:
-        """A line of figures, and the first rows that were not taken."""
+        """Return a line of figures, and the first rejected rows."""
         line = (
             f"{self.sent:,} rows sent: {self.accepted:,} accepted, {self.duplicates:,} duplicates, "
             f"{self.rejected:,} rejected; {self.seconds:.2f} s, {self.rate:,.0f} rows/s"
@@ -101,7 +101,7 @@ class _Tally:
 
 
 async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, provider: str, tally: _Tally) -> None:
-    """All recordings, in this order, to the server or into the database."""
+    """Send all recordings, in this order, to the server or into the database."""
     current = asyncio.current_task()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: current and current.cancel())
     total = await asyncio.to_thread(lambda: sum(recording.total_rows for recording in recordings))
@@ -118,7 +118,7 @@ async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, p
 
 
 async def _send_all(recording: ReplayProvider, destination: Destination, tally: _Tally) -> AsyncIterator[pl.DataFrame]:
-    """The batches of a recording, each after it was sent and counted."""
+    """Send the batches of a recording; yield each after it was counted."""
     before = 0
     async with aclosing(_ahead(recording.stream())) as batches:
         async for ticks in batches:
@@ -129,7 +129,7 @@ async def _send_all(recording: ReplayProvider, destination: Destination, tally: 
 
 
 async def _send(destination: Destination, ticks: pl.DataFrame, path: Path, before: int) -> Receipt:
-    """Send a batch; a failure says how far all is certain."""
+    """Send a batch; an error says which rows are stored for certain."""
     try:
         return await destination.send(ticks)
     except StockPulseError as error:
@@ -156,7 +156,7 @@ def _progress() -> Progress:
 
 
 async def _ahead(batches: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
-    """The same batches; the next one is read while the last one is worked on."""
+    """Yield the same batches, reading the next one while the last one is processed."""
 
     async def read() -> _T | None:
         return await anext(batches, None)

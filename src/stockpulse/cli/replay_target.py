@@ -1,4 +1,4 @@
-"""Where recorded trades are sent to: a running server or, where none runs, the database itself."""
+"""The destination of recorded trades: a running server or, if none runs, the database itself."""
 
 import asyncio
 import io
@@ -26,11 +26,11 @@ from stockpulse.settings import load_settings
 _RETRY_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 8, 8)
 _ARROW: Final = "application/vnd.apache.arrow.stream"
 _JSON_LINES: Final = "application/x-ndjson"
-_LIMITS: Final = httpx2.Limits(keepalive_expiry=2)  # before the server, which waits for 5 seconds, closes it
+_LIMITS: Final = httpx2.Limits(keepalive_expiry=2)  # the server closes idle connections after 5 seconds
 
 
 class Destination(Protocol):
-    """Where trades are replayed to."""
+    """The destination of a replay."""
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
         """Send TICKS or PARSED_TICKS; return once the valid ones are durable and the others are dead letters."""
@@ -45,9 +45,9 @@ class Destination(Protocol):
 async def destination_at(
     url: str, calendar: str, conditions: str, provider: str, console: Console
 ) -> AsyncIterator[Destination]:
-    """The server at this address or, where nothing listens on this machine, the database itself."""
+    """Open the server at this address or, if nothing listens there on this machine, the database."""
     query = {"provider": provider, "calendar": calendar, "conditions": conditions, "clock": Clock.EVENT.value}
-    # The proxies that the environment may name are for the world outside.
+    # The environment's proxies are for hosts outside.
     async with httpx2.AsyncClient(base_url=url, timeout=http_client.TIMEOUT, limits=_LIMITS, trust_env=False) as client:
         if await _server_answers(client):
             yield _Server(client, query)
@@ -62,7 +62,7 @@ async def destination_at(
 
 
 async def _server_answers(client: httpx2.AsyncClient) -> bool:
-    """Whether a server is there; False where nothing listens on this machine."""
+    """Return True if a StockPulse answers, False if nothing listens on this machine. Raises Unavailable otherwise."""
     try:
         response = await client.get("/api/v1/version")
         if response.status_code == httpx2.codes.OK and response.json().get("name") == "stockpulse":
@@ -84,7 +84,7 @@ def _is_here(host: str) -> bool:
 
 
 class _Database:
-    """The database of this machine, written to by this process."""
+    """The database of this machine, which this process writes."""
 
     def __init__(self, ingestor: Ingestor, feed: Feed) -> None:
         self._ingestor = ingestor
@@ -100,8 +100,8 @@ class _Database:
 class _Server:
     """A running StockPulse.
 
-    A batch whose outcome is unknown is sent again only where each of its rows has a trade_id, by which the
-    server tells that it has it already.
+    A batch whose outcome is unknown is sent again only if each of its rows has a trade_id, by which the server
+    recognises redeliveries.
     """
 
     def __init__(self, client: httpx2.AsyncClient, query: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""`stockpulse topics`: what is on Kafka."""
+"""`stockpulse topics`: the topics on Kafka."""
 
 import asyncio
 from collections.abc import Iterable
@@ -20,13 +20,13 @@ topics = typer.Typer(cls=failures.Commands, help="The topics on Kafka.", no_args
 
 @topics.command("create")
 def create_topics() -> None:
-    """Make the topics that are missing, and check those that are there."""
+    """Create missing topics, and check the existing ones."""
     _print_topics(asyncio.run(kafka_target(_kafka_settings())).cluster.topics.values())
 
 
 @topics.command("list")
 def list_topics() -> None:
-    """Show the topics, and how far the partitions of the log are worked in."""
+    """Show the topics, and the offsets of the log's partitions."""
     settings = _kafka_settings()
 
     async def run() -> tuple[KafkaTarget, dict[int, int], dict[int, int]]:
@@ -43,7 +43,7 @@ def list_topics() -> None:
 
 @topics.command("accept-loss")
 def accept_lost_records() -> None:
-    """Go on without records that the log dropped before they were worked in, or after its topic was made anew."""
+    """Continue without records that the log dropped before they were processed, or whose topic was created again."""
     settings = _kafka_settings()
 
     with failures.database_faults():
@@ -69,7 +69,7 @@ def _print_topics(found: Iterable[Topic]) -> None:
 
 
 def _table(*columns: str, right: int) -> Table:
-    """A table whose last columns are numbers."""
+    """Return a table whose last `right` columns are numbers."""
     table = Table(box=None)
     for at, column in enumerate(columns):
         table.add_column(column, justify="right" if at >= len(columns) - right else "left")

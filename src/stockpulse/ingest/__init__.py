@@ -1,1 +1,1 @@
-"""From what providers and callers send to what may enter the log."""
+"""Prepares what providers and callers send for the log: validation, redeliveries, ids."""

@@ -1,4 +1,4 @@
-"""From names to numbers: a validated batch as it will stand in the log."""
+"""Replaces the names in a validated batch by ids, as the log stores it."""
 
 from datetime import datetime
 from functools import partial
@@ -22,9 +22,9 @@ Codes = npt.NDArray[np.uint32]
 
 
 class Numbers:
-    """The numbers of texts, found for each row by the code that Polars' categories give equal texts.
+    """Maps texts to ids, through the codes that Polars' categories give to equal texts.
 
-    So each row is hashed once and looked up in an array: several times as fast as a join with a dictionary.
+    Each row is hashed once and looked up in an array, which is several times as fast as a join with a dictionary.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,28 +34,28 @@ class Numbers:
         self._texts: dict[int, str] = {}
 
     def codes(self, texts: pl.Series) -> Codes:
-        """The code of each row; there are no nulls."""
+        """Return the code of each row; the texts have no nulls."""
         return texts.cast(self._dtype).to_physical().to_numpy()
 
     def unknown(self, texts: pl.Series, codes: Codes) -> list[str]:
-        """The different texts among the rows that have no number yet."""
+        """Return the distinct texts among the rows that have no id yet."""
         self._reserve(codes)
         rows = np.flatnonzero(self._by_code[codes] == 0)
         return texts.gather(rows).unique().to_list() if len(rows) else []
 
     def learn(self, texts: list[str], numbers: list[int]) -> None:
-        """Take in numbers, which are above 0."""
+        """Store ids, which are above 0."""
         codes = self.codes(pl.Series(texts, dtype=pl.String))
         self._reserve(codes)
         self._by_code[codes] = numbers
         self._texts |= zip(codes.tolist(), texts, strict=True)
 
     def of(self, codes: Codes) -> pl.Series:
-        """The number of each row."""
+        """Return the id of each row."""
         return pl.Series(self._by_code[codes])
 
     def distinct(self, codes: Codes) -> list[str]:
-        """The different texts among the rows, all of which have a number."""
+        """Return the distinct texts among the rows, all of which have an id."""
         return [self._texts[code] for code in np.flatnonzero(np.bincount(codes)).tolist()]
 
     def _reserve(self, codes: Codes) -> None:
@@ -65,7 +65,7 @@ class Numbers:
 
 
 class Encoder:
-    """Numbers the names in batches, having new ones numbered first."""
+    """Replaces names by ids in batches; the store assigns ids to new names first."""
 
     def __init__(self, store: NameStore, arbiter: FeedArbiter) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Encoder:
         self._kinds: dict[Feed, Numbers] = {}
 
     async def ticks(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
-        """`frames.TICKS` as `frames.LOGGED_TICKS`, without `seq`."""
+        """Return TICKS as LOGGED_TICKS, without `seq`."""
         rows = len(frame)
         symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
@@ -108,7 +108,7 @@ class Encoder:
             kinds.learn(labels, [self._store.names.kinds[kind] for kind in new])
 
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
-        """`frames.BARS` as `frames.LOGGED_BARS`, without `seq`; daily ones under the label of their calendar."""
+        """Return BARS as LOGGED_BARS, without `seq`; a daily bar is labelled as its calendar labels the day."""
         symbols = self._symbols.codes(frame["symbol"])
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
         provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
@@ -126,7 +126,7 @@ class Encoder:
 
 
 async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str], feed: Feed) -> None:
-    """Have symbols numbered that an encoder has not met; new ones get the calendar that the feed has for them."""
+    """Teach an encoder these symbols; a symbol that the store does not know gets the feed's calendar for it."""
     if not symbols:
         return
     for calendar, names in groupby(sorted(symbols, key=feed.calendar_of), feed.calendar_of):
@@ -136,7 +136,7 @@ async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str],
 
 
 def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:
-    """The times of bars; daily ones are labelled by the start of their trading date, whatever time of it is given."""
+    """Return the times of bars; any time of a trading date becomes the start of that date in daily bars."""
     ts = bars["ts"].to_physical().to_numpy().copy()
     daily = np.flatnonzero(bars["minutes"].to_numpy() == D1.minutes)
     symbol_id = bars["symbol_id"].to_numpy()
@@ -147,14 +147,14 @@ def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:
 
 
 _SEPARATOR = "\x1f"
-"""Between the parts of a label; no exchange and no condition has it in it."""
+"""Separates the parts of a label; no exchange and no condition contains it."""
 
 
 def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
-    """What kind of tick each row is, as a text: exchange, conditions, and "-" where another feed leads the symbol."""
+    """Return the kind of each tick as text: exchange, conditions, and "-" if another feed leads the symbol."""
     exchange, conditions = pl.col("exchange").fill_null(""), pl.col("conditions").fill_null("")
     if not followers and frame["conditions"].null_count() == len(frame):
-        return frame["exchange"].fill_null("")  # most often; joining texts costs more than all the rest
+        return frame["exchange"].fill_null("")  # the usual case; joining texts would cost more than all the rest
     follows = pl.when(pl.col("symbol").is_in(list(followers))).then(pl.lit("-")).otherwise(pl.lit(""))
     return frame.select(pl.concat_str([exchange, conditions, follows], separator=_SEPARATOR)).to_series()
 

@@ -1,4 +1,4 @@
-"""Who sends, and what is agreed with them."""
+"""A sender of ticks and the properties of what it sends."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from stockpulse.providers.trade_conditions import Rule, all_count
 
 @dataclass(frozen=True)
 class Feed:
-    """A provider as ingest sees it: a stream of its own, or a caller of POST /ticks."""
+    """A sender of ticks as ingest sees it: a provider, or a caller of POST /ticks."""
 
     provider: str
     calendar: str = "XNYS"
@@ -18,13 +18,13 @@ class Feed:
     rule: Rule = field(default=all_count)
 
     def calendar_of(self, symbol: str) -> str:
-        """The calendar of a symbol that is new: pairs such as BTC/USD trade around the clock, whoever sends them."""
+        """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, whoever sends them."""
         return ALWAYS_OPEN if "/" in symbol else self.calendar
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a batch: rows stored, rows known already, and the rejected ones with their place and reason."""
+    """The outcome of a batch: rows stored, rows that were known already, and rejected rows with place and reason."""
 
     accepted: int = 0
     duplicates: int = 0

@@ -1,11 +1,11 @@
-"""When several providers stream one symbol, its bars are built from one of them, or volumes would double."""
+"""Chooses one provider for the bars of a symbol that several stream; with all of them, volumes would double."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 SILENCE_MICROS: Final = 60_000_000
-"""After a minute without a tick of the first feed, another takes its place."""
+"""A feed that sent no tick for a minute loses the lead to the next one that does."""
 
 
 @dataclass
@@ -16,9 +16,10 @@ class _Lead:
 
 
 class FeedArbiter:
-    """Decides, once and before the log, which provider's ticks build the bars of a symbol.
+    """Decides, before the log and for good, which provider's ticks build the bars of a symbol.
 
-    The first to come leads, until it is silent for a minute. Real data takes over from simulated data at once.
+    The first provider leads until it is silent for a minute. A provider on standby, such as the simulated market, loses
+    the lead to any other at once.
     """
 
     def __init__(self, standby: Iterable[str] = ()) -> None:
@@ -26,7 +27,7 @@ class FeedArbiter:
         self._leads: dict[str, _Lead] = {}
 
     def followers(self, symbols: Iterable[str], provider: str, now: int) -> set[str]:
-        """Those of the symbols that another provider leads; `now` is the time of receipt in UTC microseconds."""
+        """Return the symbols that another provider leads; `now` is the time of receipt in UTC microseconds."""
         standing = 0 if provider in self._standby else 1
         return {symbol for symbol in symbols if not self._leads_with(symbol, provider, standing, now)}
 

@@ -1,4 +1,4 @@
-"""The way into the log: validate, leave out redeliveries, number the names."""
+"""Prepares batches for the log: validates, drops redeliveries, replaces names by ids."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 
 @dataclass(frozen=True)
 class Submission:
-    """A batch that was received, checked, and waits for its place in the log."""
+    """A batch that was received and validated, and waits for its place in the log."""
 
     feed: Feed
     received_at: datetime
@@ -24,7 +24,7 @@ class Submission:
 
 
 class Intake:
-    """Prepares batches for the log, one after the other, since what is a redelivery depends on the order."""
+    """Prepares batches one after the other, since redeliveries depend on their order."""
 
     def __init__(self, encoder: Encoder, redeliveries: Redeliveries, tolerance: timedelta) -> None:
         self._encoder = encoder
@@ -32,19 +32,19 @@ class Intake:
         self._tolerance = tolerance
 
     async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, *, of_bars: bool) -> Submission:
-        """Tell the rows that may go on from those that may not."""
+        """Validate the rows of a batch of ticks or bars."""
         validate = validate_bars if of_bars else validate_ticks
         checked = await offload.run(len(frame), partial(validate, frame, received_at, self._tolerance))
         return Submission(feed, received_at, checked, of_bars)
 
     async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
-        """The rows that are new, and what became of the others. Each submission once: what is new is remembered."""
+        """Return the new rows, and the receipt. Call it once for each submission: it remembers the new rows."""
         good, rejected = submission.checked.good, submission.checked.rejected
         fresh = good if submission.of_bars else await self._redeliveries.sift(good, submission.feed.provider)
         reasons = tuple(rejected.select("row", "reason").iter_rows())
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
     async def encode(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
-        """Sifted rows as they will stand in the log. May be tried again after a fault of the database."""
+        """Return sifted rows as the log stores them. It may be called again after a fault of the database."""
         encode = self._encoder.bars if submission.of_bars else self._encoder.ticks
         return await encode(fresh, submission.feed, submission.received_at)

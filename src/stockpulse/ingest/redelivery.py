@@ -1,11 +1,10 @@
-"""Tells ticks that were delivered before from new ones.
+"""Drops ticks that were delivered before.
 
-A redelivery is the same (provider, symbol, exchange, trade_id, ts). Keys are remembered for a window of
-event time after they came, never fewer than so many and never more. Without a trade_id nothing is a redelivery.
+A redelivery has the same (provider, symbol, exchange, trade_id, ts). Keys are remembered for a window of event time,
+and their number is bounded below and above. Ticks without a trade_id are never redeliveries.
 
-Keys are looked up by a 64-bit hash in sorted runs, which grow by merging as in a log-structured merge tree:
-a look-up is a handful of binary searches, vectorised. A hit is then compared with the key itself, so a
-chance collision drops nothing.
+Keys are looked up by a 64-bit hash in sorted runs, which grow by merging as in a log-structured merge tree: a look-up
+is a handful of binary searches, vectorised. A hit is then compared with the key itself: a hash collision drops nothing.
 """
 
 import asyncio
@@ -22,14 +21,14 @@ from stockpulse.market.symbology import Names
 
 MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000
-"""So many are remembered however fast event time goes by: three of the largest requests."""
+"""This many keys are remembered however fast event time passes: three of the largest requests."""
 
 KEY: Final = ("symbol", "exchange", "trade_id", "ts")
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Keys that came together, sorted by hash, with the provider's event clock when the newest of them came."""
+    """Keys sorted by hash, with the provider's event clock when the newest of them arrived."""
 
     hashes: npt.NDArray[np.uint64]
     keys: pl.DataFrame
@@ -60,7 +59,7 @@ class RedeliveryWindow:
         return sum(map(len, self._runs))
 
     def sift(self, ticks: pl.DataFrame) -> npt.NDArray[np.bool_]:
-        """Which of the ticks are new, in their order; they are remembered. Of equal ones the first is new."""
+        """Return for each tick whether it is new, and remember it. The first of equal ticks is new."""
         with_id = ticks["trade_id"].is_not_null().to_numpy()
         new = np.ones(len(ticks), bool)
         if not with_id.any():
@@ -93,7 +92,7 @@ class RedeliveryWindow:
         self._forget()
 
     def _newest_two_should_merge(self) -> bool:
-        """Merge runs of like size, so that there are few; but keep them small enough to forget one by one."""
+        """Return True if the newest two runs are of like size, and together not too large to be dropped whole."""
         if len(self._runs) == 1:
             return False
         older, newer = (len(run) for run in self._runs[-2:])
@@ -119,7 +118,7 @@ def _sorted_run(keys: pl.DataFrame, clock: int) -> _Run:
 
 
 def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
-    """Which keys really are in a run that has their hashes."""
+    """Return for each key whether the run, which has its hash, has the key itself."""
     hashes = _hash(keys)
     first = int(np.searchsorted(run.hashes, hashes.min(), side="left"))
     last = int(np.searchsorted(run.hashes, hashes.max(), side="right"))
@@ -131,14 +130,14 @@ def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
 
 
 class Redeliveries:
-    """The windows of all providers; who asks remembers too, so each tick is asked about once."""
+    """The windows of all providers. A look-up also remembers, so each tick is looked up once."""
 
     def __init__(self) -> None:
         self._windows: dict[str, RedeliveryWindow] = {}
         self._turn = asyncio.Lock()
 
     async def sift(self, ticks: pl.DataFrame, provider: str | None = None) -> pl.DataFrame:
-        """Those of the ticks that are new. Without one provider for all, there is a column of them."""
+        """Return the ticks that are new. Without `provider`, the frame has a column of providers."""
         async with self._turn:
             new = await offload.run(len(ticks), partial(self._new, ticks, provider))
         return ticks if new.all() else ticks.filter(pl.Series(new))
@@ -156,7 +155,7 @@ class Redeliveries:
         return self._windows.setdefault(provider, RedeliveryWindow())
 
     async def remember(self, keys: pl.DataFrame) -> None:
-        """Take up what came by other ways, or before a restart: the columns of KEY and `provider`, in log order."""
+        """Remember ticks from elsewhere or from before a restart: the columns of KEY and `provider`, in log order."""
         async with self._turn:
             await offload.run(len(keys), partial(self._new, keys, None))
 
@@ -165,9 +164,9 @@ _LOGGED_KEY: Final = ("symbol_id", "venue", "trade_id", "ts")
 
 
 class ShardRedeliveries:
-    """The window of one shard, in the order of its log, whoever appended to it: what comes twice is there once.
+    """The window of one shard, in the order of its log, whichever process appended the ticks.
 
-    `parts` is how many shards there are, which share the bounds.
+    `parts` is the number of shards, which share the bounds on keys.
     """
 
     def __init__(self, names: Names, parts: int) -> None:
@@ -175,7 +174,7 @@ class ShardRedeliveries:
         self._window = RedeliveryWindow(most_keys=MOST_KEYS // parts, least_keys=LEAST_KEYS // parts, key=_LOGGED_KEY)
 
     def sift(self, ticks: pl.DataFrame) -> pl.DataFrame:
-        """Those of `frames.LOGGED_TICKS` that are new; they are remembered."""
+        """Return the LOGGED_TICKS that are new, and remember them."""
         if ticks["trade_id"].null_count() == len(ticks):
             return ticks
         venues = self._names.venues_of(ticks["kind_id"].to_numpy())

@@ -1,4 +1,4 @@
-"""What may enter the log. Every row that may not is told apart with its reason; none is dropped silently."""
+"""Validates rows before they enter the log. Every rejected row has a reason; none is dropped silently."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,34 +17,34 @@ from stockpulse.market.times import MINUTE_MICROS, micros
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
-"""No price and no size is larger."""
+"""The largest price, and the largest size."""
 LARGEST_PRODUCT: Final = 1e12
-"""No price x size of one trade is larger: a bar sums nine million of the largest without an overflow."""
+"""The largest price x size of a trade: a bar sums nine million of these without an overflow."""
 LARGEST_SUM: Final = 1e14
-"""No volume of a provider's minute bar, and no volume x vwap, is larger: a month of them sums without an overflow."""
+"""The largest volume, and volume x vwap, of a provider's minute bar: a month of these sums without an overflow."""
 LARGEST_SUM_OF_DAY: Final = 1e17
-"""The same for a daily bar."""
+"""The same limit for a daily bar."""
 LARGEST_COUNT: Final = 10**12
-"""No provider's bar is of more trades."""
+"""The largest number of trades of a provider's bar."""
 
 _RAW_BYTES: Final = 8192
 
 Check = tuple[Mask | np.bool_, str]
-"""Which rows are fine (or whether all are), and what is wrong with the others."""
+"""For each row (or for all) whether it passes, and the reason for those that do not."""
 
 
 @dataclass(frozen=True)
 class Validated:
-    """The rows that may go on, with all their columns but the parser's; those that may not: `row`, `reason`, `raw`."""
+    """The valid rows, without the parser's columns, and the rejected ones as `row`, `reason`, `raw`."""
 
     good: pl.DataFrame
     rejected: pl.DataFrame
 
 
 def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
-    """Check a batch of `frames.TICKS`, which may carry `problem` and `raw` columns of its parser.
+    """Check a batch of TICKS or PARSED_TICKS.
 
-    `now` is the time of receipt: no event may be later than it by more than the tolerance.
+    `now` is the time of receipt: an event may be later by `tolerance` at most.
     """
     frame, symbols = _checked_symbols(frame)
     price, size = frame["price"].to_numpy(), frame["size"].to_numpy()
@@ -61,7 +61,7 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
 
 
 def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
-    """Check a batch of `frames.BARS`."""
+    """Check a batch of BARS, which may have the parser's columns `problem` and `raw` too."""
     frame, symbols = _checked_symbols(frame)
     prices = {name: frame[name].to_numpy() for name in ("open", "high", "low", "close")}
     top, bottom = np.fmax(prices["open"], prices["close"]), np.fmin(prices["open"], prices["close"])
@@ -130,7 +130,7 @@ def _positive(name: str, value: npt.NDArray[np.float64]) -> Check:
 
 
 def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
-    """Optional texts are short and printable; a space may stand inside."""
+    """Check an optional text: short and printable, with spaces inside only."""
     texts = frame[name]
     distinct = texts if name == "trade_id" else texts.unique()
     pattern = rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$"
@@ -141,7 +141,7 @@ def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
 
 
 def _matching(texts: pl.Series, distinct: pl.Series, pattern: str, *, null_is_fine: bool) -> Mask | np.bool_:
-    """Which texts match a pattern; it is tried on the distinct ones alone."""
+    """Return for each text whether it matches; the pattern is tried on the distinct ones only."""
     fine = distinct.str.contains(pattern).fill_null(null_is_fine)
     if fine.all():
         return np.bool_(True)

@@ -1,6 +1,6 @@
-"""The columnar vocabulary: what the frames that flow through StockPulse look like.
+"""The schemas of the frames that flow through StockPulse.
 
-Times are UTC microseconds, prices are in the currency of the symbol, sizes and volumes in units of it.
+Times are UTC microseconds. Prices are in the currency of the symbol, sizes and volumes in its units.
 """
 
 from typing import Final
@@ -9,20 +9,20 @@ import polars as pl
 
 UTC_MICROS: Final = pl.Datetime("us", "UTC")
 
-#: Ticks as a provider or a caller gives them, before validation.
+#: Ticks as a provider or a caller sends them, before validation.
 TICKS: Final = pl.Schema(
     {
         "symbol": pl.String(),
         "ts": UTC_MICROS,
         "price": pl.Float64(),
         "size": pl.Float64(),
-        "exchange": pl.String(),  # null: not said
-        "trade_id": pl.String(),  # null: not said; then nothing is a duplicate
+        "exchange": pl.String(),  # null: unknown
+        "trade_id": pl.String(),  # null: unknown; such ticks are never deduplicated
         "conditions": pl.String(),  # null: none; else the provider's codes, several joined by a comma
     }
 )
 
-#: Bars as a provider gives them, before validation.
+#: Bars as a provider sends them, before validation.
 BARS: Final = pl.Schema(
     {
         "symbol": pl.String(),
@@ -33,17 +33,17 @@ BARS: Final = pl.Schema(
         "low": pl.Float64(),
         "close": pl.Float64(),
         "volume": pl.Float64(),
-        "trade_count": pl.Int64(),  # null: the provider does not say
-        "vwap": pl.Float64(),  # null: the provider does not say
+        "trade_count": pl.Int64(),  # null: unknown
+        "vwap": pl.Float64(),  # null: unknown
     }
 )
 
-# What a tick counts for; the flags of one tick are added up.
+# Flags of a tick: the parts of a bar that it counts for. They are added up.
 COUNTS_FOR_PRICE: Final = 1
 COUNTS_FOR_VOLUME: Final = 2
-PRIMARY: Final = 4  # from the feed that the symbol's bars are built from, when several send it
+PRIMARY: Final = 4  # it is from the feed that builds the symbol's bars, if several feeds send it
 
-#: Ticks as they stand in the log: names have become numbers.
+#: Ticks as the log stores them, with ids for names.
 LOGGED_TICKS: Final = pl.Schema(
     {
         "seq": pl.Int64(),  # log offset
@@ -57,7 +57,7 @@ LOGGED_TICKS: Final = pl.Schema(
     }
 )
 
-#: A provider's bars as they stand in the log.
+#: A provider's bars as the log stores them.
 LOGGED_BARS: Final = pl.Schema(
     {
         "seq": pl.Int64(),
@@ -71,7 +71,7 @@ LOGGED_BARS: Final = pl.Schema(
         "low": pl.Float64(),
         "close": pl.Float64(),
         "volume": pl.Float64(),
-        "trade_count": pl.Int64(),  # -1: not said
-        "vwap": pl.Float64(),  # NaN: not said
+        "trade_count": pl.Int64(),  # -1: unknown
+        "vwap": pl.Float64(),  # NaN: unknown
     }
 )

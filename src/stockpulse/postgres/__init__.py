@@ -1,1 +1,1 @@
-"""The floor that everything stands on: the server, its tables, and the formats it speaks."""
+"""PostgreSQL: connections, tables, migrations, binary COPY, and the embedded server."""

@@ -1,8 +1,7 @@
-"""PostgreSQL's binary COPY format, packed and unpacked with NumPy: millions of rows a second.
+"""Packs and unpacks PostgreSQL's binary COPY format with NumPy, millions of rows a second.
 
-The format: a header, then for each row the number of fields and for each field its length and its bytes,
-big-endian, then a trailer (PostgreSQL documentation, COPY, "Binary Format"). Where all rows have the same
-width, that is one structured array.
+The format: a header; for each row the number of fields, and for each field its length and its bytes, big-endian; a
+trailer (PostgreSQL documentation, COPY, "Binary Format"). If all rows have the same width, that is a structured array.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
 
 PG_EPOCH_MICROS: Final = 946_684_800_000_000
-"""2000-01-01, from which PostgreSQL counts its microseconds; ours count from 1970."""
+"""2000-01-01, from which PostgreSQL counts microseconds, in microseconds since 1970."""
 
 _SLICE_BYTES: Final = 1 << 18
 _NULL: Final = -1
@@ -24,7 +23,7 @@ _TYPES: Final = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "
 
 
 class Layout:
-    """The fixed-width columns of a table, in the order of COPY, and perhaps one text column at the end."""
+    """The fixed-width columns of a table, in the order of COPY, and optionally one text column at the end."""
 
     def __init__(self, columns: Mapping[str, str], text: str | None = None) -> None:
         self.columns = tuple(columns) + ((text,) if text else ())
@@ -40,7 +39,7 @@ class Layout:
         return np.dtype(fields)
 
     def pack(self, columns: Mapping[str, Any], texts: pl.Series | None = None) -> list[memoryview | bytes]:
-        """The bytes of a whole COPY, as pieces to be sent one after the other.
+        """Yield the bytes of a whole COPY in pieces.
 
         Times are UTC microseconds since 1970. A null text becomes NULL.
         """
@@ -69,7 +68,7 @@ class Layout:
         return memoryview(rows.view(np.uint8).data)
 
     def unpack(self, data: bytes) -> dict[str, npt.NDArray[Any]]:
-        """The columns of a COPY of fixed-width rows without nulls, in native byte order."""
+        """Return the columns of a COPY of fixed-width rows without nulls, in native byte order."""
         body = memoryview(data)[len(HEADER) : -len(TRAILER)]
         rows = np.frombuffer(body, self._dtype())
         columns = {name: rows[name].astype(_TYPES[kind][1:]) for name, kind in self._types.items()}
@@ -82,7 +81,7 @@ class Layout:
 def _groups_of_one_width(
     texts: pl.Series | None, count: int
 ) -> Iterator[tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.uint8] | None]]:
-    """Row numbers and texts, grouped by the length of the text in bytes, so that each group is fixed-width."""
+    """Yield row numbers and texts in groups of texts of equal length in bytes, so that each group is fixed-width."""
     if texts is None or texts.null_count() == count:
         yield None, None
         return
@@ -97,7 +96,7 @@ def _groups_of_one_width(
 
 
 async def in_slices(pieces: list[memoryview | bytes]) -> Any:
-    """The pieces in slices of a size that the driver sends well."""
+    """Yield the pieces in slices of a size that the driver sends well."""
     for piece in pieces:
         for start in range(0, len(piece), _SLICE_BYTES):
             yield piece[start : start + _SLICE_BYTES]

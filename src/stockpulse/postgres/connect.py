@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and which of their failures pass by themselves."""
+"""Connections to PostgreSQL, and the faults that a retry may heal."""
 
 import asyncio
 from collections.abc import AsyncIterable, Sequence
@@ -16,13 +16,13 @@ else:
     AnyConnection = asyncpg.Connection
     Pool = asyncpg.Pool
 
-#: The server is away, starting, stopping, full or out of connections: worth another try.
+#: The server is away, starting, stopping, full or out of connections: a retry may succeed.
 TRANSIENT: Final[tuple[type[BaseException], ...]] = (
     OSError,
     asyncio.TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the driver, when a dying server's last words come before the next query
+    asyncpg.InternalClientError,  # the driver raises it if a dying server's last message arrives before the next query
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -38,12 +38,12 @@ _SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
 
 
 async def connect(dsn: str) -> Connection:
-    """A connection of its own, for a task that holds it for long."""
+    """Open a connection outside the pool, for a task that holds it for long."""
     return await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS)
 
 
 async def create_pool(dsn: str, size: int) -> Pool:
-    """Connections for queries, given out one at a time."""
+    """Open a pool of connections for queries."""
     return await asyncpg.create_pool(
         dsn,
         min_size=1,
@@ -68,9 +68,9 @@ def is_transient(fault: Exception) -> bool:
 async def copy_in(
     connection: Connection, table: str, columns: Sequence[str], source: AsyncIterable[bytes], seconds: float
 ) -> None:
-    """COPY into a table in the binary format, and an end of it when the connection dies.
+    """COPY into a table in the binary format; fail when the connection dies.
 
-    The driver waits, without any limit, for room to write, and the death of the connection does not wake it up.
+    The driver alone would wait for ever for room to write, since the end of the connection does not wake it up.
     """
     copying = asyncio.create_task(connection.copy_to_table(table, source=source, columns=columns, format="binary"))
 
@@ -82,7 +82,7 @@ async def copy_in(
         async with asyncio.timeout(seconds):
             await copying
     except TimeoutError:
-        connection.terminate()  # else a ROLLBACK would wait for a server that does not answer
+        connection.terminate()  # otherwise a ROLLBACK would wait for a server that does not answer
         raise
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -93,7 +93,7 @@ async def copy_in(
 
 
 async def copy_out(connection: AnyConnection, query: str, *arguments: object, seconds: float) -> bytes:
-    """What a query finds, as the bytes of a binary COPY."""
+    """Return the result of a query as the bytes of a binary COPY."""
     pieces: list[bytes] = []
 
     async def take(piece: bytes) -> None:
@@ -104,27 +104,27 @@ async def copy_out(connection: AnyConnection, query: str, *arguments: object, se
 
 
 class ReconnectingConnection:
-    """One connection that is kept, and made anew after it was lost."""
+    """One connection that is kept, and opened again after it was lost."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: Connection | None = None
 
     async def get(self) -> tuple[Connection, bool]:
-        """The connection, and whether it is a new one."""
+        """Return the connection, and True if it is new."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection, False
         self._connection = await connect(self._dsn)
         return self._connection, True
 
     def drop(self) -> None:
-        """Give the connection up at once; what is under way on it fails."""
+        """Drop the connection at once; queries under way fail."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
     async def close(self) -> None:
-        """Close it in good order."""
+        """Close the connection in good order."""
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
             await connection.close(timeout=5)

@@ -1,4 +1,4 @@
-"""The schema: bringing it up to date, and telling whether it is."""
+"""Brings the schema up to date, and checks whether it is."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from stockpulse.errors import CannotStart, SchemaOutOfDate
 
 
 def _config() -> Config:
-    """Where the migrations are: inside the installed package, or beside `src` in a checkout."""
+    """Return Alembic's configuration; the migrations are in the installed package, or beside `src` in a checkout."""
     package = Path(__file__).parent.parent
     places = (package / "migrations", package.parent.parent / "migrations")
     config = Config()
@@ -27,7 +27,7 @@ def _config() -> Config:
 
 @asynccontextmanager
 async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
-    """An engine for the migrations alone, closed at the end."""
+    """Open an engine for the migrations."""
     engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
     try:
         yield engine
@@ -36,7 +36,7 @@ async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def upgrade(dsn: str) -> None:
-    """Bring the schema of this database up to date. Raises CannotStart where a newer StockPulse made it."""
+    """Bring the schema of this database up to date. Raises CannotStart if a newer StockPulse made it."""
 
     def run(connection: Connection) -> None:
         _refuse_newer(connection)
@@ -49,7 +49,7 @@ async def upgrade(dsn: str) -> None:
 
 
 async def is_current(dsn: str) -> bool:
-    """Whether the schema is the one that this version needs. Raises CannotStart where a newer StockPulse made it."""
+    """Return True if the schema is that of this version. Raises CannotStart if a newer StockPulse made it."""
 
     def check(connection: Connection) -> bool:
         _refuse_newer(connection)
@@ -60,7 +60,7 @@ async def is_current(dsn: str) -> bool:
 
 
 async def require_current(dsn: str) -> None:
-    """Refuse, with CannotStart, to go on with another schema."""
+    """Raise SchemaOutOfDate unless the schema is the one that this version needs."""
     if not await is_current(dsn):
         raise SchemaOutOfDate
 

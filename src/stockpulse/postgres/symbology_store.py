@@ -1,4 +1,4 @@
-"""The dictionary of names where it is kept: in the database."""
+"""The ids of symbols, providers and kinds of ticks in the database."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,15 +9,15 @@ from stockpulse.postgres.connect import Pool
 
 
 class NameStore:
-    """Gives numbers to new names. A number is committed before anything refers to it."""
+    """Assigns ids to new names. An id is committed before anything refers to it."""
 
     def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self.names = names
 
     async def load(self) -> None:
-        """Read what is not known yet of the dictionary, and all providers, whose clocks may have changed."""
-        # Other processes number names as well: not all that are new here are above the greatest one known.
+        """Read the names that are not in memory yet, and all providers, whose clocks may have changed."""
+        # Other processes assign ids as well, so an id that is new here may be smaller than the greatest one known.
         async with self._pool.acquire() as connection:
             symbols = await connection.fetch(
                 "SELECT id, symbol, calendar FROM symbols WHERE id <> ALL($1::int[])", list(self.names.symbol_by_id)
@@ -33,7 +33,7 @@ class NameStore:
         self.names.add_kinds((number, TickKind(*rest)) for number, *rest in kinds)
 
     async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> None:
-        """Number those that are new, giving them this calendar."""
+        """Assign ids to new symbols, with this calendar."""
         new = sorted(set(symbols) - self.names.symbols.keys())
         if not new:
             return
@@ -49,7 +49,7 @@ class NameStore:
         self.names.add_symbols(Symbol(*row) for row in rows)
 
     async def ensure_provider(self, name: str, clock: Clock, delay_micros: int) -> int:
-        """The number of a provider, given now if it is new; its clock is what was said last."""
+        """Return the id of a provider, assigned now if it is new, and store its clock if that has changed."""
         known = self.names.providers.get(name)
         if known is None or (known.clock, known.delay_micros) != (clock, delay_micros):
             async with self._pool.acquire() as connection:
@@ -65,7 +65,7 @@ class NameStore:
         return known.id
 
     async def provider_named(self, name: str) -> int:
-        """The number of a provider that others speak of; one that is new goes by the wall clock."""
+        """Return the id of a provider that a record names; a new one has the wall clock."""
         if name not in self.names.providers:
             async with self._pool.acquire() as connection:
                 await connection.execute(
@@ -82,7 +82,7 @@ class NameStore:
         self.names.add_provider(ProviderName(number, name, Clock(clock), delay))
 
     async def ensure_kinds(self, kinds: Iterable[TickKind]) -> None:
-        """Number the kinds of ticks that are new."""
+        """Assign ids to new kinds of ticks."""
         new = list(set(kinds) - self.names.kinds.keys())
         if not new:
             return

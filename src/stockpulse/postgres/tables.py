@@ -1,7 +1,7 @@
-"""The tables, as SQLAlchemy Core metadata: what Alembic compares the database with.
+"""The tables as SQLAlchemy Core metadata, which Alembic compares with the database.
 
-Names of symbols, providers, exchanges and trade conditions are stored once and referred to by number,
-so that a tick is a short row of fixed width. The views that Alembic creates beside them show people the names.
+Names of symbols, providers, exchanges and trade conditions are stored once and referred to by id, so that a tick is a
+short row of fixed width. Views, which the migrations create, show the names.
 """
 
 from typing import Any

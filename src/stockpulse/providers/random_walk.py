@@ -1,4 +1,4 @@
-"""Prices that can be asked for at any instant, in any order, and are always the same.
+"""Simulated prices as a function of time: any instant, in any order, always the same price.
 
 The logarithm of a price is a Brownian motion, built by Lévy's midpoint displacement (P. Lévy, 1948; as a
 sum of tents: Z. Ciesielski, 1961). On a cell of `span` seconds whose ends are known, the midpoint is their
@@ -10,7 +10,7 @@ mean plus a normal deviate of variance span / 4; both halves are cells again:
 
 so the motion at second t is the sum, over the 25 spans from 2 s to 2**25 s (thirteen months), of
 `deviate(cell) * min(t - start, end - t) / sqrt(span)`. The deviate is a hash of (seed, symbol, span, cell):
-nothing is remembered, and no instant depends on another one having been asked for. Every thirteen months
+nothing is remembered, and no instant depends on an earlier call. Every thirteen months
 the motion returns to zero, which keeps a symbol near its anchor price for good.
 """
 
@@ -55,12 +55,12 @@ _DEVIATES: Final[Floats] = np.array(
 
 
 def key_of(seed: int, name: str) -> int:
-    """64 bits that stand for `name` under `seed`, the same in every process."""
+    """Return a 64-bit key of (seed, name), the same in every process."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "little")
 
 
 def scramble(values: Ints, keys: Hashes) -> Hashes:
-    """A hash of each (value, key); the two are broadcast against each other."""
+    """Return a hash of each (value, key); the two are broadcast against each other."""
     bits = (values.astype(np.uint64) * _GOLDEN) + keys
     bits ^= bits >> np.uint64(30)
     bits *= _FIRST
@@ -71,18 +71,18 @@ def scramble(values: Ints, keys: Hashes) -> Hashes:
 
 
 def deviates(hashes: Hashes) -> Floats:
-    """A standard normal deviate of each hash."""
+    """Return a standard normal deviate for each hash."""
     return _DEVIATES.take((hashes >> np.uint64(64 - _DEVIATE_BITS)).astype(np.int64))
 
 
 def anchor_of(seed: int, symbol: str) -> float:
-    """The price that `symbol` moves around: the known one, or 10 to 500 by its hash, low ones likelier."""
+    """Return the price that `symbol` moves around: a known one, or 10 to 500 by its hash, low prices likelier."""
     share = key_of(seed, f"anchor of {symbol}") / 2**64
     return KNOWN_ANCHORS.get(symbol, 10.0 * math.pow(50.0, share))
 
 
 class RandomWalk:
-    """The price paths of some symbols, as a function of (seed, symbol, time) and of nothing else."""
+    """The price paths of some symbols, a function of (seed, symbol, time) alone."""
 
     def __init__(self, symbols: Sequence[str], seed: int) -> None:
         keys = [key_of(seed, symbol) for symbol in symbols]
@@ -93,7 +93,7 @@ class RandomWalk:
         self._keys: Hashes = np.array(keys, np.uint64) ^ octaves[:, None]
 
     def at(self, seconds: Ints) -> Floats:
-        """Prices, not rounded, at whole seconds since 1970: one row per second, one column per symbol."""
+        """Return unrounded prices at whole seconds since 1970: one row per second, one column per symbol."""
         count = len(self._anchors)
         prices = np.empty((len(seconds), count))
         rows = max(1, BLOCK // count)
@@ -103,10 +103,10 @@ class RandomWalk:
         return prices
 
     def _motion(self, seconds: Ints) -> Floats:
-        """Brownian motion of variance 1 per second.
+        """Return a Brownian motion of variance 1 per second.
 
-        The spans are added one after the other, never by a reduction over an axis: NumPy sums in another
-        order when the shape is another, and an instant must not depend on what was asked along with it.
+        The spans are added one after the other, never by a reduction over an axis: NumPy's order of summation
+        depends on the shape, and an instant must not depend on the instants of the same call.
         """
         motion = np.zeros(seconds.shape)
         for octave, keys in enumerate(self._keys, start=1):
@@ -119,5 +119,5 @@ class RandomWalk:
 
 
 def to_cents(prices: Floats) -> Floats:
-    """Rounded to cents, and never less than one."""
+    """Return prices rounded to cents, at least one cent."""
     return np.maximum(np.round(prices, 2), 0.01)

@@ -1,4 +1,4 @@
-"""A recorded file of trades, sent again: at its own pace, faster, or as fast as it can be read."""
+"""Replays a file of recorded trades: at its own pace, faster, or as fast as it can be read."""
 
 import asyncio
 import math
@@ -17,11 +17,11 @@ from stockpulse.market.times import SECOND_MICROS
 from stockpulse.providers.base import Clock
 from stockpulse.providers.recording import find_columns, open_recording, reading, to_ticks
 
-YIELD_SECONDS: Final = 0.05  # between two frames at a finite speed, at least
+YIELD_SECONDS: Final = 0.05  # the least pause between two frames at a finite speed
 
 
 def parse_speed(text: str) -> float:
-    """How many seconds of the recording pass in one: "1", "60", "2.5", or "max" for infinity."""
+    """Read a speed, in seconds of the recording per second: "1", "60", "2.5", or "max" for infinity."""
     if text.strip().lower() == "max":
         return math.inf
     try:
@@ -36,7 +36,7 @@ def parse_speed(text: str) -> float:
 class ReplayProvider:
     """The trades of one file, in the file's order; its clock is the greatest event time that it has sent.
 
-    Raises InvalidInput for a file that cannot be read, at once where the beginning tells, else from `stream`.
+    Raises InvalidInput for a file that cannot be read: at once if its beginning shows it, otherwise from `stream`.
     """
 
     name = "replay"
@@ -68,12 +68,12 @@ class ReplayProvider:
 
     @cached_property
     def total_rows(self) -> int:
-        """The number of rows in the file, which a CSV file must be read for: ask from a thread."""
+        """The number of rows. A CSV file is read for it, so ask from a thread."""
         with reading(self.path):
             return self._source.count()
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """All trades of the file, once."""
+        """Yield all trades of the file, as TICKS or PARSED_TICKS."""
         pace = None if math.isinf(self._speed) else _Pace(self._speed, self._sleep, self._monotonic)
         frames = self._frames()
         while (frame := await asyncio.to_thread(next, frames, None)) is not None:
@@ -90,12 +90,12 @@ class ReplayProvider:
         start: datetime,  # noqa: ARG002
         end: datetime,  # noqa: ARG002
     ) -> AsyncIterator[pl.DataFrame]:
-        """Nothing: a recording of trades has no bars of its own."""
+        """Yield nothing: a recording of trades has no bars of its own."""
         return
         yield pl.DataFrame(schema=BARS)  # never: it makes this an iterator
 
     def _frames(self) -> Iterator[pl.DataFrame]:
-        """The file as TICKS, `batch_rows` at a time."""
+        """Yield the rows of the file, `batch_rows` at a time."""
         with reading(self.path):
             for chunk in self._source.chunks(list(self._columns.values()), self._batch_rows):
                 for rows in chunk.iter_slices(self._batch_rows):
@@ -103,7 +103,7 @@ class ReplayProvider:
 
 
 class _Pace:
-    """Holds trades back until the recording's time has come to them, `speed` times as fast as the clock."""
+    """Releases trades when they are due; the recording runs `speed` times as fast as the clock."""
 
     def __init__(
         self, speed: float, sleep: Callable[[float], Awaitable[object]], monotonic: Callable[[], float]
@@ -113,10 +113,10 @@ class _Pace:
         self._monotonic = monotonic
         self._started = monotonic()
         self._origin = 0  # the file's first event time, in microseconds since 1970
-        self._reached: int | None = None  # its greatest one so far; None: no row had one yet
+        self._reached: int | None = None  # the greatest event time so far; None: no row had one yet
 
     async def release(self, frame: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
-        """The rows of `frame` as they fall due; one that is out of order goes with the row before it."""
+        """Yield the rows of `frame` as they fall due; a row out of order goes with the row before it."""
         due = self._due_times(frame["ts"].to_physical())
         sent = 0
         while sent < len(frame):
@@ -129,12 +129,12 @@ class _Pace:
                 await self._sleep(max(wait, YIELD_SECONDS))
 
     def _event_time(self) -> int:
-        """How far the recording has come, in microseconds since 1970."""
+        """Return the present time of the recording, in microseconds since 1970."""
         elapsed = self._monotonic() - self._started
         return self._origin + int(elapsed * self._micros_per_second)
 
     def _due_times(self, ts: pl.Series) -> pl.Series:
-        """The greatest event time up to each row, in microseconds; a row without one does not change it."""
+        """Return the greatest event time up to each row, in microseconds; a row without one does not change it."""
         first = ts.drop_nulls().head(1)
         if self._reached is None and len(first):
             self._origin = self._reached = int(first[0])

@@ -1,7 +1,7 @@
-"""A market that never closes and needs no key: believable ticks and bars of any symbol.
+"""A simulated market that never closes and needs no key: believable ticks and bars of any symbol.
 
-What is traded at an instant follows from (seed, symbol, instant) alone, see `randomwalk`. So live ticks go
-on where history ends, a restart goes on where the last run would be by now, and tests can ask for any time.
+The trades of an instant are a function of (seed, symbol, instant), see `random_walk`. So live ticks continue where
+history ends, a restart continues where the last run would be by now, and tests can ask for any time.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ DAY_SECONDS: Final = 86_400
 
 BATCH_ROWS: Final = 20_000
 SHORTEST_PAUSE_MICROS: Final = 10_000  # from one batch to the next, unless there is a backlog
-LONGEST_PAUSE_SECONDS: Final = 1.0  # the clock is looked at again, in case that it was set
+LONGEST_PAUSE_SECONDS: Final = 1.0  # then the clock is read again, in case it was set
 LONGEST_LAG_MICROS: Final = SECOND_MICROS
-FASTEST: Final = 1e7  # ticks per second, for a rate of infinity: more than can be made
-SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and what history is made of
+FASTEST: Final = 1e7  # ticks per second that stand for an infinite rate: more than can be made
+SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and the rate of history
 
-#: Seconds of a bucket, and of the distance between the prices that its bar is made of. Each grid contains
-#: the next coarser one, so that a day's open and close are those of its first and last minute.
+#: The length of a bucket and the distance of the prices that make its bar, in seconds. Each grid contains the next
+#: coarser one, so that a day's open and close are those of its first and last minute.
 INTERVALS: Final = {"1m": (60, 10), "5m": (300, 60), "1d": (DAY_SECONDS, 900)}
 HISTORY_ROWS: Final = 10_000
 HISTORY_PRICES: Final = 50_000  # per chunk: about 10 ms of work before the event loop gets its turn
 
 
 def _believable_sizes() -> Floats:
-    """1024 equally likely numbers of shares: small odd lots, one or a few round lots, rarely thousands."""
+    """Return 1024 equally likely sizes: small odd lots, one or a few round lots, rarely thousands."""
     odd = 1 + np.floor(99 * np.linspace(0, 1, 563, endpoint=False) ** 2)
     lots = np.ceil(-1.2 * np.log1p(-np.linspace(0, 1, 445, endpoint=False)))
     large = np.array([1000.0, 1000, 1000, 1000, 1000, 1200, 1500, 1500, 2000, 2000, 2000, 2500, 3000, 4000, 5000, 8000])
@@ -61,28 +61,28 @@ def _utc_now() -> datetime:
 
 
 class _Schedule:
-    """When the ticks of all time are due: number n at (n + jitter(n)) / rate seconds since 1970."""
+    """The times of all ticks: number n is due (n + jitter(n)) / rate seconds after 1970."""
 
     def __init__(self, rate: float, key: int) -> None:
         self._spacing = SECOND_MICROS / rate
         self._key = np.array([key], np.uint64)
 
     def hashes(self, ticks: Ints) -> Hashes:
-        """What tells one tick from another: its time, its size and its exchange follow from it."""
+        """Return a hash of each tick number, from which the tick's time, size and exchange are made."""
         return scramble(ticks, self._key)
 
     def due(self, ticks: Ints, hashes: Hashes) -> Ints:
-        """In microseconds, ascending as the numbers are: a jitter is less than the spacing."""
+        """Return times in microseconds, ascending with the numbers: the jitter is less than the spacing."""
         jitter = (hashes >> np.uint64(40)) * 2.0**-24
         return ((ticks + jitter) * self._spacing).astype(np.int64)
 
     def due_of(self, tick: int) -> int:
-        """In microseconds, of one tick."""
+        """Return the time of one tick, in microseconds."""
         ticks = np.array([tick])
         return int(self.due(ticks, self.hashes(ticks))[0])
 
     def first_after(self, micros: int) -> int:
-        """The number of the first tick that is due later than that."""
+        """Return the number of the first tick that is due after `micros`."""
         tick = int(micros / self._spacing)
         return tick + 1 if self.due_of(tick) <= micros else tick
 
@@ -91,7 +91,7 @@ class SimulatedProvider:
     """Random walks of prices, paced by the wall clock.
 
     `rate` is in ticks per second over all symbols together (default: each symbol every two seconds;
-    `math.inf`: as many as are asked for). Raises InvalidInput for no symbols or a rate that is not above 0.
+    `math.inf`: as many as the reader asks for). Raises InvalidInput for no symbols or a rate that is not above 0.
     """
 
     name = "simulated"
@@ -116,7 +116,7 @@ class SimulatedProvider:
         self.symbols = tuple(symbols)
         self.rate = rate
         self.skipped = 0
-        """Ticks that fell due but were never sent, because nobody asked for them within a second."""
+        """Ticks that were due but never sent, since nobody asked for them within a second."""
         self._seed = seed
         self._now = now
         self._sleep = sleep
@@ -129,7 +129,7 @@ class SimulatedProvider:
         self._nulls = pl.Series([None], dtype=pl.String).new_from_index(0, BATCH_ROWS)
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Ticks as they fall due, from now on and without end; those that come too late are skipped."""
+        """Yield ticks as they fall due, from now on and without end; skip those that nobody asked for in time."""
         position = self._schedule.first_after(self._now_micros())
         while True:
             now = self._now_micros()
@@ -145,12 +145,12 @@ class SimulatedProvider:
                 await self._sleep_until(max(self._schedule.due_of(position), now + SHORTEST_PAUSE_MICROS))
 
     async def _sleep_until(self, micros: int) -> None:
-        """Not at all if it is past: whoever reads the stream may have taken its time."""
+        """Sleep until `micros`; return at once if it is past, since the reader of the stream may be slow."""
         wait = (micros - self._now_micros()) / SECOND_MICROS
         await self._sleep(min(max(wait, 0), LONGEST_PAUSE_SECONDS))
 
     def _skip_to(self, position: int, oldest_micros: int) -> int:
-        """The first tick from `position` on that is not older than that; those left out are counted."""
+        """Return the first tick from `position` on that is not older than that, and count the skipped ones."""
         oldest = self._schedule.first_after(oldest_micros)
         self.skipped += max(0, oldest - position)
         return max(position, oldest)
@@ -159,7 +159,7 @@ class SimulatedProvider:
         return micros(self._now())
 
     def _ticks(self, first: int, stop: int) -> pl.DataFrame:
-        """The ticks first, first + 1, ... stop - 1."""
+        """Return the ticks first, first + 1, ... stop - 1."""
         ticks = np.arange(first, stop)
         hashes = self._schedule.hashes(ticks)
         ts = self._schedule.due(ticks, hashes)
@@ -177,7 +177,7 @@ class SimulatedProvider:
         return pl.DataFrame(columns, schema=TICKS)
 
     def _prices(self, ts: Ints, symbols: Ints) -> Floats:
-        """The price of each (instant, symbol): on the line between the whole seconds before and after it."""
+        """Return the price of each (instant, symbol), interpolated between the whole seconds before and after it."""
         seconds, micros = np.divmod(ts, SECOND_MICROS)
         first, last = int(seconds[0]), int(seconds[-1])
         known = np.concatenate([self._second(second) for second in range(first, last + 2)])
@@ -187,14 +187,14 @@ class SimulatedProvider:
         return to_cents(before + (after - before) * (micros / SECOND_MICROS))
 
     def _second(self, second: int) -> Floats:
-        """The prices of all symbols at a whole second; the newest few are remembered."""
+        """Return the prices of all symbols at a whole second; the newest few are cached."""
         if second not in self._seconds:
             self._seconds = {known: prices for known, prices in self._seconds.items() if known >= second - 2}
             self._seconds[second] = self._walk.at(np.array([second]))[0]
         return self._seconds[second]
 
     async def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Bars of any symbol, of the whole UTC buckets that lie in [start, end) and are over by now.
+        """Yield bars of any symbol, for the whole UTC buckets in [start, end) that are over by now.
 
         Raises InvalidInput for an interval other than 1m, 5m and 1d.
         """
@@ -211,7 +211,7 @@ class SimulatedProvider:
             await self._sleep(0)
 
     def _bars(self, walk: RandomWalk, symbol: str, interval: str, starts: Ints) -> pl.DataFrame:
-        """The bars of the buckets that start at these seconds."""
+        """Return the bars of the buckets that start at these seconds."""
         length, step = INTERVALS[interval]
         # The last second of a bucket is the one before the next bucket's first: the bars join.
         offsets = np.append(np.arange(0, length, step), length - 1)
@@ -233,9 +233,9 @@ class SimulatedProvider:
 
 
 def _turnover(seed: int, symbol: str, starts: Ints, length: int) -> tuple[Ints, Floats]:
-    """Trades and shares of each bucket: busy days, a rush in the afternoon (UTC), and chance.
+    """Return trades and shares of each bucket: there are busy days, busy afternoons (UTC), and chance.
 
-    On average it is what the stream sends at its default rate, and a day is about the sum of its minutes.
+    The average is that of the stream at its default rate, and a day is about the sum of its minutes.
     """
     trades = length / SECONDS_PER_TRADE * _chance(seed, f"busy days of {symbol}", starts // DAY_SECONDS, 0.3)
     mean_sizes = np.full(len(starts), SIZES.mean())
@@ -249,7 +249,7 @@ def _turnover(seed: int, symbol: str, starts: Ints, length: int) -> tuple[Ints, 
 
 
 def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:
-    """A log-normal factor around 1 for each value; `spread` is the deviation of its logarithm."""
+    """Return a log-normal factor around 1 for each value; `spread` is the deviation of its logarithm."""
     keys = np.array([key_of(seed, name)], np.uint64)
     return np.exp(spread * deviates(scramble(values, keys)) - spread**2 / 2)
 

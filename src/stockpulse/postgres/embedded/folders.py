@@ -1,4 +1,4 @@
-"""The files around the embedded server: the folder's lock, the server's log, and folders that are ours alone."""
+"""The files around the embedded server: the folder's lock, the server's log, and private folders."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 LOG_BYTES = 10_000_000
 LOG_BYTES_SHOWN = 2000
 PRIVATE = 0o700
-SOCKET_PATH_BYTES = 103  # the smallest limit there is, on macOS; Linux takes 107
+SOCKET_PATH_BYTES = 103  # the limit of macOS; Linux takes 107
 
 
 class ServerLog:
-    """What the server and initdb print."""
+    """The file that the output of the server and of initdb goes to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._start = 0
 
     def open(self) -> IO[bytes]:
-        """Open it for a program's output, and remember where that begins."""
+        """Open the file for a program's output, and remember where that begins."""
         mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.fdopen(os.open(self.path, mode, 0o600), "ab")
         self._start = file.tell()
         return file
 
     def rotate(self) -> None:
-        """Keep it small; one old one stays."""
+        """Rotate the file if it is large; one old file is kept."""
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_size > LOG_BYTES:
                 self.path.replace(self.path.with_suffix(".log.1"))
 
     def tail(self) -> str:
-        """The last lines of the latest program."""
+        """Return the last lines of the latest program."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._start, size - LOG_BYTES_SHOWN))
@@ -56,7 +56,7 @@ class ServerLog:
 
 
 class FolderLock:
-    """The data folder is ours for as long as we live: the kernel lets go of it, whatever ends us."""
+    """A lock on the data folder. The kernel releases it when the process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -72,12 +72,12 @@ class FolderLock:
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let the next one in. The file stays: removing it could take it away from under the next one."""
+        """Release the lock. The file stays: removing it could remove the lock of the next process."""
         os.close(self._file)
 
 
 def socket_folder(data_dir: Path) -> Path:
-    """Where the socket goes: into the data folder, unless that makes its path too long or too odd."""
+    """Return the folder of the socket: in the data folder, unless that path is too long or has odd characters."""
     private = os.environ.get("XDG_RUNTIME_DIR", "")
     parents = [private] if os.access(private, os.W_OK) else []
     parents += [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - the folder in it is checked to be ours
@@ -90,12 +90,12 @@ def socket_folder(data_dir: Path) -> Path:
 
 
 def short_hash(path: Path) -> str:
-    """A short name for a path."""
+    """Return a short name for a path."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
 def make_data_folder(folder: Path) -> None:
-    """Make the data folder, for us alone; one that is there already is left as it is."""
+    """Make the data folder, for this account alone; an existing folder stays as it is."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)
@@ -104,7 +104,7 @@ def make_data_folder(folder: Path) -> None:
 
 
 def make_private(folder: Path, account: Account | None, *, ours: bool) -> None:
-    """Make a folder that nobody else can look into, or make sure that an old one is such."""
+    """Make a folder that no other account can read; refuse an existing one that others can."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)
     status = folder.lstat()
@@ -120,7 +120,7 @@ def make_private(folder: Path, account: Account | None, *, ours: bool) -> None:
 
 
 def write_readable(path: Path, text: str) -> None:
-    """Write a file that the account of the server may read."""
+    """Write a file that the server's account may read."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)
     new.chmod(0o644)
@@ -128,7 +128,7 @@ def write_readable(path: Path, text: str) -> None:
 
 
 def move_for_good(old: Path, new: Path) -> None:
-    """Rename, so that it survives a power cut."""
+    """Rename a file or folder so that the new name survives a power cut."""
     old.rename(new)
     folder = os.open(new.parent, os.O_RDONLY)
     try:

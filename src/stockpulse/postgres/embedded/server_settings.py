@@ -1,11 +1,11 @@
-"""How the embedded server is set, and why."""
+"""The settings of the embedded server, with their reasons."""
 
 import sys
 
-PORT = 5432  # only a part of the socket's file name
+PORT = 5432  # only part of the socket's file name
 
 SETTINGS = {
-    # Durability is the promise: what was acknowledged survives a power cut, and a page is never half written.
+    # Durability: acknowledged data survives a power cut, and no page is half written.
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
@@ -15,9 +15,9 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     # One app with a few pools.
     "max_connections": "50",
-    # A query whose client is gone ends, instead of running on for nobody.
+    # A query ends when its client is gone.
     "client_connection_check_interval": "5s",
-    # Nobody replicates from us: no process for it, and COPY into a table that is new skips the WAL.
+    # There are no replicas: no process for them, and COPY into a new table skips the WAL.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
@@ -28,22 +28,22 @@ SETTINGS = {
     "checkpoint_completion_target": "0.9",
     # These binaries have only pglz, which costs an appending load more than it saves.
     "wal_compression": "off",
-    # Enough for the tables of the day; the rest is better left to the system's cache.
+    # Enough for the day's tables; the system's cache serves the rest better.
     "shared_buffers": "256MB",
     "huge_pages": "off",
-    # For the indexes of a bulk load.
+    # For building the indexes of sealed segments.
     "maintenance_work_mem": "256MB",
     "max_parallel_maintenance_workers": "2",
     # The app itself needs processors too.
     "max_parallel_workers_per_gather": "2",
-    # Compiling costs more than our short queries take.
+    # Compiling takes longer than our short queries.
     "jit": "off",
     "autovacuum": "on",
-    # A clock call for every block, and nobody looks at it.
+    # It would read the clock for every block, and nothing uses the result.
     "track_io_timing": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # The log is bounded only at a start: keep it to what matters.
+    # The log file is rotated only at a start, so it must stay short.
     "log_min_messages": "warning",
     "log_checkpoints": "off",
 }

@@ -1,8 +1,8 @@
 """Running a program as another account: PostgreSQL refuses to be root, the app in a container often is.
 
 This file is used twice. The app imports it to choose the account and to build the command. Then it runs
-as a script between the app and the program: it takes the account on, keeps at most one capability and
-turns into the program, with the same pid. A `preexec_fn` would do the same in the forked app itself, but
+as a script between the app and the program: it switches to the account, keeps at most one capability and
+execs the program, with the same pid. A `preexec_fn` would do the same in the forked app itself, but
 running Python there can deadlock as soon as the app has threads.
 
 As a script it starts with `python -I -S`, so it imports nothing but the standard library.
@@ -33,7 +33,7 @@ ACCOUNTS = ("postgres", "nobody")
 
 
 class Account(NamedTuple):
-    """Who runs the server when we are root."""
+    """The account that runs the server if the app is root."""
 
     uid: int
     gid: int
@@ -46,7 +46,7 @@ class Account(NamedTuple):
 
 
 def account_for(folder: Path) -> Account | None:
-    """The account that runs the server on `folder`: its owner once it exists; None is ourselves."""
+    """Return the account for the server on `folder`: its owner once it exists; None for our own account."""
     if os.geteuid() != 0:
         return None
     if folder.exists() and (owner := folder.stat()).st_uid != 0:
@@ -61,19 +61,19 @@ def account_for(folder: Path) -> Account | None:
 
 
 def command_as(account: Account, program: Path, folders: list[Path]) -> list[str]:
-    """What to put before the program's command line, so that it runs as `account` and reaches `folders`."""
+    """Return the prefix of a command line that runs the program as `account` with access to `folders`."""
     capability = _capability_needed(account, program, folders)
     return [sys.executable, "-I", "-S", __file__, str(account.uid), str(account.gid), str(capability)]
 
 
 def _capability_needed(account: Account, program: Path, folders: list[Path]) -> int:
-    """The least capability that opens the closed parents (they stay closed to everybody else), 0 for none."""
+    """Return the smallest capability that opens the closed parents (which stay closed to others), 0 for none."""
     closed = [folder for path in (program, *folders) if (folder := _closed_parent(path, account))]
     runnable = _allows(program, account, stat.S_IXOTH)
     if runnable and not closed:
         return 0
     held = _held_capabilities()
-    # Only CAP_DAC_OVERRIDE also runs a file without x for us; Docker has it by default, and not the other.
+    # Only CAP_DAC_OVERRIDE also runs a file that is not executable for us; Docker grants it by default, not the other.
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if runnable else (CAP_DAC_OVERRIDE,):
         if held >> capability & 1:
             return capability
@@ -83,7 +83,7 @@ def _capability_needed(account: Account, program: Path, folders: list[Path]) -> 
 
 
 def _closed_parent(path: Path, account: Account) -> Path | None:
-    """The outermost folder above `path` that the account may not pass, by owner and mode."""
+    """Return the outermost folder above `path` that the account may not pass, by owner and mode."""
     parents = reversed(path.parents)
     return next((folder for folder in parents if not _allows(folder, account, stat.S_IXOTH)), None)
 
@@ -98,7 +98,7 @@ def _allows(path: Path, account: Account, bit: int) -> bool:
 
 
 def _held_capabilities() -> int:
-    """The capabilities that we have and may pass on to a child, as a bit mask; none where it is not Linux."""
+    """Return our capabilities that a child may inherit, as a bit mask; 0 outside Linux."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -108,11 +108,11 @@ def _held_capabilities() -> int:
 
 
 def _become(account: Account, capability: int) -> None:
-    """Take the account on for good; a capability survives that, and the exec after it, as an ambient one."""
+    """Switch to the account for good; an ambient capability survives that and the exec after it."""
     if capability:
         _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
         # initdb asks access(2) about its own binaries, and that counts ambient capabilities only with this.
-        with contextlib.suppress(OSError):  # needs CAP_SETPCAP; without it initdb says what it cannot reach
+        with contextlib.suppress(OSError):  # needs CAP_SETPCAP; without it initdb reports what it cannot reach
             _call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(account.gid)
