@@ -1,4 +1,5 @@
-# Not yet tried: written where there was no Docker. The wheels, PostgreSQL's among them, need glibc: no Alpine.
+# Not tried yet: there was no Docker where this was written.
+# The wheels need glibc, so the base image is not Alpine. PostgreSQL is one of them.
 FROM python:3.13-slim
 
 WORKDIR /app
