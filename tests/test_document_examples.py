@@ -20,6 +20,8 @@ import documents
 from app_process import AppProcess
 from documents import ELLIPSIS, Example
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("document examples")]  # all of them use one server
+
 SERVER = "127.0.0.1:8000"
 CATCH_UP_SECONDS = 60
 

@@ -29,6 +29,7 @@ from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.rows import TICK_FIELDS
 from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.node.maintenance import TICKS_KEPT
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
@@ -112,6 +113,13 @@ class TestApi:
         table = documents.rows(documents.section(documents.page("sending-ticks"), "Fields"))
         written = [(documents.names_in(name) + documents.names_in(also)) for name, also, _ in table]
         assert written == [list(field.names) for field in TICK_FIELDS]
+
+    def test_the_times_are_read(self):
+        table = documents.rows(documents.section(documents.page("sending-ticks"), "Times"))
+        read = {text: read_time(text) for _, examples in table for text in documents.names_in(examples)}
+        assert len(read) > 8
+        assert None not in read.values()
+        assert {moment.date().isoformat() for moment in read.values()} == {"2026-11-24", "2017-01-01"}
 
     def test_the_docs_lead_to_the_manual(self, schema):
         assert "](manual)" in schema["info"]["description"]
