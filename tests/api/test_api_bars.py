@@ -13,7 +13,7 @@ from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.schemas import BARS
-from stockpulse.storage.bar_reader import SERVED_BARS
+from stockpulse.storage.served_bars import SERVED_BARS
 
 # New York opens at 14:30 UTC. Thursday is Thanksgiving, Friday closes at 18:00 UTC.
 WEDNESDAY, FRIDAY = "2025-11-26", "2025-11-28"

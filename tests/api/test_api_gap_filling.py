@@ -13,7 +13,7 @@ from stockpulse.market.intervals import parse_interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.times import micros
 from stockpulse.storage import gap_filling
-from stockpulse.storage.bar_reader import SERVED_BARS
+from stockpulse.storage.served_bars import SERVED_BARS
 
 MONDAY = micros(datetime(2025, 11, 24, tzinfo=UTC))  # Thanksgiving on Thursday, half a day on Friday
 MINUTE = 60_000_000

@@ -20,6 +20,7 @@ from stockpulse.errors import (
     Unavailable,
     shown,
 )
+from stockpulse.postgres.connect import TRANSIENT
 
 
 class Order(BaseModel):
@@ -89,6 +90,10 @@ async def raised_while_connecting(**options):
         asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
         asyncpg.CannotConnectNowError("the database system is starting up"),
         asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+        asyncpg.DeadlockDetectedError("deadlock detected"),
+        asyncpg.LockNotAvailableError("canceling statement due to lock timeout"),
+        asyncpg.QueryCanceledError("canceling statement due to statement timeout"),
+        asyncpg.DiskFullError("could not extend file"),
         asyncpg.TooManyConnectionsError("sorry, too many clients already"),
         asyncpg.InterfaceError("pool is closed"),
         asyncpg.InterfaceError("pool is closing"),
@@ -100,6 +105,7 @@ async def raised_while_connecting(**options):
     ids=repr,
 )
 def test_a_database_that_is_away(error):
+    assert isinstance(error, TRANSIENT)
     answer = answer_to(error)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["error"]["code"] == "UNAVAILABLE"

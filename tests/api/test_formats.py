@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from stockpulse.api import error_responses, formats
 from stockpulse.api.encoders import MEDIA_TYPES, Format, Rows, json_rows
-from stockpulse.api.formats import Wanted, answer, answer_frame, choose_format
+from stockpulse.api.formats import AnswerFormat, answer, answer_frame, choose_format
 from stockpulse.api.time_params import Zone
 from stockpulse.errors import DatabaseUnavailable, InvalidInput
 
@@ -76,16 +76,16 @@ def app_for(source, schema=BARS):
     error_responses.install(app)
 
     @app.get("/bars", responses=formats.FORMAT_RESPONSES)
-    async def bars(wanted: Wanted, zone: Zone):
+    async def bars(format: AnswerFormat, zone: Zone):
         rows = Rows(
             chunks=source(),
             schema=schema,
             key="bars",
-            before={"symbol": "BRK/B", "interval": "5m", "as_of": NOON},
-            after=lambda: {"count": sum(chunk.height for chunk in source.chunks)},
+            header_fields={"symbol": "BRK/B", "interval": "5m", "as_of": NOON},
+            footer_fields=lambda: {"count": sum(chunk.height for chunk in source.chunks)},
             filename="BRK/B-5m",
         )
-        return await answer(rows, wanted, zone)
+        return await answer(rows, format, zone)
 
     return app
 

@@ -13,8 +13,10 @@ from stockpulse.market.intervals import D1, M1, M5, MO1, W1, parse_interval
 from stockpulse.market.times import from_micros, micros
 from stockpulse.providers.trade_conditions import alpaca
 from stockpulse.storage import bar_reader as bars_module
-from stockpulse.storage.bar_reader import SERVED_BARS, BarReader, Move
+from stockpulse.storage.bar_reader import BarReader
+from stockpulse.storage.movers import Move, moves_of
 from stockpulse.storage.partitions import BARS_1M
+from stockpulse.storage.served_bars import SERVED_BARS
 from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, SetClock, bar, engine_rows, frame_of_ticks, stack, tick
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -166,6 +168,10 @@ async def test_bars_are_those_of_the_trades(postgres_dsn, monkeypatch, week, fee
                 assert_same(await parts.between("A", interval, start, end, as_of=far), inside, (interval, start, end))
 
 
+async def moves(parts, symbols, start, end):
+    return moves_of(await parts.bars.within(M1, [one.id for one in symbols], start, end), parts.names)
+
+
 class TestEdges:
     @pytest.fixture
     async def parts(self, postgres_dsn):
@@ -203,8 +209,8 @@ class TestEdges:
             assert await parts.between("A", interval) == []
             assert await parts.latest("A", interval, 5) == []
             assert (await parts.bars.latest(parts.symbol("A"), interval, 5, NOW)).schema == SERVED_BARS
-        assert await parts.bars.moves([parts.symbol("A")], NOW - DAY, NOW + DAY) == []
-        assert await parts.bars.moves([], NOW - DAY, NOW + DAY) == []
+        assert await moves(parts, [parts.symbol("A")], NOW - DAY, NOW + DAY) == []
+        assert await moves(parts, [], NOW - DAY, NOW + DAY) == []
 
 
 class TestForming:
@@ -262,9 +268,9 @@ class TestWithoutPrice:
                 (five,) = await parts.between("A", M5)
                 assert (five["high"], five["volume"], five["trade_count"]) == (11.0, 8.0, 3)
                 assert [row["close"] for row in await parts.latest("A", M1, 2)] == [10.0, 11.0]
-            moves = await parts.bars.moves([parts.symbol("A")], start, start + HOUR)
-            assert moves == [Move("A", 10.0, 11.0)]
-            assert moves[0].change_pct == pytest.approx(10.0)
+            (move,) = await moves(parts, [parts.symbol("A")], start, start + HOUR)
+            assert move == Move("A", 10.0, 11.0)
+            assert move.change_pct == pytest.approx(10.0)
 
 
 class TestSource:
@@ -369,7 +375,7 @@ async def test_moves_are_those_of_the_minutes(postgres_dsn):
                 if inside:
                     wanted.append(Move(name, inside[0][0], inside[-1][3]))
             symbols = [parts.symbol(name) for name in ("B", "A", "QUIET")]
-            found = await parts.bars.moves(symbols, since, NOW)
+            found = await moves(parts, symbols, since, NOW)
             assert sorted(found, key=lambda move: move.symbol) == wanted
 
 

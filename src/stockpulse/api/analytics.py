@@ -8,10 +8,11 @@ import polars as pl
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
+from stockpulse.api import context
+from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows, json_rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame
+from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame
 from stockpulse.api.time_params import End, Start, Zone, check_order
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import MAX_PERIOD, Indicator
@@ -19,7 +20,7 @@ from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.indicators.selection import column_names, select
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.symbology import Symbol
-from stockpulse.storage.analytics_reader import SERVED_ANALYTICS
+from stockpulse.storage.analytics_reader import SERVED_ANALYTICS, AnalyticsReader
 
 router = APIRouter(tags=["analytics"])
 
@@ -110,10 +111,16 @@ Limit = Annotated[
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def intraday_analytics(
-    context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
+    stored: context.Analytics,
+    symbol: PathSymbol,
+    start: Start,
+    end: End,
+    format: AnswerFormat,
+    zone: Zone,
+    limit: Limit = None,
 ) -> Response:
     """All stored indicators, with default parameters, of closed bars that begin in [start, end)."""
-    return await _stored(context, symbol, M5, start, end, limit, wanted, zone)
+    return await _stored(stored, symbol, M5, start, end, limit, format, zone)
 
 
 @router.get(
@@ -123,31 +130,37 @@ async def intraday_analytics(
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def daily_analytics(
-    context: Ctx, symbol: PathSymbol, start: Start, end: End, wanted: Wanted, zone: Zone, limit: Limit = None
+    stored: context.Analytics,
+    symbol: PathSymbol,
+    start: Start,
+    end: End,
+    format: AnswerFormat,
+    zone: Zone,
+    limit: Limit = None,
 ) -> Response:
     """All stored indicators, with default parameters, of closed days that begin in [start, end)."""
-    return await _stored(context, symbol, D1, start, end, limit, wanted, zone)
+    return await _stored(stored, symbol, D1, start, end, limit, format, zone)
 
 
 async def _stored(
-    context: Context,
+    stored: AnalyticsReader,
     symbol: Symbol,
     interval: Interval,
     start: datetime | None,
     end: datetime | None,
     limit: int | None,
-    wanted: Any,
+    format: Any,
     zone: Any,
 ) -> Response:
     check_order(start, end)
-    before = {"symbol": symbol.name, "interval": interval.name}
+    header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_analytics_{interval.name}"
     if start is None or limit is not None:
-        newest = await context.analytics.latest(symbol, interval, limit or 100, start, end)
-        return await answer_frame(newest, "analytics", before, wanted, zone, filename=filename)
-    pages = context.analytics.between(symbol, interval, start, end)
-    rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", before=before, filename=filename)
-    return await answer(rows, wanted, zone)
+        newest = await stored.latest(symbol, interval, limit or 100, start, end)
+        return await answer_frame(newest, "analytics", header, format, zone, filename=filename)
+    pages = stored.between(symbol, interval, start, end)
+    rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", header_fields=header, filename=filename)
+    return await answer(rows, format, zone)
 
 
 @router.get(
@@ -156,12 +169,12 @@ async def _stored(
     response_model=Tiers,
     responses=error_responses(404, 422, 503),
 )
-async def analytics(context: Ctx, symbol: PathSymbol, zone: Zone) -> Response:
+async def analytics(stored: context.Analytics, symbol: PathSymbol, zone: Zone) -> Response:
     """Three tiers: real-time (the forming bar), intraday (5 minutes) and daily."""
     tiers = {
-        "realtime": await context.analytics.realtime(symbol),
-        "intraday": await context.analytics.latest(symbol, M5, 1),
-        "daily": await context.analytics.latest(symbol, D1, 1),
+        "realtime": await stored.realtime(symbol),
+        "intraday": await stored.latest(symbol, M5, 1),
+        "daily": await stored.latest(symbol, D1, 1),
     }
     shown = {
         name: orjson.Fragment(json_rows(frame, zone)[1:-1]) if frame.height else None for name, frame in tiers.items()
@@ -217,15 +230,16 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
     },
 )
 async def indicators(
-    context: Ctx,
+    stored: context.Analytics,
+    clocks: context.Clocks,
     request: Request,
     symbol: PathSymbol,
     interval: QueryInterval,
     start: Start,
     end: End,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
-    type: Annotated[  # noqa: A002 - the name of the parameter
+    type: Annotated[
         str,
         Query(
             description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters outside brackets, as"
@@ -245,14 +259,14 @@ async def indicators(
     given = {name: value for name, value in request.query_params.items() if name not in _OURS}
     instances = select(type, given)
     columns = column_names(instances)
-    until = context.clocks.closed_until(symbol.id)
-    pages = context.analytics.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
+    until = clocks.closed_until(symbol.id)
+    pages = stored.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
     schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
     rows = Rows(
         chunks=pages if limit is None else _newest(pages, limit),
         schema=pl.Schema(schema | dict.fromkeys(columns, pl.Float64())),
         key="values",
-        before={
+        header_fields={
             "symbol": symbol.name,
             "interval": interval.name,
             "indicators": [
@@ -262,7 +276,7 @@ async def indicators(
         },
         filename=f"{symbol.name}_indicators_{interval.name}",
     )
-    return await answer(rows, wanted, zone)
+    return await answer(rows, format, zone)
 
 
 def _own(instances: list[Instance], columns: list[str], place: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Arrow as a body: how much it claims to hold is looked up before any of it is unpacked."""
+"""Arrow bodies: the claimed size is checked before anything is unpacked."""
 
 import struct
 from collections.abc import Collection, Iterator
@@ -12,7 +12,7 @@ from stockpulse.errors import InvalidInput, TooLarge, shown
 _MOST_MESSAGES: Final = 10_000
 _MOST_METADATA_BYTES: Final = 256 * 1024
 
-#: How Python, and how Polars, say that bytes are not what they should be.
+#: The errors of Python and Polars for bytes that cannot be read.
 _UNREADABLE: Final = (
     ValueError,
     struct.error,
@@ -31,9 +31,9 @@ _DICTIONARIES, _RECORD_BATCHES = 2, 3  # of the footer of a file
 
 
 def read_arrow(body: bytes, names: Collection[str]) -> pl.DataFrame:
-    """The rows of an Arrow stream or file, of which the columns of these names will be looked at.
+    """Return the rows of an Arrow stream or file. The size of text is checked in the columns of these `names`.
 
-    Raises InvalidInput where it cannot be read, TooLarge where it is too much.
+    Raises InvalidInput if it cannot be read, TooLarge if it is too large.
     """
     try:
         frame = _arrow_frame(body)
@@ -45,7 +45,7 @@ def read_arrow(body: bytes, names: Collection[str]) -> pl.DataFrame:
 
 
 def _arrow_frame(body: bytes) -> pl.DataFrame:
-    """The rows of an Arrow stream or file, once its metadata has shown that they are not too many."""
+    """Return the rows of an Arrow stream or file, after its metadata has shown that they are not too many."""
     if body.startswith(b"ARROW1"):
         _check_batches(body, _blocks(body))
         return pl.read_ipc(body)
@@ -54,7 +54,7 @@ def _arrow_frame(body: bytes) -> pl.DataFrame:
 
 
 class _Table:
-    """A table of a FlatBuffer, which is what Arrow writes its metadata in."""
+    """A table of a FlatBuffer, the format of Arrow's metadata."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -80,7 +80,7 @@ class _Table:
         return struct.iter_unpack(layout, memoryview(self._data)[start + 4 : end])
 
     def _find(self, slot: int) -> int:
-        """Where the value is; 0 where there is none."""
+        """Return the position of the value, or 0 if the slot is empty."""
         offset = 4 + 2 * slot
         if offset >= self._int("<H", self._slots):
             return 0
@@ -94,7 +94,7 @@ class _Table:
 
 
 def _messages(body: bytes) -> Iterator[int]:
-    """Where the messages of a stream start: 0xFFFFFFFF, length of the metadata, metadata, body."""
+    """Yield the start of each message of a stream: 0xFFFFFFFF, length of the metadata, metadata, body."""
     at = 0
     while at < len(body):
         marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
@@ -110,7 +110,7 @@ def _messages(body: bytes) -> Iterator[int]:
 
 
 def _blocks(body: bytes) -> Iterator[int]:
-    """Where the messages of a file start: its footer says it."""
+    """Yield the start of each message of a file, from its footer."""
     (footer_bytes,) = struct.unpack_from("<i", body, len(body) - 10)
     start = len(body) - 10 - footer_bytes
     if not 0 <= start < len(body):
@@ -134,7 +134,7 @@ def _message(body: bytes, at: int) -> _Table:
 
 
 def _check_batches(body: bytes, starts: Iterator[int]) -> None:
-    """Add up what the batches claim to hold: compressed, a small body can claim any amount."""
+    """Sum the sizes that the batches claim: a small compressed body can claim any size. Raises TooLarge."""
     rows = unpacked = 0
     for count, start in enumerate(starts):
         message = _message(body, start)
@@ -157,7 +157,7 @@ def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
         if offset < 0 or size < 0 or start + offset + size > len(body):
             raise ValueError("a buffer is outside of its message")
         claimed = struct.unpack_from("<q", body, start + offset)[0] if compressed and size else -1
-        total += size if claimed == -1 else claimed  # -1: left as it was
+        total += size if claimed == -1 else claimed  # -1: not compressed
         if claimed < -1:
             raise ValueError("a buffer of negative length")
     for length, _ in batch.structs(_NODES, "<qq"):
@@ -167,7 +167,7 @@ def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
 
 
 def _text_bytes(column: pl.Series) -> int:
-    """What the text of a column takes when written out: a dictionary can repeat one long entry."""
+    """Return the bytes of a column's text once written out: a dictionary can repeat one long entry."""
     while isinstance(column.dtype, pl.List):
         column = column.explode()
     if column.dtype in (pl.Categorical, pl.Enum):

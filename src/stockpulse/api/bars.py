@@ -1,4 +1,4 @@
-"""The newest bars, what the bars of a window come to, and what moved most."""
+"""The newest bars, a summary of a window of bars, and the largest moves."""
 
 from collections import defaultdict
 from datetime import datetime, timedelta
@@ -9,13 +9,15 @@ import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Context, Ctx, Minutes, QuerySymbol
+from stockpulse.api.context import Bars, Clocks, Minutes, Now, QuerySymbol, Symbols
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
+from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
 from stockpulse.api.time_params import Zone
 from stockpulse.market.intervals import M1
-from stockpulse.market.symbology import Symbol
-from stockpulse.storage.bar_reader import SERVED_BARS, Move
+from stockpulse.market.symbology import Names, Symbol
+from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.storage.movers import Move, moves_of
+from stockpulse.storage.served_bars import SERVED_BARS
 
 router = APIRouter(tags=["bars"])
 
@@ -37,7 +39,7 @@ class MinuteBar(BaseModel):
     vwap: float | None = Field(examples=[189.81])
     revision: int = Field(examples=[4194329], description="grows whenever the bar changes")
     final: bool = Field(examples=[True], description="false while the bar is forming")
-    source: str = Field(examples=["trades"], description="trades, or the provider whose own bar it is")
+    source: str = Field(examples=["trades"], description="trades, or the provider that sent the bar")
 
 
 class LatestBars(BaseModel):
@@ -49,7 +51,7 @@ class LatestBars(BaseModel):
 
 
 class BarWindow(BaseModel):
-    """What the 1-minute bars of a window come to; prices are null when there are none."""
+    """A summary of the 1-minute bars of a window; prices are null if it has none."""
 
     symbol: str = Field(examples=["AAPL"])
     window_minutes: int = Field(examples=[60])
@@ -61,11 +63,11 @@ class BarWindow(BaseModel):
     change_pct: float | None = Field(examples=[0.3272])
     total_volume: float | None = Field(examples=[5240000])
     total_ticks: int | None = Field(examples=[1800])
-    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the symbol's present")
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
 
 
 class Mover(BaseModel):
-    """How a symbol moved."""
+    """The move of a symbol's price."""
 
     symbol: str = Field(examples=["NVDA"])
     price_open: float = Field(examples=[874.50])
@@ -74,7 +76,7 @@ class Mover(BaseModel):
 
 
 class Movers(BaseModel):
-    """What moved most."""
+    """The symbols that moved most."""
 
     window_minutes: int = Field(examples=[5])
     movers: list[Mover]
@@ -88,31 +90,32 @@ class Movers(BaseModel):
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def latest_bars(
-    context: Ctx,
+    reader: Bars,
+    clocks: Clocks,
     symbol: QuerySymbol,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 10,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of bars at most.")] = 10,
 ) -> Response:
-    """Newest first; the first one may still be forming, and says so. Other intervals: /ohlc/{symbol}."""
-    bars = await context.bars.latest(symbol, M1, limit, context.clocks.closed_until(symbol.id))
+    """Newest first. The first bar may still be forming: its `final` is false. Other intervals: /ohlc/{symbol}."""
+    bars = await reader.latest(symbol, M1, limit, clocks.closed_until(symbol.id))
     bars = bars[np.arange(bars.height - 1, -1, -1)]
     shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
-    return await answer_frame(shown, "bars", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_1m")
+    return await answer_frame(shown, "bars", {"symbol": symbol.name}, format, zone, filename=f"{symbol.name}_1m")
 
 
-@router.get("/bars/summary", summary="What the bars of a window come to", responses=error_responses(404, 422, 503))
-async def bar_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
-    """Over the 1-minute bars that begin in the minutes before the symbol's present."""
-    as_of = context.clocks.of_symbol(symbol.id)
-    pages = context.bars.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of)
+@router.get("/bars/summary", summary="A summary of the newest 1-minute bars", responses=error_responses(404, 422, 503))
+async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
+    """Over the 1-minute bars that begin in the minutes before the market time of the symbol."""
+    as_of = clocks.of_symbol(symbol.id)
+    pages = reader.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
     summed = bars.select(
         pl.col("open").first(),
         pl.col("high").max(),
         pl.col("low").min(),
         pl.col("close").last(),
-        # A volume that one of the bars does not say makes the sum unknown.
+        # If one bar has no volume, the sum is unknown.
         pl.when(~pl.col("volume").has_nulls()).then(pl.col("volume").sum()).alias("total_volume"),
         pl.when(~pl.col("trade_count").has_nulls()).then(pl.col("trade_count").sum()).alias("total_ticks"),
     ).row(0, named=True)
@@ -128,16 +131,20 @@ async def bar_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 60) 
     )
 
 
-@router.get("/movers", summary="What moved most", responses=error_responses(422, 503))
+@router.get("/movers", summary="The symbols that moved most", responses=error_responses(422, 503))
 async def movers(
-    context: Ctx,
+    reader: Bars,
+    clocks: Clocks,
+    names: Symbols,
+    now: Now,
     minutes: Minutes = 5,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many.")] = 5,
+    limit: Annotated[int, Query(ge=1, le=1000, description="The number of symbols at most.")] = 5,
 ) -> Movers:
-    """The largest change first, up or down, over the minutes before each symbol's present."""
+    """The largest change first, up or down, over the minutes before the market time of each symbol."""
     moves: list[Move] = []
-    for as_of, symbols in _by_present(context).items():
-        moves += await context.bars.moves(symbols, as_of - timedelta(minutes=minutes), as_of)
+    for as_of, symbols in _by_market_time(names, clocks).items():
+        bars = await reader.within(M1, [one.id for one in symbols], as_of - timedelta(minutes=minutes), as_of)
+        moves += moves_of(bars, names)
     moves.sort(key=lambda move: (-abs(move.change_pct), move.symbol))
     shown = [
         Mover(
@@ -148,13 +155,15 @@ async def movers(
         )
         for move in moves[:limit]
     ]
-    return Movers(window_minutes=minutes, movers=shown, as_of=context.now())
+    return Movers(window_minutes=minutes, movers=shown, as_of=now())
 
 
-def _by_present(context: Context) -> dict[datetime, list[Symbol]]:
-    """The symbols by how far their provider's time has come: one group for all live ones."""
+def _by_market_time(names: Names, clocks: ProviderClocks) -> dict[datetime, list[Symbol]]:
+    """Group the symbols by the market time of the provider that they follow: one group for all live ones."""
+    of_provider = defaultdict(list)
+    for symbol in names.symbols.values():
+        of_provider[clocks.provider_of(symbol.id)].append(symbol)
     groups: dict[datetime, list[Symbol]] = defaultdict(list)
-    clocks, now = context.clocks.of_providers(), context.now()
-    for symbol in context.names.symbols.values():
-        groups[clocks.get(context.clocks.provider_of(symbol.id), now)].append(symbol)
+    for symbols in of_provider.values():
+        groups[clocks.of_symbol(symbols[0].id)] += symbols
     return groups

@@ -1,9 +1,9 @@
-"""What the handlers work with; the composition root puts it together."""
+"""The running parts that requests may use, and a narrow dependency for each: a handler declares what it needs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, TypeVar, cast
 
 from fastapi import Depends, Path, Query, Request
 from prometheus_client import CollectorRegistry
@@ -24,10 +24,12 @@ from stockpulse.storage.screener import Screener
 from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickReader
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class Context:
-    """The running parts, as the API sees them."""
+    """The running parts: the lifespan hands them over, and the dependencies below give them out."""
 
     pool: Pool
     names: Names
@@ -48,39 +50,91 @@ class Context:
     shards: Shards
     log: LogParts
     needs_kafka: bool
-    """What only reads does without, for a while."""
+    """False for a process that only reads: it serves for a while without Kafka."""
 
 
-async def _context(request: Request) -> Context:
-    return cast("Context", request.state.context)
+@dataclass(frozen=True)
+class IntakeParts:
+    """The way into the log, and the rules that hold at its entrance."""
+
+    pipeline: Pipeline
+    default_calendar: str
+    durable_timeout_seconds: float
+    future_seconds: float
+    now: Callable[[], datetime]
 
 
-#: `async def handler(context: Ctx)`.
-Ctx = Annotated[Context, Depends(_context)]
+@dataclass(frozen=True)
+class Vitals:
+    """The parts whose state `/health` and `/ready` report."""
+
+    pool: Pool
+    pipeline: Pipeline
+    supervisor: Supervisor
+    log: LogParts
+    needs_kafka: bool
+
+
+def _part(of: Callable[[Context], _T]) -> Callable[[Request], Awaitable[_T]]:
+    """Return the dependency that gives out one of the running parts."""
+
+    async def part(request: Request) -> _T:
+        return of(cast("Context", request.state.context))
+
+    return part
+
+
+def _intake(context: Context) -> IntakeParts:
+    return IntakeParts(
+        context.pipeline,
+        context.default_calendar,
+        context.durable_timeout_seconds,
+        context.future_seconds,
+        context.now,
+    )
+
+
+def _vitals(context: Context) -> Vitals:
+    return Vitals(context.pool, context.pipeline, context.supervisor, context.log, context.needs_kafka)
+
+
+#: `async def handler(ticks: Ticks, clocks: Clocks)`.
+Analytics = Annotated[AnalyticsReader, Depends(_part(lambda context: context.analytics))]
+Bars = Annotated[BarReader, Depends(_part(lambda context: context.bars))]
+Clocks = Annotated[ProviderClocks, Depends(_part(lambda context: context.clocks))]
+DeadLetters = Annotated[DeadLetterStore, Depends(_part(lambda context: context.dead_letters))]
+Now = Annotated[Callable[[], datetime], Depends(_part(lambda context: context.now))]
+Intake = Annotated[IntakeParts, Depends(_part(_intake))]
+Metrics = Annotated[CollectorRegistry, Depends(_part(lambda context: context.registry))]
+Process = Annotated[Vitals, Depends(_part(_vitals))]
+Screening = Annotated[Screener, Depends(_part(lambda context: context.screener))]
+Signals = Annotated[SignalStore, Depends(_part(lambda context: context.signals))]
+Symbols = Annotated[Names, Depends(_part(lambda context: context.names))]
+Ticks = Annotated[TickReader, Depends(_part(lambda context: context.ticks))]
 
 _SYMBOL_TAKES: Final = "A symbol that StockPulse knows: see /symbols."
 
 
-def symbol_named(context: Context, name: str) -> Symbol:
-    """The symbol of this name; NotFound if no tick and no bar of it has come yet."""
-    symbol = context.names.symbols.get(name.strip().upper())
+def symbol_named(names: Names, name: str) -> Symbol:
+    """Return the symbol of this name; NotFound if no tick and no bar of it has come yet."""
+    symbol = names.symbols.get(name.strip().upper())
     if symbol is None:
         raise NotFound(f"no such symbol: {shown(name)}")
     return symbol
 
 
 async def _from_query(
-    context: Ctx, symbol: Annotated[str, Query(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
+    names: Symbols, symbol: Annotated[str, Query(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
-    return symbol_named(context, symbol)
+    return symbol_named(names, symbol)
 
 
 async def _from_path(
-    context: Ctx, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
+    names: Symbols, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
-    # The rest of the path, since BTC/USD has a slash of its own; one more may stand at its end, as on any path.
-    known = symbol.upper() in context.names.symbols
-    return symbol_named(context, symbol if known else symbol.removesuffix("/"))
+    # The parameter is the rest of the path: BTC/USD has a slash of its own, and the path may end in one more.
+    known = symbol.upper() in names.symbols
+    return symbol_named(names, symbol if known else symbol.removesuffix("/"))
 
 
 #: `async def handler(symbol: QuerySymbol)` takes ?symbol=; PathSymbol takes {symbol}.
@@ -104,4 +158,6 @@ async def _interval(
 #: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default.
 QueryInterval = Annotated[Interval, Depends(_interval)]
 
-Minutes = Annotated[int, Query(ge=1, le=43_200, description="Length of the window, back from the symbol's present.")]
+Minutes = Annotated[
+    int, Query(ge=1, le=43_200, description="Length of the window, which ends at the symbol's market time.")
+]

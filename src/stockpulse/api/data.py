@@ -8,22 +8,23 @@ import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Ctx, PathSymbol, QueryInterval
+from stockpulse.api import context
+from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, answer_frame, only
+from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame, only
 from stockpulse.api.time_params import End, Start, Zone, check_order
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Symbol
-from stockpulse.storage.bar_reader import SERVED_BARS
 from stockpulse.storage.gap_filling import filled
+from stockpulse.storage.served_bars import SERVED_BARS
 
 router = APIRouter(tags=["data"])
 
 
 class Fill(StrEnum):
-    """What stands where nothing traded."""
+    """The treatment of buckets without a trade."""
 
     NONE = "none"
     FORWARD = "forward"
@@ -32,8 +33,8 @@ class Fill(StrEnum):
 Filling = Annotated[
     Fill,
     Query(
-        description="none: no trade, no bar. forward: between the first and the last bar, buckets of the session"
-        " without one repeat the close before, marked as filled."
+        description="none: no trade, no bar. forward: between the first and the last bar, each bucket of a session"
+        " without a trade repeats the last close, marked as filled."
     ),
 ]
 
@@ -54,10 +55,10 @@ class Bar(BaseModel):
     revision: int = Field(examples=[4194329], description="grows whenever the bar changes")
     final: bool = Field(examples=[True], description="false while the bar is forming")
     source: str | None = Field(
-        examples=["trades"], description="trades, or the provider whose own bar it is; null where nothing traded"
+        examples=["trades"], description="trades, or the provider that sent the bar; null for a filled bar"
     )
     filled: bool = Field(
-        examples=[False], description="whether nothing traded, and this repeats the close before: see fill=forward"
+        examples=[False], description="true if nothing traded and the bar repeats the last close: see fill=forward"
     )
 
 
@@ -76,29 +77,30 @@ class Bars(BaseModel):
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def data(
-    context: Ctx,
+    reader: context.Bars,
+    clocks: context.Clocks,
     symbol: PathSymbol,
     interval: QueryInterval,
     start: Start,
     end: End,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
     fill: Filling = Fill.NONE,
 ) -> Response:
-    """The bars that begin in [start, end), oldest first, streamed; without bounds all that there are.
+    """The bars that begin in [start, end), oldest first, streamed. Without bounds: all bars.
 
-    The last one may still be forming, and says so. Intervals other than 1m, 5m and 1d are made of these.
+    The last bar may still be forming: its `final` is false. Intervals other than 1m, 5m and 1d are built from these.
     """
     check_order(start, end)
-    pages = context.bars.between(symbol, interval, start, end, context.clocks.closed_until(symbol.id))
+    pages = reader.between(symbol, interval, start, end, clocks.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
         key="bars",
-        before={"symbol": symbol.name, "interval": interval.name},
+        header_fields={"symbol": symbol.name, "interval": interval.name},
         filename=f"{symbol.name}_{interval.name}",
     )
-    return await answer(rows, wanted, zone)
+    return await answer(rows, format, zone)
 
 
 class LatestOhlc(Bars):
@@ -114,28 +116,34 @@ class LatestOhlc(Bars):
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def ohlc(
-    context: Ctx,
+    reader: context.Bars,
+    clocks: context.Clocks,
     symbol: PathSymbol,
     interval: QueryInterval,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="How many that traded.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of bars with trades.")] = 100,
     fill: Filling = Fill.NONE,
 ) -> Response:
-    """The newest `limit` bars, oldest first; the last one may still be forming, and says so.
+    """The newest `limit` bars, oldest first. The last bar may still be forming: its `final` is false.
 
-    Filled bars come on top of the limit, and are in the count.
+    Filled bars come on top of the limit and are in the count.
     """
-    bars = await context.bars.latest(symbol, interval, limit, context.clocks.closed_until(symbol.id))
-    before = {"symbol": symbol.name, "interval": interval.name}
+    bars = await reader.latest(symbol, interval, limit, clocks.closed_until(symbol.id))
+    header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:
-        return await answer_frame(bars, "bars", before, wanted, zone, filename=filename)
+        return await answer_frame(bars, "bars", header, format, zone, filename=filename)
     counted = _Counted(_filled(only(bars), symbol, interval, fill))
     rows = Rows(
-        chunks=counted.pages(), schema=SERVED_BARS, key="bars", before=before, after=counted.result, filename=filename
+        chunks=counted.pages(),
+        schema=SERVED_BARS,
+        key="bars",
+        header_fields=header,
+        footer_fields=counted.result,
+        filename=filename,
     )
-    return await answer(rows, wanted, zone)
+    return await answer(rows, format, zone)
 
 
 def _filled(
@@ -145,7 +153,7 @@ def _filled(
 
 
 class _Counted:
-    """Counts the rows that pass: how many are filled in is known when they are all out."""
+    """Counts the rows that pass: the number of filled bars is known after the last one."""
 
     def __init__(self, source: AsyncIterator[pl.DataFrame]) -> None:
         self._source = source

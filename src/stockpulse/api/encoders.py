@@ -1,7 +1,7 @@
 """Rows as bytes: JSON, CSV, an Arrow stream or Parquet.
 
-A format that can be streamed is an `Encoder`: a head, the rows of any number of frames, a tail. Parquet
-cannot: its index stands at the end, over all rows.
+A format that can be streamed is an `Encoder`: a head, the rows of any number of frames, a tail. Parquet cannot be
+streamed: its index of all rows stands at the end.
 """
 
 import math
@@ -19,13 +19,13 @@ import orjson
 import polars as pl
 
 _EXACT_INTEGERS: Final = 2**53  # floats below it hold whole numbers exactly
-#: Up to here going value by value is faster than the expressions that make a large frame fast.
+#: For up to this many rows, going value by value is faster than expressions.
 _FEW_ROWS: Final = 100
 _UTC: Final = ZoneInfo("UTC")
 
 
 class Format(StrEnum):
-    """The formats that data leaves in, the preferred one first."""
+    """The formats of an answer, the preferred one first."""
 
     JSON = "json"
     CSV = "csv"
@@ -43,13 +43,13 @@ MEDIA_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows on their way out, and what JSON has around them: `{**before, key: [rows], **after()}`."""
+    """Rows of an answer, and the JSON fields around them: `{**header_fields, key: [rows], **footer_fields()}`."""
 
     chunks: AsyncIterator[pl.DataFrame]
-    schema: pl.Schema  # known without a chunk: an answer without rows has columns too
+    schema: pl.Schema  # an answer without rows has columns too
     key: str
-    before: Mapping[str, Any] = field(default_factory=dict)
-    after: Callable[[], Mapping[str, Any]] = dict  # asked when the last row is out
+    header_fields: Mapping[str, Any] = field(default_factory=dict)
+    footer_fields: Callable[[], Mapping[str, Any]] = dict  # called after the last row
     filename: str = "stockpulse"  # without its ending
 
 
@@ -57,13 +57,13 @@ class Encoder(Protocol):
     """One format for the rows of one answer."""
 
     def head(self) -> bytes:
-        """What stands before the rows."""
+        """Return the bytes before the rows."""
 
     def rows(self, frame: pl.DataFrame) -> bytes:
-        """Some rows, in the order of the calls."""
+        """Return the bytes of some rows; the answer has them in the order of the calls."""
 
     def tail(self) -> bytes:
-        """What stands after the rows."""
+        """Return the bytes after the rows."""
 
 
 def json_rows(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
@@ -80,7 +80,7 @@ def json_rows(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
 
 
 def _json_values(column: pl.Series, zone: ZoneInfo | None) -> list[Any]:
-    """The values of one column, as the expressions of `_as_text` make them."""
+    """Return the values of one column, the same as the expressions of `_as_text` give."""
     values = column.to_list()
     if isinstance(column.dtype, pl.Datetime):
         return [None if moment is None else _rfc_3339(moment, zone or _UTC) for moment in values]
@@ -106,8 +106,8 @@ class _Json:
         self._comma = b""
 
     def head(self) -> bytes:
-        before = _members(self._answer.before)
-        return b"{" + before + (b"," if before else b"") + orjson.dumps(self._answer.key) + b":["
+        header = _members(self._answer.header_fields)
+        return b"{" + header + (b"," if header else b"") + orjson.dumps(self._answer.key) + b":["
 
     def rows(self, frame: pl.DataFrame) -> bytes:
         comma, self._comma = self._comma, b","
@@ -116,8 +116,8 @@ class _Json:
         return comma + json_rows(frame, self._zone)[1:-1]
 
     def tail(self) -> bytes:
-        after = _members(self._answer.after())
-        return b"]" + (b"," if after else b"") + after + b"}"
+        footer = _members(self._answer.footer_fields())
+        return b"]" + (b"," if footer else b"") + footer + b"}"
 
 
 class _Csv:
@@ -168,9 +168,9 @@ class _Arrow:
         return stream[: 8 + metadata_bytes], stream[8 + metadata_bytes : -len(self._END)]
 
 
-def encoder(rows: Rows, wanted: Format, zone: ZoneInfo | None) -> Encoder:
+def encoder(rows: Rows, format: Format, zone: ZoneInfo | None) -> Encoder:
     """What writes these rows in a format that can be streamed."""
-    match wanted:
+    match format:
         case Format.CSV:
             return _Csv(rows, zone)
         case Format.ARROW:

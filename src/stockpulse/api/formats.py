@@ -1,4 +1,4 @@
-"""How rows leave: JSON, CSV, an Arrow stream or Parquet, a chunk at a time."""
+"""Answers of rows as JSON, CSV, an Arrow stream or Parquet, streamed in chunks."""
 
 import asyncio
 import re
@@ -17,39 +17,39 @@ from starlette.types import Receive, Scope, Send
 from stockpulse.api.encoders import MEDIA_TYPES, Encoder, Format, Rows, encoder, parquet
 from stockpulse.errors import InvalidInput, shown
 
-#: Rows that are encoded at once: what an answer holds in memory, whatever the chunks are.
+#: At most this many rows are encoded at once, and so held in memory, whatever the size of the chunks.
 SLICE_ROWS: Final = 20_000
-#: Up to here encoding takes about a millisecond; more of it happens in a thread.
+#: Encoding this many rows takes about a millisecond; more are encoded in a thread.
 INLINE_ROWS: Final = 2_000
-#: Parquet is written in one piece.
+#: Parquet is written in one piece, so its size is limited.
 MAX_PARQUET_ROWS: Final = 2_000_000
 
 
-async def answer(rows: Rows, wanted: Format = Format.JSON, zone: ZoneInfo | None = None) -> Response:
-    """Stream `rows`; an error of the first chunk is raised here, where it still can have its status."""
-    headers = _headers(wanted, rows.filename)
-    if wanted is Format.PARQUET:
+async def answer(rows: Rows, format: Format = Format.JSON, zone: ZoneInfo | None = None) -> Response:
+    """Stream `rows`. Raises an error of the first chunk here, while the answer can still have its status."""
+    headers = _headers(format, rows.filename)
+    if format is Format.PARQUET:
         return Response(await _parquet(rows, zone), headers=headers)
     first = await anext(rows.chunks, None)
-    return _Stream(encoder(rows, wanted, zone), first, rows.chunks, headers)
+    return _Stream(encoder(rows, format, zone), first, rows.chunks, headers)
 
 
 async def answer_frame(
     frame: pl.DataFrame,
     key: str,
-    before: Mapping[str, Any],
-    wanted: Format = Format.JSON,
+    header_fields: Mapping[str, Any],
+    format: Format = Format.JSON,
     zone: ZoneInfo | None = None,
     *,
     filename: str = "stockpulse",
 ) -> Response:
-    """One small frame; JSON says the `count` before the rows: `{"symbol": …, "count": 5, "ticks": […]}`."""
-    before = {**before, "count": frame.height}
-    rows = Rows(chunks=only(frame), schema=frame.schema, key=key, before=before, filename=filename)
-    if wanted is Format.PARQUET:
-        return await answer(rows, wanted, zone)
-    pieces = [piece async for piece in _pieces(encoder(rows, wanted, zone), rows.chunks)]
-    return Response(b"".join(pieces), headers=_headers(wanted, filename))
+    """Answer with one small frame; JSON has the `count` before the rows: `{"symbol": …, "count": 5, "ticks": […]}`."""
+    header_fields = {**header_fields, "count": frame.height}
+    rows = Rows(chunks=only(frame), schema=frame.schema, key=key, header_fields=header_fields, filename=filename)
+    if format is Format.PARQUET:
+        return await answer(rows, format, zone)
+    pieces = [piece async for piece in _pieces(encoder(rows, format, zone), rows.chunks)]
+    return Response(b"".join(pieces), headers=_headers(format, filename))
 
 
 # --- which format ------------------------------------------------------------------------------
@@ -58,17 +58,17 @@ _QUALITY: Final = re.compile(r"\s*q\s*=\s*(1(?:\.0{0,3})?|0(?:\.\d{0,3})?)\s*", 
 
 
 def choose_format(name: str | None, accept: str) -> Format:
-    """The format that ?format= names; without it, the one that the Accept header likes best."""
+    """Return the format that ?format= names; without it, the one that the Accept header prefers."""
     if name is None:
-        return max(Format, key=lambda one: _liking(MEDIA_TYPES[one], accept))  # the first of equals
+        return max(Format, key=lambda one: _preference(MEDIA_TYPES[one], accept))  # the first of equals
     try:
         return Format(name.strip().lower())
     except ValueError:
         raise InvalidInput("format", f"got {shown(name)}; takes {', '.join(Format)}") from None
 
 
-def _liking(media_type: str, accept: str) -> tuple[float, int]:
-    """The quality that `accept` gives to a media type, and how exactly it names it."""
+def _preference(media_type: str, accept: str) -> tuple[float, int]:
+    """Return the quality that `accept` gives to a media type, and how specific the matching range is."""
     names = ("*/*", media_type.partition("/")[0] + "/*", media_type)
     exactness, quality = -1, 0.0
     for part in accept.lower().split(","):
@@ -80,19 +80,19 @@ def _liking(media_type: str, accept: str) -> tuple[float, int]:
     return (quality, exactness) if quality else (0.0, -1)
 
 
-async def _wanted(
+async def _chosen(
     request: Request,
-    format: Annotated[  # noqa: A002  # the name of the parameter
+    format: Annotated[
         str | None,
         WithJsonSchema({"type": "string", "enum": list(Format)}),
-        Query(description="Without it, the Accept header says."),
+        Query(description="The format of the answer. Without it, the Accept header decides."),
     ] = None,
 ) -> Format:
     return choose_format(format, ",".join(request.headers.getlist("accept")))
 
 
-#: `async def bars(wanted: Wanted)` takes ?format= and the Accept header.
-Wanted = Annotated[Format, Depends(_wanted)]
+#: `async def bars(format: AnswerFormat)` takes ?format= and the Accept header.
+AnswerFormat = Annotated[Format, Depends(_chosen)]
 
 #: For `responses=` of such a route.
 FORMAT_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -100,12 +100,12 @@ FORMAT_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def _headers(wanted: Format, filename: str) -> dict[str, str]:
-    charset = "; charset=utf-8" if wanted is Format.CSV else ""
-    headers = {"Content-Type": MEDIA_TYPES[wanted] + charset, "Vary": "Accept"}
-    if wanted in (Format.CSV, Format.PARQUET):  # what people open in other programs
+def _headers(format: Format, filename: str) -> dict[str, str]:
+    charset = "; charset=utf-8" if format is Format.CSV else ""
+    headers = {"Content-Type": MEDIA_TYPES[format] + charset, "Vary": "Accept"}
+    if format in (Format.CSV, Format.PARQUET):  # files that people open in other programs
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", filename)
-        headers["Content-Disposition"] = f'attachment; filename="{safe}.{wanted}"'
+        headers["Content-Disposition"] = f'attachment; filename="{safe}.{format}"'
     return headers
 
 
@@ -113,10 +113,10 @@ def _headers(wanted: Format, filename: str) -> dict[str, str]:
 
 
 class _Stream(StreamingResponse):
-    """The encoded chunks; whatever ends it, the source of the chunks is closed.
+    """The encoded chunks; the source of the chunks is closed however the answer ends.
 
-    A fault on the way leaves as an exception: the server then breaks the connection, and nobody takes
-    what arrived for the whole.
+    A fault in the middle is raised: the server then breaks the connection, so no client takes a part of the
+    answer for the whole.
     """
 
     def __init__(
@@ -148,18 +148,18 @@ async def _pieces(encoder: Encoder, *sources: AsyncIterator[pl.DataFrame]) -> As
 
 
 async def only(frame: pl.DataFrame | None) -> AsyncGenerator[pl.DataFrame]:
-    """One frame, or none, as chunks."""
+    """Yield one frame, or nothing for None."""
     if frame is not None:
         yield frame
 
 
 async def _close(chunks: AsyncIterator[pl.DataFrame]) -> None:
-    if isinstance(chunks, AsyncGenerator):  # with a cursor, perhaps, that it must give back
+    if isinstance(chunks, AsyncGenerator):  # it may hold a connection
         await chunks.aclose()
 
 
 async def _aside(rows: int, encode: Callable[[pl.DataFrame], bytes], frame: pl.DataFrame) -> bytes:
-    """Encode here when it is quick, else in a thread, so that others are served meanwhile."""
+    """Encode small frames here and large ones in a thread, so that other requests go on."""
     return encode(frame) if rows <= INLINE_ROWS else await asyncio.to_thread(encode, frame)
 
 
@@ -172,7 +172,7 @@ async def _parquet(rows: Rows, zone: ZoneInfo | None) -> bytes:
             if height > MAX_PARQUET_ROWS:
                 raise InvalidInput(
                     "format",
-                    f"parquet takes {MAX_PARQUET_ROWS:,} rows at most: narrow the range or take arrow",
+                    f"parquet takes at most {MAX_PARQUET_ROWS:,} rows: narrow the range or use arrow",
                 )
     finally:
         await _close(rows.chunks)

@@ -1,4 +1,4 @@
-"""Whether it runs, and how far it has come."""
+"""The state of the process and the progress of its parts."""
 
 import asyncio
 from typing import Final
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from stockpulse import __version__
 from stockpulse.aio.supervisor import State, TaskHealth
-from stockpulse.api.context import Context, Ctx
+from stockpulse.api.context import Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
 from stockpulse.errors import Unavailable
 from stockpulse.pipeline.shard_processor import ShardProcessor
@@ -25,35 +25,35 @@ class TaskReport(BaseModel):
     """A background task."""
 
     state: str = Field(examples=["running"], description="running, restarting, done, failed or stopped")
-    lag: int | None = Field(description="rows that wait for it; null where nothing can wait")
+    lag: int | None = Field(description="rows that wait for the task; null if nothing can wait")
     restarts: int = Field(examples=[0])
     last_error: str | None = None
 
 
 class AnalyticsReport(BaseModel):
-    """How far the indicators are."""
+    """The progress of the indicators."""
 
-    compiled: bool = Field(examples=[True], description="false for a while after the very first start")
-    behind: int = Field(examples=[0], description="symbols that have to catch up, each counted for every interval")
+    compiled: bool = Field(examples=[True], description="false for half a minute after the very first start")
+    behind: int = Field(examples=[0], description="symbols that have to catch up, counted once for each interval")
 
 
 class ShardReport(BaseModel):
-    """How far a shard is: of Kafka, a partition."""
+    """The progress of a shard; on Kafka, a shard is a partition."""
 
-    offset: int = Field(examples=[4194304], description="up to where the log is worked in, as `seq`")
-    unprocessed: int = Field(examples=[0], description="records that wait to be worked in")
-    unflushed: int = Field(examples=[12], description="records that are worked in and wait to be stored")
+    offset: int = Field(examples=[4194304], description="the offset up to which the log is processed, as `seq`")
+    unprocessed: int = Field(examples=[0], description="records that wait to be processed")
+    unflushed: int = Field(examples=[12], description="processed records whose results wait to be stored")
 
 
 class Health(BaseModel):
     """The state of the process."""
 
-    status: str = Field(examples=["ok"], description="ok, or degraded when a part does not work just now")
+    status: str = Field(examples=["ok"], description="ok, or degraded while a part does not work")
     db: str = Field(examples=["ok"], description="ok, or down")
-    kafka: str | None = Field(examples=["ok"], description="ok, or down; null where the log is in the database")
+    kafka: str | None = Field(examples=["ok"], description="ok, or down; null if the log is in the database")
     tasks: dict[str, TaskReport]
     analytics: AnalyticsReport
-    shards: dict[int, ShardReport] = Field(description="the shards that are worked on here, by number")
+    shards: dict[int, ShardReport] = Field(description="the shards of this process, by number")
 
 
 class Readiness(BaseModel):
@@ -63,28 +63,28 @@ class Readiness(BaseModel):
 
 
 class Version(BaseModel):
-    """What runs here."""
+    """The name and version of the server."""
 
     name: str = Field(examples=["stockpulse"])
     version: str = Field(examples=["0.1.0"])
 
 
 @router.get("/health", summary="The state of every part")
-async def health(context: Ctx) -> Health:
-    """Always 200 as long as the process answers; see `status` and `tasks`. /ready is the one for load balancers."""
-    db = await _database(context)
-    lag = context.pipeline.lag()
-    tasks = {name: _task(task) for name, task in context.supervisor.health.items()}
-    kafka = _kafka(context)
+async def health(process: Process) -> Health:
+    """Always 200 as long as the process answers: read `status` and `tasks`. Load balancers should ask /ready."""
+    db = await _database(process)
+    lag = process.pipeline.lag()
+    tasks = {name: _task(task) for name, task in process.supervisor.health.items()}
+    kafka = _kafka(process)
     well = (
         db == "ok"
         and kafka != "down"
-        and all(task.state in {State.RUNNING, State.DONE} for task in context.supervisor.health.values())
+        and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
     )
     analytics = AnalyticsReport(
         compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
     )
-    shards = {number: _shard(processor) for number, processor in sorted(context.pipeline.shards.processors.items())}
+    shards = {number: _shard(processor) for number, processor in sorted(process.pipeline.shards.processors.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
 
@@ -99,31 +99,31 @@ def _shard(processor: ShardProcessor) -> ShardReport:
     return ShardReport(offset=processor.offset, unprocessed=unprocessed, unflushed=unflushed)
 
 
-def _kafka(context: Context) -> str | None:
-    """Whether the brokers answer, and take what is appended."""
-    poller = context.log.poller
+def _kafka(process: Vitals) -> str | None:
+    """Return "ok" if the brokers answer and take appends, else "down"; None without Kafka."""
+    poller = process.log.poller
     if poller is None:
         return None
-    return "ok" if max(poller.silent_seconds(), context.log.waiting_seconds()) < _SILENT_SECONDS else "down"
+    return "ok" if max(poller.silent_seconds(), process.log.waiting_seconds()) < _SILENT_SECONDS else "down"
 
 
-@router.get("/ready", summary="Whether requests can be served", responses=error_responses(503))
-async def ready(context: Ctx) -> Readiness:
-    """200 when the database answers and ticks are taken, else 503."""
-    if await _database(context) != "ok":
+@router.get("/ready", summary="Readiness for requests", responses=error_responses(503))
+async def ready(process: Process) -> Readiness:
+    """200 if the database answers and ticks are taken, else 503."""
+    if await _database(process) != "ok":
         raise Unavailable("the database does not answer")
-    if _kafka(context) == "down" and context.needs_kafka:
-        waiting = context.pipeline.ingestor.unanswered if context.pipeline.ingestor is not None else 0
+    if _kafka(process) == "down" and process.needs_kafka:
+        waiting = process.pipeline.ingestor.unanswered if process.pipeline.ingestor is not None else 0
         raise Unavailable(f"Kafka does not answer; {waiting:,} submissions wait in memory")
-    stopped = [name for name, task in context.supervisor.health.items() if task.state is State.FAILED]
+    stopped = [name for name, task in process.supervisor.health.items() if task.state is State.FAILED]
     if stopped:
         raise Unavailable(f"a background task has failed: {', '.join(stopped)}")
     return Readiness(status="ready")
 
 
-@router.get("/version", summary="What runs here")
+@router.get("/version", summary="Name and version")
 async def version() -> Version:
-    """Name and version."""
+    """The name and version of the server."""
     return Version(name="stockpulse", version=__version__)
 
 
@@ -133,17 +133,17 @@ async def version() -> Version:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(context: Ctx) -> Response:
+async def metrics(registry: Metrics) -> Response:
     """In the text format of Prometheus."""
-    return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _database(context: Context) -> str:
-    ping = asyncio.create_task(context.pool.fetchval("SELECT 1"))
+async def _database(process: Vitals) -> str:
+    ping = asyncio.create_task(process.pool.fetchval("SELECT 1"))
     ping.add_done_callback(lambda done: done.cancelled() or done.exception())
     _, late = await asyncio.wait([ping], timeout=_PING_SECONDS)
     if late:
-        ping.cancel()  # not waited for: with a server that is frozen, even that takes a minute
+        ping.cancel()  # and not awaited: if the server is frozen, even cancelling takes a minute
         return "down"
     try:
         ping.result()

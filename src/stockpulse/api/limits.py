@@ -1,4 +1,4 @@
-"""How much one request may carry."""
+"""The limits of one request."""
 
 from typing import Final
 
@@ -10,10 +10,10 @@ MAX_UNPACKED_BYTES: Final = 256 * 1024 * 1024
 
 
 def too_many_rows() -> TooLarge:
-    """More rows than `MAX_ROWS`."""
-    return TooLarge(f"one request takes {MAX_ROWS:,} rows at most: send several")
+    """Return the error for more rows than `MAX_ROWS`."""
+    return TooLarge(f"one request takes at most {MAX_ROWS:,} rows: send several requests")
 
 
 def too_many_bytes() -> TooLarge:
-    """More than `MAX_UNPACKED_BYTES` once it is unpacked."""
-    return TooLarge(f"one request unpacks to {MAX_UNPACKED_BYTES:,} bytes at most: send several")
+    """Return the error for a body that unpacks to more than `MAX_UNPACKED_BYTES`."""
+    return TooLarge(f"one request may unpack to at most {MAX_UNPACKED_BYTES:,} bytes: send several requests")

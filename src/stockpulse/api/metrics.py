@@ -1,4 +1,4 @@
-"""What /metrics says of the pipeline: read when it is asked, so that counting costs the flow nothing."""
+"""The metrics of the pipeline. They are read when /metrics is asked, so they cost the flow nothing."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -19,13 +19,13 @@ class PipelineCollector(Collector):
         self._supervisor = supervisor
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as they are now."""
+        """Yield the current metrics."""
         for field in fields(Counters):
             value = float(getattr(self._pipeline.counters, field.name))
             yield CounterMetricFamily(f"stockpulse_{field.name}", f"{field.name} since the start", value=value)
         lag = GaugeMetricFamily(
             "stockpulse_lag_rows",
-            "Rows, or symbols whose indicators are behind, that wait for a stage",
+            "Rows that wait for a stage; for stage behind, symbols whose indicators have to catch up",
             labels=["stage"],
         )
         for stage in fields(Lag):
@@ -38,7 +38,7 @@ class PipelineCollector(Collector):
             for name, rows in zip(("step", "flush"), processor.lag(), strict=False):
                 of_shards.add_metric([str(number), name], rows)
         yield of_shards
-        up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task does its work", labels=["task"])
+        up = GaugeMetricFamily("stockpulse_task_up", "1 while a background task works", labels=["task"])
         for name, health in self._supervisor.health.items():
             up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))
         yield up

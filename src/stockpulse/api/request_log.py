@@ -1,4 +1,4 @@
-"""One log line, and one count, for every request."""
+"""One log line and one metric for every request."""
 
 import time
 from typing import Final
@@ -15,20 +15,20 @@ log = structlog.get_logger("stockpulse.requests")
 
 
 class RequestLog:
-    """Wraps the app, from where it sees every answer, those to unknown paths too."""
+    """Wraps the app, so that it sees every answer, also those to unknown paths."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, then say what it was."""
+        """Serve the request, then log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         status = _FAULT
-        # HEAD is answered as GET is; the server leaves the body out.
+        # HEAD is answered like GET; the server leaves the body out.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def watched(message: Message) -> None:
@@ -46,7 +46,7 @@ class RequestLog:
         # Without the query string: it may hold a key.
         say = log.error if status >= _FAULT else log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 2))
-        # The template and not the path itself, of which anybody can make as many as they like; so with methods.
+        # The template, not the path: clients can invent any number of paths, and of methods.
         route = getattr(found, "path_format", "(none)")
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         self._metrics.requests.labels(method, route, status).inc()

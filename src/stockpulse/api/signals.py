@@ -6,15 +6,17 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Context, Ctx, PathSymbol, QueryInterval
+from stockpulse.api import context
+from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.encoders import Format, Rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer, only
+from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, only
 from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.symbology import Symbol
 from stockpulse.rules import MAX_CHARACTERS, parse
+from stockpulse.storage.signals import SignalStore
 
 router = APIRouter(tags=["signals"])
 
@@ -69,10 +71,15 @@ Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of
     responses=FORMAT_RESPONSES | error_responses(422, 503),
 )
 async def signals(
-    context: Ctx, wanted: Wanted, zone: Zone, limit: Limit = 100, signal: Kind = None, rule: RuleName = None
+    stored: context.Signals,
+    format: AnswerFormat,
+    zone: Zone,
+    limit: Limit = 100,
+    signal: Kind = None,
+    rule: RuleName = None,
 ) -> Response:
     """Signals of all symbols, newest first: one for each rule and closed bar; HOLD while history is too short."""
-    return await _signals(context, None, limit, signal, rule, wanted, zone)
+    return await _signals(stored, None, limit, signal, rule, format, zone)
 
 
 @router.get(
@@ -82,31 +89,33 @@ async def signals(
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def signals_of_symbol(
-    context: Ctx,
+    stored: context.Signals,
     symbol: PathSymbol,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
     limit: Limit = 100,
     signal: Kind = None,
     rule: RuleName = None,
 ) -> Response:
     """Signals of one symbol, newest first."""
-    return await _signals(context, symbol, limit, signal, rule, wanted, zone)
+    return await _signals(stored, symbol, limit, signal, rule, format, zone)
 
 
 async def _signals(
-    context: Context,
+    stored: SignalStore,
     symbol: Symbol | None,
     limit: int,
     signal: str | None,
     rule: str | None,
-    wanted: Format,
+    format: Format,
     zone: ZoneInfo,
 ) -> Response:
-    total, found = await context.signals.latest(limit, symbol=symbol, signal=signal, rule=rule)
+    total, found = await stored.latest(limit, symbol=symbol, signal=signal, rule=rule)
     filename = f"{symbol.name if symbol else 'all'}_signals"
-    rows = Rows(chunks=only(found), schema=found.schema, key="signals", before={"total": total}, filename=filename)
-    return await answer(rows, wanted, zone)
+    rows = Rows(
+        chunks=only(found), schema=found.schema, key="signals", header_fields={"total": total}, filename=filename
+    )
+    return await answer(rows, format, zone)
 
 
 @router.get(
@@ -116,8 +125,8 @@ async def _signals(
     responses=FORMAT_RESPONSES | error_responses(422, 503),
 )
 async def screen(
-    context: Ctx,
-    wanted: Wanted,
+    screener: context.Screening,
+    format: AnswerFormat,
     zone: Zone,
     interval: QueryInterval,
     where: Annotated[
@@ -136,7 +145,7 @@ async def screen(
     """
     if interval not in BASE_INTERVALS:
         raise InvalidInput("interval", f"got {interval.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")
-    found = await context.screener.matches(parse(where), interval)
-    before = {"where": where.strip(), "interval": interval.name, "count": found.height}
-    rows = Rows(chunks=only(found), schema=found.schema, key="matches", before=before, filename="screen")
-    return await answer(rows, wanted, zone)
+    found = await screener.matches(parse(where), interval)
+    header = {"where": where.strip(), "interval": interval.name, "count": found.height}
+    rows = Rows(chunks=only(found), schema=found.schema, key="matches", header_fields=header, filename="screen")
+    return await answer(rows, format, zone)

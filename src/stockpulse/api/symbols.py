@@ -1,20 +1,20 @@
-"""The symbols that are known."""
+"""The known symbols."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Ctx
+from stockpulse.api import context
 
 router = APIRouter(tags=["symbols"])
 
 
 class Symbols(BaseModel):
-    """All symbols of which a tick or a bar has come."""
+    """All symbols that a tick or a bar has come for."""
 
     symbols: list[str] = Field(examples=[["AAPL", "AMZN", "GOOG", "MSFT", "NVDA", "TSLA"]])
 
 
-@router.get("/symbols", summary="The symbols that are known")
-async def symbols(context: Ctx) -> Symbols:
+@router.get("/symbols", summary="List the known symbols")
+async def symbols(names: context.Symbols) -> Symbols:
     """In alphabetical order."""
-    return Symbols(symbols=sorted(context.names.symbols))
+    return Symbols(symbols=sorted(names.symbols))

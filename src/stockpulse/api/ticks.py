@@ -1,4 +1,4 @@
-"""Ticks: in by POST, out newest first."""
+"""Ticks: sent by POST, read newest first."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -9,9 +9,9 @@ import polars as pl
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Ctx, Minutes, QuerySymbol
+from stockpulse.api.context import Clocks, Intake, Minutes, QuerySymbol, Ticks
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, Wanted, answer_frame
+from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
 from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.time_params import Zone
@@ -52,7 +52,7 @@ class LatestTicks(BaseModel):
 
 
 class TickWindow(BaseModel):
-    """What the ticks of a window come to."""
+    """A summary of the ticks of a window."""
 
     symbol: str = Field(examples=["AAPL"])
     window_minutes: int = Field(examples=[5])
@@ -63,21 +63,21 @@ class TickWindow(BaseModel):
     sum_volume: float = Field(examples=[1243500])
     start_time: datetime = Field(examples=["2026-02-27T12:00:00Z"])
     end_time: datetime = Field(examples=["2026-02-27T12:05:00Z"])
-    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the symbol's present")
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
 
 
 class Rejected(BaseModel):
-    """A row that was not taken."""
+    """A rejected row."""
 
     row: int = Field(examples=[3], description="its place in the request, from 0")
     reason: str = Field(examples=["price: must be a number > 0 and <= 1e+12"])
 
 
 class Accepted(BaseModel):
-    """What became of the ticks; the accepted ones are durable."""
+    """The outcome of a request; accepted ticks are durable."""
 
     accepted: int = Field(examples=[997])
-    duplicates: int = Field(examples=[2], description="known already by (symbol, exchange, trade_id, ts)")
+    duplicates: int = Field(examples=[2], description="ticks that came before, by (symbol, exchange, trade_id, ts)")
     rejected: list[Rejected]
 
 
@@ -102,7 +102,7 @@ _TICK_SCHEMA: Final[dict[str, Any]] = {
         "price": {"type": "number", "exclusiveMinimum": 0},
         "size": {"type": "number", "minimum": 0},
         "exchange": {"type": "string"},
-        "trade_id": {"type": "string", "description": "makes sending again safe"},
+        "trade_id": {"type": "string", "description": "makes it safe to send the tick again"},
         "conditions": {"type": "array", "items": {"type": "string"}},
     },
     "example": _TICK_EXAMPLE,
@@ -125,66 +125,66 @@ _BODY: Final[dict[str, Any]] = {
     "", summary="Send ticks", response_model=Accepted, openapi_extra=_BODY, responses=error_responses(413, 422, 503)
 )
 async def post_ticks(
-    context: Ctx,
+    parts: Intake,
     request: Request,
     provider: Annotated[
         str,
         Query(
-            description="Who sends: stored with each tick.",
+            description="The name of the sender, stored with each tick.",
             examples=["api"],
             json_schema_extra={"pattern": f"^{PROVIDER}$"},
         ),
     ] = "api",
     calendar: Annotated[
-        str | None, Query(description="Trading calendar of symbols first seen here: XNYS, 24/7, …", examples=["24/7"])
+        str | None, Query(description="The trading calendar of symbols that are new: XNYS, 24/7, …", examples=["24/7"])
     ] = None,
     conditions: Annotated[
         str,
         Query(
-            description=f"The rule by which trade conditions count: {', '.join(RULES)}.",
+            description=f"The rule that decides what a trade with conditions updates: {', '.join(RULES)}.",
             json_schema_extra={"enum": list(RULES)},
         ),
     ] = "all",
     clock: Annotated[
         Clock,
-        Query(description="What closes bars of quiet symbols: the wall clock, or for a recording its event time."),
+        Query(description="The clock that closes bars of quiet symbols: `wall`, or `event`: that of a recording."),
     ] = Clock.WALL,
     end_of_stream: Annotated[
-        bool, Query(description="The recording is over after these ticks: close all its bars.")
+        bool, Query(description="True: the recording is over after these ticks, and all its bars close.")
     ] = False,
 ) -> Response:
     """Up to 100,000 ticks in one request: a JSON array, NDJSON, or an Arrow IPC stream.
 
-    The answer comes when the accepted ticks are durable. A 503 means that the outcome is unknown; sending again
-    is safe for ticks with a `trade_id`, which are recognised.
+    The answer comes when the accepted ticks are durable. A 503 means that the outcome is unknown. It is safe to send
+    ticks with a `trade_id` again: duplicates are recognised.
     """
     feed = Feed(
         check_provider_name(provider),
-        await _calendar_named(calendar or context.default_calendar),
+        await _calendar_named(calendar or parts.default_calendar),
         clock,
         rule=rule_named(conditions),
     )
     frame = await _parsed(await _body(request), request.headers.get("content-type", ""), end_of_stream=end_of_stream)
-    deadline = asyncio.get_running_loop().time() + context.durable_timeout_seconds
+    deadline = asyncio.get_running_loop().time() + parts.durable_timeout_seconds
     try:
         async with asyncio.timeout_at(deadline):
-            durable = await context.pipeline.intake.enqueue(frame, feed)
+            durable = await parts.pipeline.intake.enqueue(frame, feed)
     except TimeoutError:
-        raise Unavailable("too much is waiting to be durable: none of these ticks is stored") from None
+        raise Unavailable("too many ticks wait to become durable: none of these ticks is stored") from None
     try:
         async with asyncio.timeout_at(deadline):
             receipt = await durable
             if end_of_stream:
-                await context.pipeline.intake.end(feed)
+                await parts.pipeline.intake.end(feed)
     except TimeoutError:
         raise OutcomeUnknown from None
-    # Not through the model, which takes a second for 100,000 rejected rows.
+    # Without the model, which would take a second for 100,000 rejected rows.
     rejected = [{"row": row, "reason": reason} for row, reason in receipt.rejected]
     became = {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "rejected": rejected}
     return Response(orjson.dumps(became), media_type="application/json")
 
 
-#: Calendars that have been made: the first use of one takes half a second.
+#: Calendars that are loaded: the first use of one takes half a second.
 _made_calendars: Final[set[str]] = set()
 
 
@@ -196,9 +196,11 @@ async def _calendar_named(name: str) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, refused as soon as it is, or says that it is, too large."""
+    """Return the body. Raises TooLarge as soon as it is, or announces to be, too large."""
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise InvalidInput("Content-Encoding", "takes a body as it is; what is inside of Arrow may be compressed")
+        raise InvalidInput(
+            "Content-Encoding", "takes an uncompressed body; Arrow data may be compressed inside the stream"
+        )
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
         raise _too_large_a_body()
@@ -212,7 +214,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _too_large_a_body() -> TooLarge:
-    return TooLarge(f"a body may have {MAX_BODY_BYTES // 2**20} MiB; send it in several requests")
+    return TooLarge(f"a body may have at most {MAX_BODY_BYTES // 2**20} MiB: send several requests")
 
 
 async def _parsed(body: bytes, content_type: str, *, end_of_stream: bool) -> pl.DataFrame:
@@ -230,23 +232,23 @@ async def _parsed(body: bytes, content_type: str, *, end_of_stream: bool) -> pl.
     responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
 )
 async def latest_ticks(
-    context: Ctx,
+    reader: Ticks,
     symbol: QuerySymbol,
-    wanted: Wanted,
+    format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="How many.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of ticks at most.")] = 100,
 ) -> Response:
     """Newest first, by event time."""
-    ticks = await context.ticks.latest(symbol.id, limit)
-    return await answer_frame(ticks, "ticks", {"symbol": symbol.name}, wanted, zone, filename=f"{symbol.name}_ticks")
+    ticks = await reader.latest(symbol.id, limit)
+    return await answer_frame(ticks, "ticks", {"symbol": symbol.name}, format, zone, filename=f"{symbol.name}_ticks")
 
 
-@router.get("/summary", summary="What the ticks of a window come to", responses=error_responses(404, 422, 503))
-async def tick_summary(context: Ctx, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
-    """Over the minutes before the symbol's present, which for a recording is where it has come to."""
-    as_of = context.clocks.of_symbol(symbol.id)
+@router.get("/summary", summary="A summary of the newest ticks", responses=error_responses(404, 422, 503))
+async def tick_summary(reader: Ticks, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
+    """Over the minutes before the market time of the symbol: for a recording, the time of its newest tick."""
+    as_of = clocks.of_symbol(symbol.id)
     start = as_of - timedelta(minutes=minutes)
-    found = await context.ticks.summary(symbol.id, start, as_of)
+    found = await reader.summary(symbol.id, start, as_of)
     return TickWindow(
         symbol=symbol.name,
         window_minutes=minutes,

@@ -18,9 +18,9 @@ _NAMES: Final = frozenset(name for field in TICK_FIELDS for name in field.names)
 
 
 def parse_ticks(body: bytes, content_type: str) -> pl.DataFrame:
-    """The ticks of a request, in the order sent, in the schema `PARSED_TICKS`.
+    """Return the ticks of a request in the order sent, as `PARSED_TICKS`.
 
-    Raises InvalidInput where the body as a whole cannot be read, TooLarge where it is too much.
+    Raises InvalidInput if the body as a whole cannot be read, TooLarge if it has too many rows.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in _JSON:
@@ -73,7 +73,7 @@ def _read_json_lines(body: bytes) -> Sent:
 
 
 def _check_amount(body: bytes) -> None:
-    """What fits into 64 MB of text can take 3 GB as objects: count the characters that make them."""
+    """Count the characters that make objects: 64 MB of text can become 3 GB of them. Raises TooLarge."""
     containers = body.count(b"{") + body.count(b"[")
     values = body.count(b",") + body.count(b"\n")
     if containers > 10 * MAX_ROWS or values > 50 * MAX_ROWS:

@@ -1,4 +1,4 @@
-"""Times as people write them in a URL: RFC 3339, a date or seconds since 1970."""
+"""Times and time zones in query parameters."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -16,13 +16,13 @@ __all__ = ["End", "Start", "Zone", "check_order", "from_micros", "micros", "pars
 
 
 def check_order(start: datetime | None, end: datetime | None) -> None:
-    """Refuse a range that ends before it starts."""
+    """Raise InvalidInput for a range that ends before it starts."""
     if start and end and start > end:
         raise InvalidInput("end", f"got {end.isoformat()}, which is before start")
 
 
 def parse_time(text: str, field: str) -> datetime:
-    """The same, for the parameter `field` of a request: what cannot be read is an InvalidInput."""
+    """Read the time in the query parameter `field`. Raises InvalidInput."""
     moment = read_time(text)
     if moment is None:
         takes = "RFC 3339, a date or epoch seconds, in the years 1970 to 2200"
@@ -32,10 +32,10 @@ def parse_time(text: str, field: str) -> datetime:
 
 @lru_cache(maxsize=64)
 def parse_zone(text: str) -> ZoneInfo:
-    """The time zone `text`, an IANA name."""
+    """Return the time zone with this IANA name. Raises InvalidInput."""
     try:
         zone = ZoneInfo("UTC" if text in ("Z", "utc") else text)
-        # Python also opens files such as "posixrules"; Polars, which writes the times, knows only zones.
+        # Python also opens files such as "posixrules"; Polars, which writes the times, knows zones only.
         pl.Series([EPOCH]).dt.convert_time_zone(zone.key)
     except (LookupError, ValueError, OSError, pl.exceptions.PolarsError):
         raise InvalidInput("tz", f"got {shown(text)}; takes an IANA time zone, America/New_York") from None
@@ -58,20 +58,20 @@ _SCHEMA: Final = WithJsonSchema(
 
 
 async def _start(
-    start: Annotated[str | None, _SCHEMA, Query(description=f"The first moment: {_TAKES}.")] = None,
+    start: Annotated[str | None, _SCHEMA, Query(description=f"The start of the range: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if start is None else parse_time(start, "start")
 
 
 async def _end(
-    end: Annotated[str | None, _SCHEMA, Query(description=f"The moment to stop before: {_TAKES}.")] = None,
+    end: Annotated[str | None, _SCHEMA, Query(description=f"The end of the range, excluded: {_TAKES}.")] = None,
 ) -> datetime | None:
     return None if end is None else parse_time(end, "end")
 
 
 async def _zone(
     tz: Annotated[
-        str, Query(description="The time zone to answer in: an IANA name.", examples=["America/New_York"])
+        str, Query(description="The time zone of the answer: an IANA name.", examples=["America/New_York"])
     ] = "UTC",
 ) -> ZoneInfo:
     return parse_zone(tz)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -18,9 +18,8 @@ from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.shards import Shards
 from stockpulse.storage.analytics_writer import drop_old_states
 from stockpulse.storage.partitions import PARTITIONED, Partitions
-from stockpulse.storage.run_log import KEPT, RunLog
-
-TICKS_KEPT: Final = timedelta(days=5)
+from stockpulse.storage.retention import RETENTION
+from stockpulse.storage.run_log import RunLog
 
 _SEGMENTS_SECONDS: Final = 1.0
 _RETENTION_SECONDS: Final = 600.0
@@ -95,12 +94,15 @@ async def retain(
         started = now()
         dropped = []
         for one, checkpoint in segments():
-            dropped += [f"segment {number}" for number in await one.drop_older(started - TICKS_KEPT, checkpoint)]
+            dropped += [
+                f"segment {number}"
+                for number in await one.drop_older(started - RETENTION["realtime_prices"].kept, checkpoint)
+            ]
         for table in PARTITIONED:
             dropped += await partitions.drop_old(table, started)
         states = await drop_states(started)
         dropped += [f"{states} states of indicators"] if states else []
-        await runs.forget(started - KEPT)
+        await runs.forget(started - RETENTION["etl_runs"].kept)
         if dropped:
             log.info("dropped expired data", dropped=dropped)
             await runs.record("retention", len(dropped), started, now(), details={"dropped": dropped})

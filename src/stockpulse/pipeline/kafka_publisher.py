@@ -28,7 +28,7 @@ from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Names
 from stockpulse.pipeline.events import IndicatorEvents, Listener
-from stockpulse.storage.bar_reader import served_bars
+from stockpulse.storage.served_bars import served_bars
 
 _QUEUE_ROWS: Final = 100_000
 

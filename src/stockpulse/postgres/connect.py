@@ -1,6 +1,7 @@
-"""Connections to PostgreSQL, and the faults that a retry may heal."""
+"""Connections to PostgreSQL, and the one list of faults that a retry may heal."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -16,25 +17,45 @@ else:
     AnyConnection = asyncpg.Connection
     Pool = asyncpg.Pool
 
-#: The server is away, starting, stopping, full or out of connections: a retry may succeed.
-TRANSIENT: Final[tuple[type[BaseException], ...]] = (
-    OSError,
-    asyncio.TimeoutError,
+_SERVER_FAULTS: Final[tuple[type[Exception], ...]] = (
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the driver raises it if a dying server's last message arrives before the next query
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InsufficientResourcesError,
+    asyncpg.InternalClientError,  # the driver, if a dying server's last words come before the next query
+    asyncpg.OperatorInterventionError,  # the server starts, stops or has crashed; a query was cancelled
+    asyncpg.InsufficientResourcesError,  # the disk is full, or all connections are taken
     asyncpg.InternalServerError,
-    asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
 )
 
+#: Faults of a database that is away, starting, stopping, full or busy: another attempt may succeed.
+TRANSIENT: Final[tuple[type[Exception], ...]] = (
+    *_SERVER_FAULTS,
+    asyncpg.InterfaceError,
+    OSError,  # also TimeoutError
+)
+
 _CONNECT_SECONDS: Final = 10
 _SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
+
+
+def is_outage(fault: BaseException) -> bool:
+    """Return True if one of the `TRANSIENT` faults says that the database is away, and not that our code is wrong."""
+    if isinstance(fault, _SERVER_FAULTS):
+        return True
+    if isinstance(fault, asyncpg.InterfaceError):
+        # One class for "the connection is gone" and for every misuse of the driver: only the words differ.
+        return any(word in str(fault) for word in ("is closed", "is closing", "was closed"))
+    # A bare OSError may be a full disk. It is the database if it passed through the driver.
+    return isinstance(fault, ConnectionError | TimeoutError | socket.gaierror) or _passed_through_driver(fault)
+
+
+def _passed_through_driver(fault: BaseException) -> bool:
+    trace = fault.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "asyncpg":
+            return True
+        trace = trace.tb_next
+    return False
 
 
 async def connect(dsn: str) -> Connection:
@@ -55,7 +76,7 @@ async def create_pool(dsn: str, size: int) -> Pool:
 
 
 def normal_dsn(url: str) -> str:
-    """The address as the driver takes it: `postgres://` and SQLAlchemy's spellings are accepted."""
+    """Return the address in the driver's form; `postgres://` and SQLAlchemy's forms are accepted."""
     scheme, separator, rest = url.partition("://")
     return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
 

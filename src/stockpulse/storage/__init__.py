@@ -1,1 +1,1 @@
-"""What is derived, stored: written by one transaction per flush, read by the API."""
+"""The stored results of the engine: written in one transaction per flush, read by the API."""

@@ -12,17 +12,15 @@ from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK, Analytic
 from stockpulse.engine.signals import Signals
 from stockpulse.indicators.evaluation import Bundle
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.market.intervals import M1, M5
 from stockpulse.market.times import from_micros, micros
 from stockpulse.postgres.binary_copy import Layout
 from stockpulse.postgres.connect import Connection, Pool
-from stockpulse.storage.partitions import BARS_1M, BARS_5M
+from stockpulse.storage.partitions import BARS
 from stockpulse.storage.upsert import Staging
 
 TABLES: Final = {INTRADAY: "intraday_analytics", DAILY: "daily_analytics"}
 """The table of each track's values; signals have a table of their own."""
 
-_KEPT: Final = {M1: BARS_1M, M5: BARS_5M}
 _NO_TIME: Final = "timestamptz 'epoch'"
 
 
@@ -125,7 +123,7 @@ async def drop_other_states(pool: Pool, tracks: Iterable[TrackSpec]) -> None:
 
 async def drop_old_states(pool: Pool, track: TrackSpec, now: datetime) -> int:
     """Delete anchors from before the oldest kept bars, except the newest of each symbol. Return their number."""
-    table = _KEPT.get(track.interval)
+    table = BARS.get(track.interval)
     if table is None:
         return 0
     done = await pool.execute(

@@ -1,6 +1,6 @@
-"""Reading bars: what the engine holds in memory over what is stored."""
+"""Reading bars: those that the engine holds in memory laid over those that are stored."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -8,64 +8,55 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from stockpulse.engine.bar_math import BAR, Rows, newest_of_each, roll_up, total
-from stockpulse.market.arrays import Ints
-from stockpulse.market.calendar import NO_DAY, Calendar, trading_calendar
-from stockpulse.market.intervals import D1, M1, Interval
-from stockpulse.market.schemas import UTC_MICROS
+from stockpulse.engine.bar_math import BAR, Rows, newest_of_each
+from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.market.times import from_micros, micros
 from stockpulse.postgres.connect import Pool
+from stockpulse.storage.bar_cursor import Cursor
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out, fetch_out
-
-SERVED_BARS: Final = pl.Schema(
-    {
-        "symbol": pl.String(),
-        "interval": pl.String(),
-        "ts": UTC_MICROS,
-        "open": pl.Float64(),
-        "high": pl.Float64(),
-        "low": pl.Float64(),
-        "close": pl.Float64(),
-        "volume": pl.Float64(),
-        "trade_count": pl.Int64(),
-        "vwap": pl.Float64(),
-        "revision": pl.Int64(),
-        "final": pl.Boolean(),
-        "source": pl.String(),
-        "filled": pl.Boolean(),
-    }
-)
-"""Bars as the API shows them; `source` is "trades", or the provider whose own bar it is.
-
-`filled` bars repeat the close before them where nothing traded: `filling` adds them when somebody asks for it.
-"""
+from stockpulse.storage.derived_bars import Derivation, bases_per_bucket
+from stockpulse.storage.served_bars import served_bars
 
 FAR_FUTURE: Final = datetime(2201, 1, 1, tzinfo=UTC)
-"""After every bar there will be; times of requests end here too."""
+"""A time after every bar; times in requests end here too."""
 
 _PAGE_ROWS: Final = 20_000
 _FEW: Final = 200
-"""Up to so many rows a prepared query is faster than a COPY."""
+"""For up to this many rows a prepared query is faster than a COPY."""
 _COLUMNS: Final = ", ".join(LAYOUT.columns)
+_NO_BARS: Final = np.empty(0, BAR)
+_AT: Final = "timestamptz 'epoch' + interval '1 microsecond' *"
 
 
 @dataclass(frozen=True)
-class Move:
-    """How a symbol's price moved over a window."""
+class BarPage:
+    """A page of bars of several symbols."""
 
-    symbol: str
-    price_open: float
-    price_close: float
+    bars: pl.DataFrame
+    """As `SERVED_BARS`, by symbol name and then by time."""
+    next: Cursor | None
+    """The cursor of the next page; None on the last page."""
 
-    @property
-    def change_pct(self) -> float:
-        """The change in percent of the opening price."""
-        return (self.price_close - self.price_open) / self.price_open * 100
+
+@dataclass(frozen=True)
+class _Span:
+    """The bars of a symbol whose start lies in [first, last), in UTC microseconds."""
+
+    symbol: Symbol
+    first: int
+    last: int
+
+    def split(self, at: int, *, descending: bool) -> tuple["_Span", "_Span"]:
+        """Return the span up to and with the bar at `at`, in the order of reading, and the rest of it."""
+        if descending:
+            return _Span(self.symbol, at, self.last), _Span(self.symbol, self.first, at)
+        return _Span(self.symbol, self.first, at + 1), _Span(self.symbol, at + 1, self.last)
 
 
 class BarReader:
-    """Finds the bars of a symbol, stored ones and those that are still forming."""
+    """Reads bars of any interval: stored ones and those that are still forming."""
 
     def __init__(
         self,
@@ -75,30 +66,36 @@ class BarReader:
         *,
         extended_day: bool = False,
     ) -> None:
+        """`in_memory` returns the engine's bars of a stored interval, of one symbol or of all."""
         self._pool = pool
         self._names = names
         self._in_memory = in_memory
         self._extended_day = extended_day
 
+    # The newest bars --------------------------------------------------------------------------------
+
     async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
-        """The newest bars, oldest first, as `SERVED_BARS`; derived ones are final if they end by `closed_until`."""
+        """Return the newest bars, oldest first, as `SERVED_BARS`; derived ones are final if they end by `closed_until`.
+
+        An incomplete oldest bucket is never among them.
+        """
         base = interval.base
-        wanted = limit if base is interval else limit * _bases_per_bucket(interval)
+        count = limit * bases_per_bucket(interval)
         memory = _priced(await self._in_memory(base, symbol.id))
-        read = fetch_out if wanted <= _FEW else copy_out
+        read = fetch_out if count <= _FEW else copy_out
         async with self._pool.acquire() as connection:
             stored = await read(
                 connection,
                 f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1 AND open <> 'NaN'"  # noqa: S608 - ours
                 " ORDER BY ts DESC LIMIT $2",
                 symbol.id,
-                wanted + 1,
+                count + 1,
             )
-        rows = self._derived(newest_of_each(np.concatenate([stored, memory])), symbol, interval, closed_until)
-        return self.served(rows, interval).tail(limit)
+        rows = newest_of_each(np.concatenate([stored, memory]))
+        return self.served(self._derivation(symbol, interval).derive(rows, micros(closed_until)), interval).tail(limit)
 
     async def newest(self, interval: Interval, symbol_ids: list[int], most: int | None) -> Rows:
-        """The newest bars of many symbols, so many of each or all, of a stored interval; by symbol and time."""
+        """Return the `most` newest bars (or all) of each symbol, of a stored interval, by symbol and time."""
         memory = _priced(await self._in_memory(interval, None))
         async with self._pool.acquire() as connection:
             stored = await copy_out(
@@ -112,10 +109,12 @@ class BarReader:
         rows = newest_of_each(np.concatenate([stored, memory[np.isin(memory["symbol_id"], symbol_ids)]]))
         if most is None or len(rows) == 0:
             return rows
-        # What is in memory came on top: only the newest of all count.
+        # Bars in memory came on top of `most` stored ones.
         last = np.searchsorted(rows["symbol_id"], rows["symbol_id"], side="right")
         kept: Rows = rows[last - np.arange(len(rows)) <= most]
         return kept
+
+    # Ranges -----------------------------------------------------------------------------------------
 
     async def between(
         self,
@@ -125,161 +124,177 @@ class BarReader:
         end: datetime | None,
         closed_until: datetime,
     ) -> AsyncIterator[pl.DataFrame]:
-        """The bars whose start lies in [start, end), oldest first, page by page, as `SERVED_BARS`."""
-        first = micros(start) if start else 0
-        last = micros(end or FAR_FUTURE)
-        # A bucket that begins in the range is made of base bars that may lie beyond its end.
-        held = np.empty(0, BAR)
-        async for page in self._pages(symbol.id, interval.base, first, self._reach(symbol, interval, last)):
-            rows = np.concatenate([held, page])
-            labels, _ = self._labels(rows, symbol, interval)
-            whole = labels != labels[-1] if interval.base is not interval else np.ones(len(rows), bool)
-            held = rows[~whole]
-            yield self._served_within(rows[whole], symbol, interval, closed_until, first, last)
-        if len(held):
-            yield self._served_within(held, symbol, interval, closed_until, first, last)
+        """Yield the bars whose start lies in [start, end), oldest first, in pieces of `SERVED_BARS`."""
+        span = _span(symbol, start, end)
+        async for rows in self._bars([span], interval, lambda _: closed_until):
+            yield self.served(rows, interval)
 
-    def _reach(self, symbol: Symbol, interval: Interval, last: int) -> int:
-        """Up to where base bars belong to buckets that begin before `last`."""
-        if interval.base is interval:
-            return last
-        calendar = trading_calendar(symbol.calendar)
-        before = np.array([last - 1])
-        label = calendar.label(before, interval, extended=True)
-        if label[0] == NO_DAY:
-            label = calendar.period(calendar.floor_date(before), interval)
-        return max(last, int(calendar.bucket_end(label, interval, extended=True)[0]))
+    async def page(
+        self,
+        symbols: Iterable[Symbol],
+        interval: Interval,
+        start: datetime | None,
+        end: datetime | None,
+        limit: int,
+        cursor: Cursor | None = None,
+        *,
+        descending: bool = False,
+        closed_until: Callable[[Symbol], datetime],
+    ) -> BarPage:
+        """Return up to `limit` bars of all these symbols together whose start lies in [start, end).
 
-    async def _pages(self, symbol_id: int, base: Interval, first: int, last: int) -> AsyncIterator[Rows]:
-        memory = _priced(await self._in_memory(base, symbol_id))
-        memory = memory[(memory["ts"] >= first) & (memory["ts"] < last)]
-        while True:
-            async with self._pool.acquire() as connection:
-                page = await copy_out(
-                    connection,
-                    f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1 AND ts >= $2 AND ts < $3"  # noqa: S608 - ours
-                    " AND open <> 'NaN' ORDER BY ts LIMIT $4",
-                    symbol_id,
-                    from_micros(first),
-                    from_micros(last),
-                    _PAGE_ROWS,
-                )
-            complete = len(page) < _PAGE_ROWS
-            here = memory if complete else memory[memory["ts"] <= page["ts"][-1]]
-            memory = memory[len(here) :]
-            rows = newest_of_each(np.concatenate([page, here]))
-            if len(rows):
-                yield rows
-            if complete:
-                return
-            first = int(page["ts"][-1]) + 1
+        They are sorted by the symbols' names and then by time, or by falling time if `descending`. With a `cursor`
+        the page begins after that bar: all pages together are each bar once.
+        """
+        spans = _spans_after(cursor, symbols, start, end, descending=descending)
+        rows_at_once = min((limit + 1) * bases_per_bucket(interval), _PAGE_ROWS)
+        found: list[Rows] = []
+        count = 0
+        async for rows in self._bars(spans, interval, closed_until, rows_at_once, descending=descending):
+            found.append(rows[::-1] if descending else rows)
+            count += len(rows)
+            if count > limit:
+                break
+        bars = np.concatenate(found) if found else _NO_BARS
+        last = bars[limit - 1] if count > limit else None
+        after = None if last is None else Cursor(self._names.symbol_by_id[int(last["symbol_id"])].name, int(last["ts"]))
+        return BarPage(self.served(bars[:limit], interval), after)
 
-    def _served_within(
-        self, rows: Rows, symbol: Symbol, interval: Interval, closed_until: datetime, first: int, last: int
-    ) -> pl.DataFrame:
-        derived = self._derived(rows, symbol, interval, closed_until)
-        return self.served(derived[(derived["ts"] >= first) & (derived["ts"] < last)], interval)
-
-    def _derived(self, rows: Rows, symbol: Symbol, interval: Interval, closed_until: datetime) -> Rows:
-        """Base bars as bars of the interval."""
-        if interval.base is interval or len(rows) == 0:
-            return rows
-        labels, ends = self._labels(rows, symbol, interval)
-        longer = roll_up(rows, labels, ends)
-        starts = np.searchsorted(labels, longer["ts"])
-        one_source = np.minimum.reduceat(rows["provider_id"], starts) == np.maximum.reduceat(
-            rows["provider_id"], starts
-        )
-        longer["provider_id"] = np.where(one_source, rows["provider_id"][starts], 0)
-        longer["final"] = np.logical_and.reduceat(rows["final"], starts) & (longer["end"] <= micros(closed_until))
-        return longer
-
-    def _labels(self, rows: Rows, symbol: Symbol, interval: Interval) -> tuple[Ints, Ints]:
-        calendar: Calendar = trading_calendar(symbol.calendar)
-        if interval.base is D1:
-            labels = calendar.period(rows["ts"], interval) if interval is not D1 else rows["ts"]
-        else:
-            labels = calendar.bucket(rows["ts"], interval)
-        return labels, calendar.bucket_end(labels, interval, extended=self._extended_day)
-
-    def served(self, rows: Rows, interval: Interval) -> pl.DataFrame:
-        """The engine's rows as `SERVED_BARS`."""
-        return served_bars(rows, interval, self._names)
-
-    async def moves(self, symbols: list[Symbol], start: datetime, end: datetime) -> list[Move]:
-        """How the price of each symbol moved over its 1-minute bars in [start, end)."""
-        wanted = np.array([symbol.id for symbol in symbols])
-        memory = _priced(await self._in_memory(M1, None))
+    async def within(self, interval: Interval, symbol_ids: list[int], start: datetime, end: datetime) -> Rows:
+        """Return the bars of a stored interval that begin in [start, end), of many symbols, by symbol and time."""
+        memory = _priced(await self._in_memory(interval, None))
         inside = (memory["ts"] >= micros(start)) & (memory["ts"] < micros(end))
-        memory = memory[inside & np.isin(memory["symbol_id"], wanted)]
+        memory = memory[inside & np.isin(memory["symbol_id"], symbol_ids)]
         async with self._pool.acquire() as connection:
             stored = await copy_out(
                 connection,
-                f"SELECT {_COLUMNS} FROM {TABLE[M1]} WHERE symbol_id = ANY($1::int[])"  # noqa: S608 - ours
+                f"SELECT {_COLUMNS} FROM {TABLE[interval]} WHERE symbol_id = ANY($1::int[])"  # noqa: S608 - ours
                 " AND ts >= $2 AND ts < $3 AND open <> 'NaN'",
-                wanted.tolist(),
+                symbol_ids,
                 start,
                 end,
             )
-        rows = newest_of_each(np.concatenate([stored, memory]))
-        first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
-        last = np.append(first[1:], len(rows)) - 1
-        return [
-            Move(
-                self._names.symbol_by_id[int(rows["symbol_id"][a])].name,
-                float(rows["open"][a]),
-                float(rows["close"][b]),
+        return newest_of_each(np.concatenate([stored, memory]))
+
+    def served(self, rows: Rows, interval: Interval) -> pl.DataFrame:
+        """Convert the engine's rows to `SERVED_BARS`."""
+        return served_bars(rows, interval, self._names)
+
+    def _derivation(self, symbol: Symbol, interval: Interval) -> Derivation:
+        return Derivation(interval, trading_calendar(symbol.calendar), self._extended_day)
+
+    async def _bars(
+        self,
+        spans: Sequence[_Span],
+        interval: Interval,
+        closed_until: Callable[[Symbol], datetime],
+        rows_at_once: int | None = None,
+        *,
+        descending: bool = False,
+    ) -> AsyncIterator[Rows]:
+        """Yield the bars of each span in turn, in ascending pieces; if `descending`, the latest piece first."""
+        derivation = {span.symbol.id: self._derivation(span.symbol, interval) for span in spans}
+        span_of = {span.symbol.id: span for span in spans}
+        # A bucket that begins within the span may reach beyond its end.
+        reaching = [_Span(one.symbol, one.first, derivation[one.symbol.id].reach(one.last)) for one in spans]
+        held = _NO_BARS  # a bucket whose other parts come with the next piece
+        pieces = self._base_bars(reaching, interval.base, rows_at_once or _PAGE_ROWS, descending=descending)
+        async for symbol, piece, complete in pieces:
+            how, span = derivation[symbol.id], span_of[symbol.id]
+            rows = np.concatenate([piece, held] if descending else [held, piece])
+            if how.is_stored or complete or len(rows) == 0:
+                whole, held = rows, _NO_BARS
+            else:
+                labels = how.labels(rows)
+                cut = labels == labels[0 if descending else -1]
+                whole, held = rows[~cut], rows[cut]
+            bars = how.derive(whole, micros(closed_until(symbol)))
+            bars = bars[(bars["ts"] >= span.first) & (bars["ts"] < span.last)]
+            if len(bars):
+                yield bars
+
+    async def _base_bars(
+        self, spans: Sequence[_Span], base: Interval, rows_at_once: int, *, descending: bool
+    ) -> AsyncIterator[tuple[Symbol, Rows, bool]]:
+        """Yield ascending pieces of each span in turn, and whether the piece is the last one of its span."""
+        memory = _priced(await self._in_memory(base, spans[0].symbol.id if len(spans) == 1 else None))
+        in_memory = _by_symbol(newest_of_each(memory))
+        left = list(spans)
+        while left:
+            stored = await self._stored(left, base, rows_at_once, descending=descending)
+            of_symbol = _by_symbol(stored)
+            cut = int(stored["symbol_id"][-1]) if len(stored) == rows_at_once else None
+            for at, span in enumerate(left):
+                symbol_id = span.symbol.id
+                mine = of_symbol.get(symbol_id, _NO_BARS)
+                complete = symbol_id != cut
+                here, rest = (span, None) if complete else span.split(int(mine["ts"][-1]), descending=descending)
+                fresh = _within(in_memory.get(symbol_id, _NO_BARS), here)
+                yield span.symbol, newest_of_each(np.concatenate([mine, fresh])), complete
+                if rest is not None:
+                    left = [rest, *left[at + 1 :]]
+                    break
+            else:
+                return
+
+    async def _stored(self, spans: Sequence[_Span], base: Interval, limit: int, *, descending: bool) -> Rows:
+        """Return the first `limit` stored bars of these spans, one span after the other."""
+        order = "DESC" if descending else "ASC"
+        # The bounds over all spans are constants of the query, so that the planner leaves partitions out.
+        query = (
+            f"SELECT {', '.join(f'b.{name}' for name in LAYOUT.columns)} FROM"  # noqa: S608 - names of ours
+            " unnest($1::int[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (symbol_id, first_us, last_us, place),"
+            f" LATERAL (SELECT * FROM {TABLE[base]} t WHERE t.symbol_id = w.symbol_id"
+            f" AND t.ts >= {_AT} w.first_us AND t.ts < {_AT} w.last_us AND t.ts >= $4 AND t.ts < $5"
+            f" AND t.open <> 'NaN' ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
+        )
+        async with self._pool.acquire() as connection:
+            return await copy_out(
+                connection,
+                query,
+                [span.symbol.id for span in spans],
+                [span.first for span in spans],
+                [span.last for span in spans],
+                from_micros(min(span.first for span in spans)),
+                from_micros(max(span.last for span in spans)),
+                limit,
             )
-            for a, b in zip(first, last[: len(first)], strict=True)
-        ]
 
 
-def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
-    """The engine's rows as `SERVED_BARS`."""
-
-    def source(provider_id: int) -> str:
-        return names.provider_by_id[provider_id].name if provider_id else "trades"
-
-    volume = total(rows["volume_units"], rows["volume_nanos"])
-    notional = total(rows["notional_units"], rows["notional_nanos"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        vwap = np.where(volume > 0, notional / volume, np.nan)
-        vwap = np.where(vwap >= 1, np.round(vwap, 12), vwap)  # the sums carry no more; of tiny prices they do
-    # Series by series: for ten bars, every expression costs as much as all of this.
-    counts = pl.Series(np.ascontiguousarray(rows["trade_count"]))
-    return pl.DataFrame(
-        {
-            "symbol": _named(rows["symbol_id"], lambda number: names.symbol_by_id[number].name),
-            "interval": pl.Series([interval.name], dtype=pl.String).new_from_index(0, len(rows)),
-            "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
-            **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
-            "volume": pl.Series(volume, nan_to_null=True),
-            "trade_count": counts if (rows["trade_count"] >= 0).all() else counts.set(counts < 0, None),
-            "vwap": pl.Series(vwap, nan_to_null=True),
-            "revision": np.ascontiguousarray(rows["revision"]),
-            "final": np.ascontiguousarray(rows["final"]),
-            "source": _named(rows["provider_id"], source),
-            "filled": np.zeros(len(rows), np.bool_),
-        },
-        schema=SERVED_BARS,
-    )
+def _span(symbol: Symbol, start: datetime | None, end: datetime | None) -> _Span:
+    return _Span(symbol, micros(start) if start else 0, micros(end or FAR_FUTURE))
 
 
-def _named(numbers: Ints, name_of: Callable[[int], str]) -> pl.Series:
-    """Names for numbers, of which there are few different ones."""
-    different, at = np.unique(numbers, return_inverse=True)
-    names = pl.Series([name_of(int(number)) for number in different], dtype=pl.String)
-    return names.new_from_index(0, len(numbers)) if len(different) == 1 else names.gather(at)
+def _spans_after(
+    cursor: Cursor | None,
+    symbols: Iterable[Symbol],
+    start: datetime | None,
+    end: datetime | None,
+    *,
+    descending: bool,
+) -> list[_Span]:
+    """The spans of these symbols by name, without what a cursor has behind it."""
+    by_name = {symbol.name: symbol for symbol in symbols}
+    spans = [_span(by_name[name], start, end) for name in sorted(by_name) if cursor is None or name >= cursor.symbol]
+    if cursor is None or not spans or spans[0].symbol.name != cursor.symbol:
+        return spans
+    _, rest = spans[0].split(cursor.ts, descending=descending)
+    return [_Span(rest.symbol, max(rest.first, spans[0].first), min(rest.last, spans[0].last)), *spans[1:]]
+
+
+def _by_symbol(rows: Rows) -> dict[int, Rows]:
+    """The rows of each symbol; those of a symbol stand side by side."""
+    first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
+    last = np.append(first[1:], len(rows))[: len(first)]
+    return {int(rows["symbol_id"][a]): rows[a:b] for a, b in zip(first, last, strict=True)}
+
+
+def _within(rows: Rows, span: _Span) -> Rows:
+    inside: Rows = rows[(rows["ts"] >= span.first) & (rows["ts"] < span.last)]
+    return inside
 
 
 def _priced(rows: Rows) -> Rows:
-    """Bars without a price are kept for their volume, and shown to nobody."""
+    """The bars with a price; those without one are kept for their volume and never shown."""
     priced: Rows = rows[~np.isnan(rows["open"])]
     return priced
-
-
-def _bases_per_bucket(interval: Interval) -> int:
-    """How many base bars make a bucket at the most."""
-    if interval.micros is not None and interval.base.micros is not None:
-        return interval.micros // interval.base.micros
-    return 7 if interval.name == "1w" else 31

@@ -1,4 +1,4 @@
-"""Records that could not be taken, kept with the reason."""
+"""Rejected records, kept with the reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DeadLetters:
         self._partitions = partitions
 
     async def write(self, source: str, rejected: pl.DataFrame, now: datetime) -> None:
-        """Keep rejected rows (columns reason, raw); durable when it returns."""
+        """Store rejected rows (columns reason, raw); they are durable when this returns."""
         await self._partitions.ensure(DEAD_LETTERS, [now], now)
         records = [
             (now, source, _storable(reason), _storable(raw)) for reason, raw in rejected.select("reason", "raw").rows()
@@ -32,7 +32,7 @@ class DeadLetters:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record that could not be taken. The place is that on a topic, if it came from one."""
+    """A rejected record, with its place on a topic if it came from one."""
 
     id: int
     received_at: datetime
@@ -46,13 +46,13 @@ class DeadLetter:
 
 
 class DeadLetterStore:
-    """The records that were kept."""
+    """Reads rejected records."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def newest(self, limit: int, *, source: str | None = None, waiting: bool = False) -> list[DeadLetter]:
-        """The newest ones, the newest first: of one source, and such that were not sent again."""
+        """Return the newest records, newest first: of one `source`, and if `waiting` only those not sent again yet."""
         rows = await self._pool.fetch(
             f"SELECT {_COLUMNS} FROM dead_letters WHERE ($1::text IS NULL OR source = $1)"  # noqa: S608 - constants
             " AND ($2 OR retried_at IS NULL) ORDER BY received_at DESC, id DESC LIMIT $3",
@@ -63,7 +63,7 @@ class DeadLetterStore:
         return [DeadLetter(*row) for row in rows]
 
     async def mark_retried(self, letters: Iterable[DeadLetter], now: datetime) -> None:
-        """These were sent again."""
+        """Note that these records were sent again."""
         keys = [(letter.id, letter.received_at, now) for letter in letters]
         async with self._pool.acquire() as connection:
             await connection.executemany(
@@ -76,7 +76,7 @@ _COLUMNS: Final = "id, received_at, source, reason, record, topic, topic_partiti
 
 @dataclass(frozen=True)
 class Place:
-    """Where records stand: a partition of a topic, whose offsets are counted from `first_seq`."""
+    """A partition of a topic, whose offset 0 is `first_seq` in the log."""
 
     topic: str
     partition: int
@@ -84,7 +84,7 @@ class Place:
 
 
 async def keep_unreadable(connection: AnyConnection, rows: pl.DataFrame, place: Place, now: datetime) -> None:
-    """Keep what could not be taken from a topic (columns seq, reason, raw), within a transaction."""
+    """Store unreadable records of a topic (columns seq, reason, raw), within a transaction."""
     records = [
         (now, place.topic, _storable(reason), _storable(raw), place.topic, place.partition, seq - place.first_seq)
         for seq, reason, raw in rows.select("seq", "reason", "raw").rows()
@@ -94,5 +94,5 @@ async def keep_unreadable(connection: AnyConnection, rows: pl.DataFrame, place: 
 
 
 def _storable(raw: str | None) -> str | None:
-    """PostgreSQL's text holds every character but NUL."""
+    """Replace NUL, the one character that PostgreSQL's text cannot hold."""
     return None if raw is None else raw.replace("\0", "\ufffd")

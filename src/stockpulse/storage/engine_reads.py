@@ -1,4 +1,4 @@
-"""What the engine asks the store for: bars that it no longer holds, and states of indicators to go back to."""
+"""Reads for the engine: bars that it no longer holds, and earlier states of indicators."""
 
 import numpy as np
 
@@ -17,13 +17,13 @@ _AT = "timestamptz 'epoch' + interval '1 microsecond' *"
 
 
 class EngineReads:
-    """Reads for the engine. While the database is away, they wait for it."""
+    """Reads for the engine; while the database is away they wait for it."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def bars(self, wanted: Range) -> Rows:
-        """The stored bars of these ranges."""
+        """Return the stored bars of these ranges."""
         query = (
             f"SELECT DISTINCT {_columns('b')} FROM"  # noqa: S608 - names of ours
             " unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (symbol_id, first_us, end_us)"
@@ -33,7 +33,7 @@ class EngineReads:
         return await self._copied(query, wanted.symbol_id.tolist(), wanted.start.tolist(), wanted.end.tolist())
 
     async def bars_from(self, interval: Interval, symbol_id: Ints, start: Ints, most: int) -> Rows:
-        """The first priced bars of each symbol from its start on, so many of each; sorted by symbol and time."""
+        """Return up to `most` bars with a price of each symbol from its start on, sorted by symbol and time."""
         query = (
             f"SELECT {_columns('b')} FROM unnest($1::int[], $2::bigint[]) AS w (symbol_id, start_us),"  # noqa: S608
             f" LATERAL (SELECT * FROM {TABLE[interval]} t WHERE t.symbol_id = w.symbol_id"
@@ -43,7 +43,7 @@ class EngineReads:
         return rows[np.lexsort((rows["ts"], rows["symbol_id"]))]
 
     async def anchors(self, track: Track, symbol_id: Ints, until: Ints) -> list[Anchor]:
-        """The newest state of each symbol that is not later than this; none where there is none."""
+        """Return the newest stored state of each symbol up to `until`; symbols without one are left out."""
 
         async def fetch() -> list[Anchor]:
             rows = await self._pool.fetch(

@@ -3,8 +3,7 @@
     bars      a . . b . c        . no trade
     filled    a a a b b c        never before the first bar, never after the last one
 
-An exchange's buckets are those of its sessions: before the open and after the close nothing is filled, though
-bars that are there stay.
+Only buckets within the sessions of an exchange are filled. Bars before the open and after the close stay.
 """
 
 import itertools
@@ -18,7 +17,7 @@ from stockpulse.market.calendar import Calendar, Times
 from stockpulse.market.intervals import D1, Interval
 from stockpulse.market.schemas import UTC_MICROS
 
-#: Buckets that are looked at in one go, so that a gap of years takes no more memory than one of hours.
+#: The number of buckets handled at once, so that a gap of years takes no more memory than one of hours.
 _BUCKETS: Final = 20_000
 _DAY: Final = 86_400_000_000
 
@@ -26,20 +25,20 @@ _DAY: Final = 86_400_000_000
 async def filled(
     pages: AsyncIterator[pl.DataFrame], calendar: Calendar, interval: Interval
 ) -> AsyncGenerator[pl.DataFrame]:
-    """The pages of `SERVED_BARS`, oldest first, with the gaps between their bars filled; also those between pages."""
+    """Yield the pages of `SERVED_BARS`, oldest first, with the gaps within and between them filled."""
     before: pl.DataFrame | None = None
     async for page in pages:
         if page.is_empty():
             continue
         known = page if before is None else pl.concat([before, page])
         for at, part in enumerate(fill_forward(known, calendar, interval)):
-            # The bar that the page before ended with has been out already.
+            # The last bar of the page before was yielded already.
             yield part.slice(1) if at == 0 and before is not None else part
         before = page.tail(1)
 
 
 def fill_forward(bars: pl.DataFrame, calendar: Calendar, interval: Interval) -> Iterator[pl.DataFrame]:
-    """These `SERVED_BARS`, oldest first, with the gaps between them filled: piece by piece."""
+    """Yield these `SERVED_BARS`, oldest first, in pieces with the gaps between them filled."""
     ts = bars["ts"].to_physical().to_numpy()
     done = 0
     for buckets in _buckets_between(calendar, interval, int(ts[0]), int(ts[-1])):
@@ -52,7 +51,7 @@ def fill_forward(bars: pl.DataFrame, calendar: Calendar, interval: Interval) -> 
 
 
 def _repeated(bars: pl.DataFrame, ts: Times) -> pl.DataFrame:
-    """Each bar once more at another time, at its close, as one that did not trade."""
+    """Return for each bar a filled one at another time: its close, without volume."""
     return bars.with_columns(
         pl.Series("ts", ts).cast(UTC_MICROS),
         *(pl.col("close").alias(name) for name in ("open", "high", "low")),
@@ -65,8 +64,8 @@ def _repeated(bars: pl.DataFrame, ts: Times) -> pl.DataFrame:
 
 
 def _buckets_between(calendar: Calendar, interval: Interval, first: int, last: int) -> Iterator[Times]:
-    """The buckets that start after `first` and before `last` and hold trading time, some thousands at a time."""
-    # A session may open on the evening before its date, and a period begin long before its first session.
+    """Yield the starts of the buckets in sessions between `first` and `last`, both excluded, in thousands."""
+    # A session may open on the evening before its date; a period may begin long before its first session.
     labels, opens, closes = calendar.sessions(first - 32 * _DAY, last + 2 * _DAY)
     for some in _in_parts(opens, closes, interval):
         if interval.micros is not None:
@@ -82,7 +81,7 @@ def _buckets_between(calendar: Calendar, interval: Interval, first: int, last: i
 
 
 def _in_parts(opens: Times, closes: Times, interval: Interval) -> Iterator[slice]:
-    """The sessions in runs that have about `_BUCKETS` buckets together."""
+    """Split the sessions into runs of about `_BUCKETS` buckets."""
     counts = np.ones_like(opens) if interval.micros is None else _counts(opens, closes, interval.micros)
     part = np.cumsum(counts) // _BUCKETS
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(opens)]
@@ -90,7 +89,7 @@ def _in_parts(opens: Times, closes: Times, interval: Interval) -> Iterator[slice
 
 
 def _starts(opens: Times, closes: Times, micros: int) -> Times:
-    """The grid of each session: from its open, in steps, until its close."""
+    """Return the starts of the buckets of each session, from its open in steps to its close."""
     counts = _counts(opens, closes, micros)
     ends = np.cumsum(counts)
     steps = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)

@@ -1,13 +1,11 @@
-"""The audit log: what ran, how much it did, and up to which event time it has come."""
+"""The audit log: each run, its number of records and its watermark."""
 
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 import orjson
 
 from stockpulse.postgres.connect import Pool
-
-KEPT: Final = timedelta(days=90)
 
 
 class RunLog:
@@ -25,7 +23,7 @@ class RunLog:
         watermark: datetime | None = None,
         details: dict[str, Any] | None = None,
     ) -> None:
-        """Note a run that is done."""
+        """Record a completed run."""
         await self._pool.execute(
             "INSERT INTO etl_runs (source, status, records_processed, watermark, started_at, completed_at, details)"
             " VALUES ($1, 'completed', $2, $3, $4, $5, $6::jsonb)",
@@ -38,5 +36,5 @@ class RunLog:
         )
 
     async def forget(self, before: datetime) -> None:
-        """Let go of old notes; they are few."""
+        """Delete old entries."""
         await self._pool.execute("DELETE FROM etl_runs WHERE completed_at < $1", before)

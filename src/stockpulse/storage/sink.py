@@ -1,7 +1,7 @@
-"""The sink: what the engine made, and the checkpoint, in one transaction.
+"""The sink: the engine's results and the checkpoint, written in one transaction.
 
-Either all of it is there or nothing is. The checkpoint names its log and its offset in it; the engine's state
-goes beside it in parts: a whole snapshot, then only what changed, until the changes outweigh the whole.
+Either all of it is stored or nothing is. The checkpoint names its log and the offset in it. The engine's state is
+stored beside it in parts: a whole snapshot, then only the changes, until they outweigh the snapshot.
 """
 
 import contextlib
@@ -25,14 +25,13 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints
-from stockpulse.market.intervals import M1, M5, Interval
+from stockpulse.market.intervals import Interval
 from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, is_transient
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
 from stockpulse.storage.dead_letters import Place, keep_unreadable
 from stockpulse.storage.partitions import (
-    BARS_1M,
-    BARS_5M,
+    BARS,
     DEAD_LETTERS,
     INTRADAY_ANALYTICS,
     REALTIME_ANALYTICS,
@@ -42,7 +41,6 @@ from stockpulse.storage.partitions import (
 )
 from stockpulse.storage.upsert import Staging
 
-_PARTITIONED: Final = {M1: BARS_1M, M5: BARS_5M}
 _LEAST_WHOLE_BYTES: Final = 1 << 20
 _MOST_PARTS: Final = 500
 
@@ -51,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Up to where the log is worked in, and the state at that offset."""
+    """The offset up to which the log is processed, and the state at that offset."""
 
     offset: int
     parts: list[State]
@@ -59,24 +57,24 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Flush:
-    """What one transaction writes."""
+    """The rows and the state that one transaction writes."""
 
     offset: int
-    """Up to where the log is worked in with it."""
+    """The offset up to which the log is processed with this flush."""
     bars: dict[Interval, Rows]
     analytics: AnalyticsChanges
     realtime: RealtimeSnapshot | None
     state: State
-    """What changed of the engine's state, or all of it."""
+    """The changes of the engine's state, or all of it."""
     whole: bool
     ticks: Sequence[pl.DataFrame] = ()
-    """Ticks of a log that is elsewhere, in its order: `frames.LOGGED_TICKS`."""
+    """Ticks of an external log, in its order, as `LOGGED_TICKS`."""
     unreadable: Sequence[pl.DataFrame] = ()
-    """What could not be taken of such a log: `seq`, `reason`, `raw`."""
+    """Unreadable records of an external log: `seq`, `reason`, `raw`."""
 
 
 class Sink:
-    """Writes for one shard, as long as this process holds it."""
+    """Writes for one shard, as long as this process owns it."""
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class Sink:
         self._reconnecting = ReconnectingConnection(dsn)
         self._external = external
         self._derived = derived
-        # A bar of a lower revision never takes the place of a higher one.
+        # A bar never replaces one of a higher revision.
         self._bars = {
             interval: Staging(table, LAYOUT, ("symbol_id", "ts"), guard="t.revision < excluded.revision")
             for interval, table in TABLE.items()
@@ -105,9 +103,9 @@ class Sink:
         self.offset = 0
 
     async def take(self, epoch: int | None = None, start: int = 0) -> Checkpoint:
-        """Take the shard over and read its checkpoint; a new one begins at `start`.
+        """Take the shard over and return its checkpoint; that of a new shard begins at `start`.
 
-        A log that has an epoch of its own gives that; without one the checkpoint's is raised.
+        `epoch` is the log's own; without one, the epoch of the checkpoint is raised by one.
         """
         connection = await self._connection()
         row = await connection.fetchrow(
@@ -122,7 +120,7 @@ class Sink:
             epoch,
             start,
         )
-        if row is None:  # whoever still follows a log that was left must not begin anew with a shard of it
+        if row is None:  # a process that still follows a retired log must not start a shard of it anew
             query = "SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1"
             raise OtherJournal(await connection.fetchval(query, self._journal), self._journal)
         self.epoch, self.offset = row
@@ -134,16 +132,16 @@ class Sink:
         return Checkpoint(self.offset, [decode(row["state"]) for row in rows])
 
     def begin_anew(self) -> None:
-        """Have the next flush write the whole state, in the place of all parts that are there."""
+        """Make the next flush write the whole state, which replaces all stored parts."""
         self._part = 0
 
     def wants_whole(self) -> bool:
-        """Whether the next flush should write the whole state, because the changes have outgrown it."""
+        """Return True if the next flush should write the whole state because the changes have outgrown it."""
         outgrown = self._changed_bytes > max(2 * self._whole_bytes, _LEAST_WHOLE_BYTES)
         return self._part == 0 or outgrown or self._part > _MOST_PARTS
 
     async def flush(self, flush: Flush, now: datetime) -> None:
-        """Write rows, state and checkpoint; returns once committed. An unreachable server is waited for."""
+        """Write rows, state and checkpoint, and return once committed. Wait while the database is away."""
         part, blob = 0 if flush.whole else self._part, encode(flush.state)
 
         if self._external is not None:
@@ -160,13 +158,13 @@ class Sink:
         self._changed_bytes = 0 if part == 0 else self._changed_bytes + len(blob)
 
     async def _seal_if_due(self, segments: Segments) -> None:
-        """Between two flushes nothing is written to the open segment."""
+        """Seal the open segment if it is due; between two flushes nothing is written to it."""
         if segments.is_due(self.offset):
-            with contextlib.suppress(*TRANSIENT):  # a reader is in the way, say: the next flush tries again
+            with contextlib.suppress(*TRANSIENT):  # a reader holds a lock, for example: the next flush tries again
                 await segments.seal(self.offset, self._require_ours)
 
     async def _require_ours(self, connection: AnyConnection) -> None:
-        """Raises Fenced when another process has the shard; until the end of the transaction none can take it."""
+        """Raise Fenced if another process owns the shard; until the end of the transaction none can take it."""
         query = "SELECT 1 FROM checkpoints WHERE shard = $1 AND epoch = $2 AND journal_offset = $3 FOR UPDATE"
         if await connection.fetchval(query, self._shard, self.epoch, self.offset) is None:
             raise Fenced
@@ -177,8 +175,8 @@ class Sink:
         if flush.unreadable:
             await self._partitions.ensure(DEAD_LETTERS, [now], now)
         for interval, rows in flush.bars.items():
-            if interval in _PARTITIONED:
-                await self._ensure(_PARTITIONED[interval], rows["ts"], now)
+            if interval in BARS:
+                await self._ensure(BARS[interval], rows["ts"], now)
         tracks = flush.analytics.tracks
         if INTRADAY in tracks:
             await self._ensure(INTRADAY_ANALYTICS, tracks[INTRADAY].derived.ts, now)
@@ -188,7 +186,7 @@ class Sink:
             await self._partitions.ensure(REALTIME_ANALYTICS, [now], now)
 
     async def _ensure(self, table: PartitionedTable, ts: Ints, now: datetime) -> None:
-        days = np.unique(ts // 86_400_000_000)  # days are enough: a partition holds whole ones
+        days = np.unique(ts // 86_400_000_000)  # days are enough: a partition holds whole days
         times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day)) for day in days]
         await self._partitions.ensure(table, times, now)
 
@@ -232,7 +230,7 @@ class Sink:
         return connection
 
     async def _advance(self, connection: Connection, offset: int) -> bool:
-        """Move the checkpoint; False if it had been moved by a try of ours that seemed to fail."""
+        """Move the checkpoint. Return False if an attempt that seemed to fail had moved it. Raise Fenced otherwise."""
         done = await connection.execute(
             "UPDATE checkpoints SET journal_offset = $4, updated_at = now()"
             " WHERE shard = $1 AND epoch = $2 AND journal_offset = $3",
@@ -250,5 +248,5 @@ class Sink:
         raise Fenced
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         await self._reconnecting.close()

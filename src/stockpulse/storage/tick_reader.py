@@ -1,4 +1,4 @@
-"""Reading ticks: the newest from memory, the others from the indexed segments of the table."""
+"""Reading ticks: the newest from memory, older ones from the indexed segments of the table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ SERVED_TICKS: Final = pl.Schema(
         "seq": pl.Int64(),
     }
 )
-"""Ticks as the API shows them: `volume` is the size of the trade, `event_time` is `ts`."""
+"""The columns of a tick as it is served: `volume` is the size of the trade, `event_time` is `ts`."""
 
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
@@ -40,7 +40,7 @@ _STORED: Final = "(seq >= $2 AND seq < $3 OR seq < $4)"
 
 @dataclass(frozen=True)
 class TickSummary:
-    """What the ticks of a window come to; the prices are None when there are none."""
+    """A summary of the ticks of a window; the prices are None if it has no ticks."""
 
     count: int
     avg_price: float | None
@@ -51,26 +51,26 @@ class TickSummary:
 
 @dataclass(frozen=True)
 class TickSource:
-    """Where the ticks of a shard are: those of the current log, and those of retired logs."""
+    """The segments that hold the ticks of a shard: those of the current log and of retired logs."""
 
     segments: Segments
     first: int = 0
-    """The first offset of the log that is written now."""
+    """The first offset of the current log."""
     retired: Segments | None = None
-    """The segments before the first shard of that log."""
+    """The segments of retired logs."""
 
 
 class TickReader:
-    """Finds the ticks of a symbol."""
+    """Reads the ticks of a symbol."""
 
     def __init__(self, pool: Pool, names: Names, source_of: Callable[[int], TickSource]) -> None:
-        """`source_of` says where the ticks of a symbol are."""
+        """`source_of` returns the segments that hold the ticks of a symbol, by its id."""
         self._pool = pool
         self._names = names
         self._source_of = source_of
 
     async def latest(self, symbol_id: int, limit: int) -> pl.DataFrame:
-        """The newest ticks of a symbol by event time, newest first, as `SERVED_TICKS`."""
+        """Return the newest ticks of a symbol by event time, newest first, as `SERVED_TICKS`."""
         source = self._source_of(symbol_id)
         chunks = source.segments.recent.chunks()
         found = _latest_in(chunks, symbol_id, limit)
@@ -88,7 +88,7 @@ class TickReader:
         return self._served(found)
 
     async def summary(self, symbol_id: int, start: datetime, end: datetime) -> TickSummary:
-        """What the ticks with start <= ts < end come to."""
+        """Summarise the ticks with start <= ts < end."""
         source = self._source_of(symbol_id)
         chunks = source.segments.recent.chunks()
         counts = _tally_in(chunks, symbol_id, micros(start), micros(end))
@@ -123,17 +123,17 @@ class TickReader:
 
 @dataclass(frozen=True)
 class _Older:
-    """The ticks that are in the database alone: first <= `seq` < end, and those of logs that were left."""
+    """The ticks that are only in the database: those with first <= `seq` < end, and those of retired logs."""
 
     first: int
     end: int
     retired_end: int
     newest: int | None
-    """Their greatest event time in UTC microseconds; 0: there are none; None: not known yet."""
+    """Their greatest event time in UTC microseconds; 0 without ticks; None if it is not known yet."""
 
     @property
     def bounds(self) -> tuple[int, int, int]:
-        """What `_STORED` takes."""
+        """The parameters of `_STORED`."""
         return self.first, self.end, self.retired_end
 
     def may_hold_later_than(self, found: pl.DataFrame, limit: int) -> bool:
@@ -145,7 +145,7 @@ class _Older:
 
 
 def _older(source: TickSource, chunks: list[Chunk]) -> _Older:
-    """What is not in these chunks: everything before the segment of the oldest one."""
+    """Return the ticks that are not in these chunks: all before the segment of the oldest chunk."""
     end = min((chunk.segment for chunk in chunks), default=source.segments.open)
     segments = [segment for segment in source.segments.sealed.values() if segment.first < end]
     retired_end = 0
@@ -170,11 +170,11 @@ def _latest_in(chunks: list[Chunk], symbol_id: int, limit: int) -> pl.DataFrame:
 
 
 def _tail(chunk: Chunk, rows: Ints, limit: int) -> Ints:
-    """The rows of the greatest event times: there may be very many, and few are wanted."""
+    """Return the rows that may be among the `limit` newest by event time."""
     if len(rows) <= limit:
         return rows
     ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
-    # Equal stamps at the edge all stay: the offset decides between them.
+    # All rows with the time at the edge stay: the offset decides between them.
     edge = np.partition(ts, len(ts) - limit)[len(ts) - limit]
     kept: Ints = rows[ts >= edge]
     return kept
@@ -185,7 +185,7 @@ def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 
 _Tally = tuple[int, float, float, float | None, float | None]
-"""Count, sum of prices, sum of sizes, least and greatest price."""
+"""Count, sum of prices, sum of sizes, lowest and highest price."""
 
 
 def _tally(row: asyncpg.Record | None) -> _Tally:

@@ -1,4 +1,4 @@
-"""Many rows into a table at once, over a temporary one: COPY, then one INSERT that decides about conflicts."""
+"""Upserts of many rows: COPY into a temporary table, then one INSERT that resolves conflicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -10,14 +10,14 @@ _SECONDS: Final = 60
 
 
 class Staging:
-    """The way into one table: `key` are the columns that a row must not share with another."""
+    """Upserts into one table; `key` names the columns of its unique key."""
 
     def __init__(
         self, table: str, layout: Layout, key: Sequence[str], *, guard: str = "", nulls: Mapping[str, str] | None = None
     ) -> None:
-        """`guard` says when a row takes the place of one that is there: the rows are `t` and `excluded`.
+        """`guard` is the SQL condition under which a new row (`excluded`) replaces a stored one (`t`).
 
-        `nulls` gives for columns the value, in SQL, that stands for null on the way: COPY's rows have none.
+        `nulls` maps a column to the SQL value that stands for null in the staged rows: a `Layout` has no nulls.
         """
         self._staged = f"staged_{table}"
         self._table = table
@@ -31,13 +31,13 @@ class Staging:
         )
 
     async def make(self, connection: Connection) -> None:
-        """Make the temporary table, once for each connection."""
+        """Create the temporary table, once for each connection."""
         await connection.execute(
             f"CREATE TEMP TABLE IF NOT EXISTS {self._staged} (LIKE {self._table}) ON COMMIT DELETE ROWS"
         )
 
     async def write(self, connection: Connection, columns: Mapping[str, Any]) -> None:
-        """Write rows within a transaction: an array for each column of the layout."""
+        """Upsert rows within a transaction; `columns` has an array for each column of the layout."""
         if len(next(iter(columns.values()))) == 0:
             return
         pieces = in_slices(self._layout.pack(columns))

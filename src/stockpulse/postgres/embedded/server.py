@@ -32,6 +32,7 @@ import asyncpg
 import structlog
 
 from stockpulse.errors import CannotStart
+from stockpulse.postgres.connect import TRANSIENT, is_outage
 from stockpulse.postgres.embedded import unprivileged
 from stockpulse.postgres.embedded.folders import (
     FolderLock,
@@ -339,12 +340,9 @@ class EmbeddedPostgres:
             return await asyncpg.connect(
                 host=str(self._sockets), port=PORT, user=ROLE, database="postgres", timeout=ANSWER_SECONDS
             )
-        except (
-            OSError,  # also TimeoutError
-            asyncpg.OperatorInterventionError,  # it is starting or stopping
-            asyncpg.InsufficientResourcesError,  # some connections of the killed app are still open
-            asyncpg.ConnectionDoesNotExistError,  # it ended
-        ):
+        except TRANSIENT as fault:  # it starts, stops or died, or the connections of the dead app are not all gone
+            if not is_outage(fault):
+                raise
             return None
 
     async def _shut_down(self, process: Process) -> None:
