@@ -31,11 +31,10 @@ from stockpulse.market.rows import TICK_FIELDS
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
-from stockpulse.node.maintenance import TICKS_KEPT
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
 from stockpulse.providers.trade_conditions import RULES
 from stockpulse.settings import Settings, variables_of
-from stockpulse.storage.partitions import PARTITIONED
+from stockpulse.storage.retention import RETENTION
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 MOST_WORDS_OF_THE_README = 1_200
@@ -162,7 +161,7 @@ class TestTables:
     def test_how_long_data_is_kept(self):
         table = documents.rows(documents.section(documents.page("database"), "How long data is kept"))
         written = {name.strip("`"): _timedelta(kept) for name, _, kept in table}
-        kept = {one.name: one.kept for one in PARTITIONED} | {"realtime_prices": TICKS_KEPT}
+        kept = {name: rule.kept for name, rule in RETENTION.items()}
         assert {name: time for name, time in written.items() if time is not None} == kept
 
     async def test_the_views_have_these_columns(self, postgres_dsn):
