@@ -4,9 +4,9 @@ import itertools
 
 import polars as pl
 import pytest
-from journal_log import NOW, T, bars, offsets, opened, records, replayed, some, ticks
 from polars.testing import assert_frame_equal
 
+from journal_log import NOW, T, bars, offsets, opened, records, replayed, some, ticks
 from stockpulse.journal import tick_rows
 from stockpulse.journal.records import Appended, Bars, Ticks
 from stockpulse.journal.segments import SEGMENT_OFFSETS, first_offset, segment_of

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
-from journal_log import ticks
 
+from journal_log import ticks
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.market.schemas import LOGGED_TICKS
 from stockpulse.market.times import from_micros

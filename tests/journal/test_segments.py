@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from journal_log import NOW, bars, offsets, opened, replayed, ticks
 
+from journal_log import NOW, bars, offsets, opened, replayed, ticks
 from stockpulse.journal.segments import first_offset
 from stockpulse.journal.segments import table_of as table_that_holds
 

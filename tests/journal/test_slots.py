@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from journal_log import NOW, ticks
 
+from journal_log import NOW, ticks
 from stockpulse.journal import tick_rows
 from stockpulse.journal.followed_log import first_of, slot_of
 from stockpulse.journal.recent import RecentTicks
