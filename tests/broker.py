@@ -17,10 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import platformdirs
+
+from shared_server import keep
 
 VERSION = "4.1.1"
 JAVA_VERSION = 17
@@ -340,16 +343,11 @@ class Broker:
             time.sleep(0.05)
 
 
-def keep(jars: Path, users: Path, address: Path) -> None:
-    """Run a broker, whose address is then in that file, until nobody holds a shared lock on `users` any more.
-
-    A process of its own does this for the workers of a run: none of them has to wait for the others in the end.
-    """
-    with users.open("w") as lock, Broker(jars) as broker:
-        address.write_text(broker.bootstrap)
-        print(broker.bootstrap, flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        address.unlink()
+@contextlib.contextmanager
+def bootstrap_of_broker(jars: Path) -> Iterator[str]:
+    """Yield the bootstrap servers of a broker that runs meanwhile."""
+    with Broker(jars) as broker:
+        yield broker.bootstrap
 
 
 def answers(host: str, port: int) -> bool:
@@ -377,4 +375,5 @@ def free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    keep(*map(Path, sys.argv[1:]))
+    jars_folder, *place = map(Path, sys.argv[1:])
+    keep(bootstrap_of_broker(jars_folder), *place)

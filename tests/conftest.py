@@ -28,7 +28,6 @@ Commands:
 import asyncio
 import fcntl
 import os
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -43,13 +42,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+import database_server
 from app_signals import stopping_by_signal
+from shared_server import shared
 from stockpulse import app as composition
 from stockpulse.api.context import Context
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.node import parts
-from stockpulse.postgres import migrate
-from stockpulse.postgres.embedded.server import DATABASE, EmbeddedPostgres
+from stockpulse.postgres.embedded.server import DATABASE
 from stockpulse.settings import Settings, variables_of
 
 pytest_plugins = ["kafka_fixtures"]
@@ -136,52 +136,50 @@ def compiled(cache_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _postgres() -> Iterator[EmbeddedPostgres]:
-    """A server for all tests of this process, whose own database is migrated and stays as it is then."""
-    # Not in pytest's folder: its path may be too long for a socket, and it keeps the last three of them.
-    with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:
-        server = EmbeddedPostgres(Path(folder) / "data")
-
-        async def start() -> None:
-            await server.start()
-            await migrate.upgrade(server.dsn)
-
-        try:
-            asyncio.run(start())
-            yield server
-        finally:
-            asyncio.run(server.stop())
+def run_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a folder that the workers of this run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent  # a worker's folder lies in that of the run
 
 
-def _database_like(server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    """A new database, dropped in the end whoever is still connected to it."""
+@pytest.fixture(scope="session")
+def _template_dsn(run_dir: Path) -> Iterator[str]:
+    """Return the address of the migrated database that is the template of all others, on the server of this run."""
+    folder = run_dir / "postgres"
+    folder.mkdir(exist_ok=True)
+    with shared(folder, database_server.__file__) as dsn:
+        yield dsn
+
+
+def _new_database(template_dsn: str, template: str) -> Iterator[str]:
+    """Yield the address of a new copy of `template`; drop it afterwards, whoever is still connected to it."""
     name = f"test_{uuid.uuid4().hex}"
 
     def execute(command: str) -> None:
         async def run() -> None:
-            connection = await asyncpg.connect(_dsn(server, "postgres"))
+            connection = await asyncpg.connect(_of_database(template_dsn, "postgres"))
             await connection.execute(command)
             await connection.close()
 
         asyncio.run(run())
 
     execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _dsn(server, name)
+    yield _of_database(template_dsn, name)
     execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _dsn(server: EmbeddedPostgres, database: str) -> str:
-    return server.dsn.replace(f"/{DATABASE}?", f"/{database}?")
+def _of_database(dsn: str, database: str) -> str:
+    return dsn.replace(f"/{DATABASE}?", f"/{database}?")
 
 
 @pytest.fixture
-def postgres_dsn(_postgres: EmbeddedPostgres) -> Iterator[str]:
-    yield from _database_like(_postgres, DATABASE)
+def postgres_dsn(_template_dsn: str) -> Iterator[str]:
+    yield from _new_database(_template_dsn, DATABASE)
 
 
 @pytest.fixture
-def empty_dsn(_postgres: EmbeddedPostgres) -> Iterator[str]:
-    yield from _database_like(_postgres, "template0")
+def empty_dsn(_template_dsn: str) -> Iterator[str]:
+    yield from _new_database(_template_dsn, "template0")
 
 
 @pytest.fixture

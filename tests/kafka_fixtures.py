@@ -9,10 +9,7 @@ mock_cluster    bootstrap servers of librdkafka's imitation of a cluster, for ma
 """
 
 import contextlib
-import fcntl
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,26 +17,26 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import SOON_BACK, Broker, Unavailable, answers, jars
+from broker import SOON_BACK, Broker, Unavailable, jars
+from shared_server import locked, shared
 
 #: Read before a fixture hides the settings of the machine from the tests.
 GIVEN = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that the workers of this run have in common."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "kafka"  # the workers' folders stand in one of the run
+def kafka_dir(run_dir: Path) -> Path:
+    """Return the folder of this run for all that concerns Kafka."""
+    folder = run_dir / "kafka"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def kafka_jars(run_dir: Path) -> Path:
-    """Where Kafka is; if it cannot be had, no other worker waits for the same again."""
-    excuse = run_dir / "unavailable"
-    with _locked(run_dir / "jars.lock"):
+def kafka_jars(kafka_dir: Path) -> Path:
+    """Return the folder with Kafka's jars; if they cannot be had, no other worker waits for the same again."""
+    excuse = kafka_dir / "unavailable"
+    with locked(kafka_dir / "jars.lock"):
         if excuse.exists():
             pytest.skip(excuse.read_text())
         try:
@@ -50,18 +47,12 @@ def kafka_jars(run_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[str]:
+def kafka(request: pytest.FixtureRequest, kafka_dir: Path) -> Iterator[str]:
     if GIVEN:
         yield GIVEN
         return
-    # Each worker holds `users` while it needs the broker, and lets go even if it crashes; the keeper looks at that.
-    users, address = run_dir / "users.lock", run_dir / "address"
-    with users.open("w") as held:
-        with _locked(run_dir / "start.lock"):
-            fcntl.flock(held, fcntl.LOCK_SH)  # waits while the keeper of one that was left by all stops it
-            if not (address.exists() and _lives(address.read_text())):
-                _start_kept(request.getfixturevalue("kafka_jars"), users, address)
-            bootstrap = address.read_text()
+    jars = request.getfixturevalue("kafka_jars")
+    with shared(kafka_dir, broker.__file__, str(jars)) as bootstrap:
         yield bootstrap
 
 
@@ -99,27 +90,3 @@ def mock_cluster() -> Iterator[str]:
     brokers = cluster.list_topics(timeout=10).brokers.values()
     yield ",".join(f"{node.host}:{node.port}" for node in brokers)
     del cluster
-
-
-def _start_kept(jars: Path, users: Path, address: Path) -> None:
-    command = [sys.executable, broker.__file__, str(jars), str(users), str(address)]
-    log = users.with_name("keeper.log")
-    with log.open("w") as output:
-        keeper = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, start_new_session=True)
-    keeper.returncode = 0  # nobody waits for it: it outlives this process if others of the run are busy for longer
-    assert keeper.stdout is not None
-    with keeper.stdout as said:
-        assert said.readline(), f"Kafka did not start:\n{log.read_text()}"
-
-
-def _lives(bootstrap: str) -> bool:
-    """Whether the broker that another worker wanted is still there."""
-    host, _, port = bootstrap.rpartition(":")
-    return answers(host, int(port))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -128,7 +128,9 @@ class TestDropping:
         assert await pool.fetchval("SELECT count(*) FROM bars_1m") == 1
 
     async def waiting(self, pool):
-        return await pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return await pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
 
     async def test_and_making_at_the_same_time_lose_nothing(self, pool):
         old = [NOW - DAY * 7 * week for week in range(60, 66)]
