@@ -37,22 +37,13 @@ from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out
 from stockpulse.storage.partitions import Partitions
 from stockpulse.storage.tick_reader import TickReader
+from stockpulse.testing import SetClock
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)  # a Monday
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-class SetClock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self, at: datetime = NOW) -> None:
-        self.at = at
-
-    def __call__(self) -> datetime:
-        return self.at
 
 
 @dataclass
@@ -163,7 +154,7 @@ async def stack(
 
     `functions` take the place of compiled indicators, None leaves them out. No maintenance runs: tests call it.
     """
-    clock = clock or SetClock()
+    clock = clock or SetClock(NOW)
     settings = Settings(_env_file=None, database_url=dsn, provider="none", calendar="24/7", extended_day=extended_day)
     spec = spec_of(instances, rules, extended_day=extended_day)
 

@@ -16,14 +16,15 @@ from stockpulse.pipeline.live_feed import feed_of, follow
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.providers.trade_conditions import algoseek, all_count
 from stockpulse.storage.run_log import RunLog
-from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, SetClock, bar, stack, tick
+from stockpulse.testing import ScriptedProvider, SetClock, ticks_frame
+from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, stack, tick
 
 LENGTHS = {"1m": MINUTE, "5m": 5 * MINUTE, "1d": DAY}
 MIDNIGHT = NOW.replace(hour=0, minute=0)
 
 
 class Vendor:
-    """A provider with bars of every bucket up to its present, and a stream that a test writes."""
+    """A provider with bars of every bucket up to the time of its clock, and no trades."""
 
     name = "vendor"
     calendar = "24/7"
@@ -34,12 +35,11 @@ class Vendor:
     def __init__(self, clock, depth=5 * DAY):
         self.now = clock
         self.asked = []
-        self.frames = []
         self._since = NOW - depth
 
     async def stream(self):
-        for frame in self.frames:
-            yield frame
+        return
+        yield TICKS.to_frame()
 
     async def history(self, symbol, interval, start, end):
         self.asked.append((symbol, interval, start, end))
@@ -118,7 +118,7 @@ class TestBackfill:
             assert [row["volume"] for row in await parts.between("A", D1)] == [row["volume"] for row in before]
 
     async def test_after_a_pause_fills_the_gap(self, postgres_dsn):
-        clock = SetClock()
+        clock = SetClock(NOW)
         async with stack(postgres_dsn, clock=clock) as parts:
             await filled(parts, Vendor(clock), "A")
         clock.at = NOW + 40 * MINUTE
@@ -174,11 +174,10 @@ class TestBackfill:
 class TestFollow:
     async def test_takes_in_the_stream_to_its_end(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
-            vendor = Vendor(parts.clock)
-            for second in range(5):
-                rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR + second * SECOND, second + 1)]
-                vendor.frames.append(pl.DataFrame(rows, schema=TICKS, orient="row"))
-            await follow(vendor, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock)
+            frames = [ticks_frame(tick("A", NOW - HOUR + second * SECOND, second + 1)) for second in range(5)]
+            await follow(
+                ScriptedProvider(frames), parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock
+            )
             await parts.settled()
             (row,) = await parts.latest("A", M1, 5)
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
@@ -194,52 +193,31 @@ class TestFollow:
                 return await append(batch)
 
             monkeypatch.setattr(parts.journal, "append", append_later)
-            vendor = Pusher(parts.clock)
+            vendor, pushed = ScriptedProvider(name="vendor", can_wait=False, live=True), 0
+            five = ticks_frame(*[tick("A", NOW - HOUR, 1)] * 5)
             taken = asyncio.create_task(
                 follow(vendor, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock)
             )
             while not parts.pipeline.counters.dropped:
-                vendor.push()
+                vendor.add(five)
+                pushed += 5
                 await asyncio.sleep(0.001)
-            before = vendor.pushed - parts.pipeline.counters.dropped
+            before = pushed - parts.pipeline.counters.dropped
             durable.set()
             while parts.pipeline.counters.ticks < before:
                 await asyncio.sleep(0.001)
-            vendor.push()
+            vendor.add(five)
             vendor.end()
             await taken
             await parts.settled()
             dropped = parts.pipeline.counters.dropped
-            assert parts.pipeline.counters.ticks == vendor.pushed - dropped > before
+            assert parts.pipeline.counters.ticks == pushed + 5 - dropped > before
             gaps = await parts.pool.fetch("SELECT source, records_processed FROM etl_runs")
             assert [tuple(gap) for gap in gaps] == [("gap:vendor", dropped)]
 
 
-class Pusher(Vendor):
-    """A socket: it sends whether anybody takes it or not."""
-
-    can_wait = False
-
-    def __init__(self, clock):
-        super().__init__(clock)
-        self.pushed = 0
-        self._sent = asyncio.Queue()
-
-    def push(self):
-        self.pushed += 5
-        rows = [dict.fromkeys(TICKS) | tick("A", NOW - HOUR, 1) for _ in range(5)]
-        self._sent.put_nowait(pl.DataFrame(rows, schema=TICKS, orient="row"))
-
-    def end(self):
-        self._sent.put_nowait(None)
-
-    async def stream(self):
-        while (frame := await self._sent.get()) is not None:
-            yield frame
-
-
 def test_a_provider_as_a_feed():
-    vendor = Stocks(SetClock())
+    vendor = Stocks(SetClock(NOW))
     vendor.delay_seconds = 900.5
     feed = feed_of(vendor)
     assert (feed.provider, feed.calendar, feed.clock) == ("vendor", "XNYS", Clock.WALL)
@@ -249,6 +227,6 @@ def test_a_provider_as_a_feed():
 
 
 def test_calendar_of_a_new_symbol():
-    feed = feed_of(Stocks(SetClock()))
+    feed = feed_of(Stocks(SetClock(NOW)))
     assert [feed.calendar_of(symbol) for symbol in ("IBM", "BTC/USD", "BRK.B")] == ["XNYS", "24/7", "XNYS"]
     assert trading_calendar(feed.calendar_of("BTC/USD")).name == "24/7"

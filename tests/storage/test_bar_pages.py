@@ -11,7 +11,8 @@ from stockpulse.market.intervals import M1, parse_interval
 from stockpulse.market.times import micros
 from stockpulse.storage import bar_reader
 from stockpulse.storage.bar_cursor import Cursor
-from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, SetClock, stack, tick
+from stockpulse.testing import SetClock
+from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, stack, tick
 
 FAR = NOW + 900 * DAY
 

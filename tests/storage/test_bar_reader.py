@@ -17,7 +17,8 @@ from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.movers import Move, moves_of
 from stockpulse.storage.partitions import BARS_1M
 from stockpulse.storage.served_bars import SERVED_BARS
-from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, SetClock, bar, engine_rows, frame_of_ticks, stack, tick
+from stockpulse.testing import SetClock
+from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, bar, engine_rows, frame_of_ticks, stack, tick
 
 NEW_YORK = ZoneInfo("America/New_York")
 ALL = [parse_interval(name) for name in ("1m", "2m", "5m", "7m", "15m", "1h", "4h", "1d", "1w", "1mo")]

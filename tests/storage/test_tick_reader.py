@@ -12,7 +12,8 @@ from stockpulse.journal.segments import first_offset
 from stockpulse.market.clocks import Clock
 from stockpulse.market.times import micros
 from stockpulse.storage.tick_reader import SERVED_TICKS
-from store_stack import DAY, MINUTE, NOW, SECOND, SetClock, bar, frame_of_ticks, stack, tick
+from stockpulse.testing import SetClock
+from store_stack import DAY, MINUTE, NOW, SECOND, bar, frame_of_ticks, stack, tick
 
 FEED = Feed("sender", "24/7")
 SYMBOLS = ("A", "B", "C")
@@ -80,7 +81,7 @@ async def assert_reads_are(scan, parts, symbol, limit, start, end):
 async def test_reads_are_those_of_a_scan(postgres_dsn, seed):
     random = np.random.default_rng(seed)
     scan = Scan()
-    clock = SetClock()
+    clock = SetClock(NOW)
     async with stack(postgres_dsn, segment_rows=120, clock=clock) as parts:
         for round_number in range(24):
             # Now and then nothing but old ticks, so that the newest are in older segments.

@@ -111,9 +111,15 @@ async def retain(
 
 async def audit(pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -> None:
     """Record every minute how many records went through, until cancelled."""
+    started, before = now(), _records(pipeline)
     while True:
-        started, before = now(), pipeline.counters.ticks + pipeline.counters.provider_bars
         await asyncio.sleep(_AUDIT_SECONDS)
-        records = pipeline.counters.ticks + pipeline.counters.provider_bars - before
-        if records:
-            await runs.record("pipeline", records, started, now(), watermark=pipeline.clocks.watermark())
+        ended, after = now(), _records(pipeline)
+        if after > before:
+            await runs.record("pipeline", after - before, started, ended, watermark=pipeline.clocks.watermark())
+        started, before = ended, after
+
+
+def _records(pipeline: Pipeline) -> int:
+    """Return the number of ticks and provider bars since the start of the process."""
+    return pipeline.counters.ticks + pipeline.counters.provider_bars
