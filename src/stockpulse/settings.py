@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from stockpulse.engine.signals import RULE_NAME
 from stockpulse.errors import CannotStart, InvalidInput, NotFound
 from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
-from stockpulse.market.symbology import SYMBOL
+from stockpulse.market.symbology import read_symbol
 from stockpulse.providers.registry import NO_PROVIDER, installed_providers
 from stockpulse.rules import parse
 
@@ -187,11 +187,11 @@ class Settings(BaseSettings):
     def _split_symbols(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        symbols = tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
-        wrong = [symbol for symbol in symbols if not re.match(SYMBOL, symbol)]
-        if wrong:
-            raise ValueError(f"takes symbols separated by commas; {wrong[0]!r} is not a symbol")
-        return symbols
+        symbols = {part.strip(): read_symbol(part.strip()) for part in value.split(",") if part.strip()}
+        for part, symbol in symbols.items():
+            if symbol is None:
+                raise ValueError(f"takes symbols separated by commas; {part[:40]!r} is not a symbol")
+        return tuple(dict.fromkeys(symbols.values()))
 
     @field_validator("signal_interval")
     @classmethod

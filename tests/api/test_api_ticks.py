@@ -11,6 +11,7 @@ import pytest
 
 from stockpulse.api import limits
 from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.symbology import SYMBOL_TAKES
 
 JSON, LINES, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 OPEN = datetime(2025, 11, 28, 14, 30, tzinfo=UTC)
@@ -141,7 +142,7 @@ async def test_good_rows_are_taken_and_bad_ones_named_by_their_place(client):
         2: "price: not a number: 'x'",
         3: "ts: missing; price: missing; size: missing",
         4: "not an object: 17",
-        5: "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit",
+        5: f"symbol: {SYMBOL_TAKES}",
         6: "ts: before 1990",
         7: "ts: in the future",
         8: "size: must be a number >= 0 and <= 1e+12",

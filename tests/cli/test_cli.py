@@ -155,7 +155,7 @@ def test_rejected_rows_are_counted_shown_and_kept_in_dead_letters(replay, app, t
     assert done.exit_code == 0
     assert counts(done.stdout) == (5, 2, 0, 3)
     assert f"{tmp_path}/bad.csv, row 2: price: must be a number > 0" in done.stdout
-    assert f"{tmp_path}/bad.csv, row 4: symbol: must be 1 to 16" in done.stdout
+    assert f"{tmp_path}/bad.csv, row 4: symbol: must be 1 to 32" in done.stdout
     letters = fetch(EmbeddedPostgres(app.data_dir).dsn, "SELECT reason FROM dead_letters WHERE source = 'bad'")
     assert len(letters) == 3
 

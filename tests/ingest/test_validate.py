@@ -87,7 +87,19 @@ class TestTick:
             ("symbol", "AA PL"),
             ("symbol", ".AAPL"),
             ("symbol", "-"),
-            ("symbol", "A" * 17),
+            ("symbol", "A" * 33),
+            ("symbol", "^"),
+            ("symbol", "//ES"),
+            ("symbol", "=SUM"),
+            ("symbol", "_TEST"),
+            ("symbol", "A/../B"),
+            ("symbol", "A/."),
+            ("symbol", "AAPL  261218C0015000"),
+            ("symbol", "\u00df"),
+            ("symbol", "\u0131"),
+            ("symbol", "\u017f"),
+            ("symbol", "\u212a"),
+            ("symbol", "\uff21"),
             ("symbol", "A" * 5_000_000),
             ("symbol", "ÄÖÜ"),
             ("symbol", "AAPL\u200b"),
@@ -108,7 +120,7 @@ class TestTick:
             *(("size", value) for value in (0.0, 5e-324, 1e12)),
             ("ts", EARLIEST),
             ("ts", LATEST),
-            *(("symbol", value) for value in ("A", "9", "BRK.B", "BTC/USD", "^GSPC"[1:], "ES=F", "A^-/.=", "A" * 16)),
+            *(("symbol", value) for value in ("A", "9", "BRK.B", "BTC/USD", "^GSPC"[1:], "ES=F", "A^-/.=", "A" * 32)),
             *(("exchange", value) for value in ("Q", "~", "!", "NYSE ARCA", "Q" * 16)),
             *(("conditions", value) for value in ("@", "@, ,I", "2001", "@" * 64)),
             *(("trade_id", value) for value in ("0", "a b", "{52983525029461}", "1" * 64)),
@@ -290,7 +302,7 @@ bar_rows = st.lists(
     )
     | st.just(A_BAR)
 )
-SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9.\-/^=]{0,15}")
+SYMBOL = re.compile(r"[/^]?[A-Z0-9][A-Z0-9.\-/^=_:&]{0,31}")
 
 
 def assert_partition(checked, frame, schema):

@@ -12,7 +12,7 @@ from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import NotFound, shown
 from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import Interval, parse_interval
-from stockpulse.market.symbology import Names, Symbol
+from stockpulse.market.symbology import Names, Symbol, read_symbol
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
@@ -117,7 +117,7 @@ _SYMBOL_TAKES: Final = "A symbol that StockPulse knows: see /symbols."
 
 def symbol_named(names: Names, name: str) -> Symbol:
     """Return the symbol of this name; NotFound if no tick and no bar of it has come yet."""
-    symbol = names.symbols.get(name.strip().upper())
+    symbol = names.symbols.get(read_symbol(name.strip()) or "")
     if symbol is None:
         raise NotFound(f"no such symbol: {shown(name)}")
     return symbol
@@ -133,7 +133,7 @@ async def _from_path(
     names: Symbols, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
     # The parameter is the rest of the path: BTC/USD has a slash of its own, and the path may end in one more.
-    known = symbol.upper() in names.symbols
+    known = read_symbol(symbol) in names.symbols
     return symbol_named(names, symbol if known else symbol.removesuffix("/"))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from stockpulse.market.calendar import ALWAYS_OPEN
 from stockpulse.market.clocks import Clock
+from stockpulse.market.symbology import is_pair
 from stockpulse.providers.trade_conditions import Rule, all_count
 
 
@@ -19,7 +20,7 @@ class Feed:
 
     def calendar_of(self, symbol: str) -> str:
         """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, whoever sends them."""
-        return ALWAYS_OPEN if "/" in symbol else self.calendar
+        return ALWAYS_OPEN if is_pair(symbol) else self.calendar
 
 
 @dataclass(frozen=True)

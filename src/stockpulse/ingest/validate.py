@@ -12,7 +12,7 @@ import polars as pl
 from stockpulse.market.arrays import Mask
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import BARS, TICKS
-from stockpulse.market.symbology import SYMBOL
+from stockpulse.market.symbology import SYMBOL_TAKES, read_symbols
 from stockpulse.market.times import MINUTE_MICROS, micros
 
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
@@ -93,16 +93,19 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
 
 
 def _checked_symbols(frame: pl.DataFrame) -> tuple[pl.DataFrame, Check]:
-    """The batch with its symbols in upper case, and which of them are fine.
+    """Return the batch with its symbols as they are stored, and the check of them.
 
-    Few symbols make up many rows, so each is looked at once; most come in upper case.
+    Few symbols make up many rows, so each is checked once. A text that is not a symbol stays as it was sent.
     """
-    symbols = frame["symbol"].unique()
-    if not (symbols == symbols.str.to_uppercase()).all():
-        frame = frame.with_columns(frame["symbol"].str.to_uppercase())
-        symbols = frame["symbol"].unique()
-    fine = _matching(frame["symbol"], symbols, SYMBOL, null_is_fine=False)
-    return frame, (fine, "symbol: must be 1 to 16 of A-Z 0-9 . - / ^ =, beginning with a letter or digit")
+    sent = frame["symbol"].unique()
+    symbols = read_symbols(sent)
+    changed = (symbols != sent).fill_null(value=False)
+    if changed.any():
+        frame = frame.with_columns(frame["symbol"].replace(sent.filter(changed), symbols.filter(changed)))
+    fine: Mask | np.bool_ = np.bool_(True)
+    if symbols.has_nulls():
+        fine = frame["symbol"].is_in(symbols.drop_nulls().implode()).fill_null(value=False).to_numpy()
+    return frame, (fine, f"symbol: {SYMBOL_TAKES}")
 
 
 def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:

@@ -1,7 +1,7 @@
-"""Numbers for names: symbols, providers, and kinds of ticks (provider, exchange, conditions, eligibility).
+"""The rules for names of symbols and providers, and the ids that stand for names.
 
-Ticks carry numbers, so that they are short rows of fixed width. This is the dictionary in memory; numbers
-are given by the database (`database.names`), once and for good, and are never reused.
+Ticks carry ids of symbols and of kinds (provider, exchange, conditions, flags), so that they are short rows of fixed
+width. `Names` holds the ids in memory; the database assigns them (`postgres.symbology_store`) and never reuses one.
 """
 
 import re
@@ -11,12 +11,51 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from stockpulse.errors import InvalidInput, shown
 from stockpulse.market.clocks import Clock
 
-SYMBOL: Final = r"^[A-Z0-9][A-Z0-9.\-/^=]{0,15}$"
-"""What a symbol looks like, in upper case."""
+LONGEST_SYMBOL: Final = 32
+SYMBOL: Final = r"^([A-Z0-9][A-Z0-9./^=_:&\-]{0,31}|[/^][A-Z0-9][A-Z0-9./^=_:&\-]{0,30})$"
+"""The pattern of a stored symbol. It never begins as a shell's option (-) or a spreadsheet's formula (=)."""
+_DOT_SEGMENT: Final = r"/\.\.?(/|$)"
+"""A part of a path that clients remove from a URL (RFC 3986, section 5.2.4): A/../B would become B."""
+_LOOSE_SYMBOL: Final = re.compile(SYMBOL, re.ASCII | re.IGNORECASE)
+_OCC_OPTION: Final = re.compile(r"([A-Z0-9.]{1,6}) +(\d{6}[CP]\d{8})", re.ASCII | re.IGNORECASE)
+"""An option as OCC writes it in 21 characters, its root padded with spaces: `AAPL  261218C00150000`."""
+SYMBOL_TAKES: Final = (
+    f"must be 1 to {LONGEST_SYMBOL} of A-Z 0-9 . - / ^ = _ : &, beginning with a letter or digit, or / or ^ before one"
+)
+
+
+def read_symbol(text: str) -> str | None:
+    """Return the symbol as it is stored, in upper case; None if the text is not a symbol.
+
+    An option of OCC loses its spaces. Letters outside ASCII are refused: the upper case of some would be another
+    ticker, as SS is of ß.
+    """
+    if option := _OCC_OPTION.fullmatch(text):
+        text = option[1] + option[2]
+    if not _LOOSE_SYMBOL.fullmatch(text) or not text.isascii() or re.search(_DOT_SEGMENT, text):
+        return None
+    return text.upper()
+
+
+def read_symbols(texts: pl.Series) -> pl.Series:
+    """Return the symbols as they are stored, null for texts that are not symbols."""
+    stored = texts.str.contains(SYMBOL) & ~texts.str.contains(_DOT_SEGMENT)
+    if stored.all(ignore_nulls=False):  # nearly always
+        return texts
+    return pl.Series(texts.name, [None if text is None else read_symbol(text) for text in texts], pl.String)
+
+
+def is_pair(symbol: str) -> bool:
+    """Return True for a pair of currencies or coins, BTC/USD, whose quote has three characters at least.
+
+    The class of a share (BRK/B) and the slash before a future (/ES) make no pair.
+    """
+    return re.match(r"[^/]+/[A-Z0-9]{3}", symbol) is not None
 
 
 PROVIDER: Final = r"[a-z][a-z0-9_]{0,31}"
@@ -32,7 +71,7 @@ def check_provider_name(name: str, field: str = "provider") -> str:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A symbol and the calendar that its days follow."""
+    """A symbol and the calendar of its days."""
 
     id: int
     name: str
@@ -41,7 +80,7 @@ class Symbol:
 
 @dataclass(frozen=True)
 class ProviderName:
-    """A provider, and what tells how far its event time has come: see `providers.base.Clock`."""
+    """A provider and its clock."""
 
     id: int
     name: str
@@ -51,7 +90,7 @@ class ProviderName:
 
 @dataclass(frozen=True)
 class TickKind:
-    """What many ticks have in common; `flags` as in `frames`."""
+    """The properties that many ticks share; `flags` as in `schemas`."""
 
     provider_id: int
     exchange: str
@@ -60,12 +99,12 @@ class TickKind:
 
 
 class Names:
-    """The dictionary: from names to numbers and back."""
+    """The ids of names, and the names of ids."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, Symbol] = {}
         self.symbol_by_id: dict[int, Symbol] = {}
-        self.in_order: list[Symbol] = []  # as they came to be known here
+        self.in_order: list[Symbol] = []  # in the order in which this process learned them
         self.providers: dict[str, ProviderName] = {}
         self.provider_by_id: dict[int, ProviderName] = {}
         self.kinds: dict[TickKind, int] = {}
@@ -76,7 +115,7 @@ class Names:
         self._venues: dict[tuple[int, str], int] = {}
 
     def add_symbols(self, symbols: Iterable[Symbol]) -> None:
-        """Take in symbols that the database has numbered."""
+        """Add symbols with the ids of the database."""
         for symbol in symbols:
             if symbol.id not in self.symbol_by_id:
                 self.symbols[symbol.name] = symbol
@@ -84,12 +123,12 @@ class Names:
                 self.in_order.append(symbol)
 
     def add_provider(self, provider: ProviderName) -> None:
-        """Take in a provider that the database has numbered."""
+        """Add a provider with the id of the database."""
         self.providers[provider.name] = provider
         self.provider_by_id[provider.id] = provider
 
     def add_kinds(self, kinds: Iterable[tuple[int, TickKind]]) -> None:
-        """Take in kinds of ticks that the database has numbered."""
+        """Add kinds of ticks with the ids of the database."""
         for number, kind in kinds:
             self.kinds[kind] = number
             self.kind_by_id[number] = kind
@@ -101,13 +140,13 @@ class Names:
         self._flags, self._provider_of_kind, self._venue_of_kind = flags, providers, venues
 
     def flags_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """What ticks of these kinds count for."""
+        """Return the flags of these kinds of ticks."""
         return self._flags[kind_id]
 
     def providers_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Who sent ticks of these kinds."""
+        """Return the ids of the providers of these kinds of ticks."""
         return self._provider_of_kind[kind_id]
 
     def venues_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Who sent ticks of these kinds, and of which exchange: a number of this process for each such pair."""
+        """Return a number for the (provider, exchange) of these kinds of ticks; other processes have other numbers."""
         return self._venue_of_kind[kind_id]

@@ -1,0 +1,98 @@
+"""One rule for symbols: what vendors use, stored in one spelling."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stockpulse.errors import InvalidInput
+from stockpulse.market.symbology import check_provider_name, is_pair, read_symbol, read_symbols
+from vendor_symbols import VENDOR_SYMBOLS
+
+NOT_SYMBOLS = [
+    "",
+    " AAPL",
+    "AAPL ",
+    "AAPL\n",
+    "BRK B",
+    "-AAPL",
+    "=1+1",
+    "@ES",
+    "&A",
+    ".",
+    "..",
+    "^",
+    "/",
+    "//ES",
+    "^^A",
+    "A/../B",
+    "A/./B",
+    "A/..",
+    "A" * 33,
+    "^" + "A" * 32,
+    "A'B",
+    'A"B',
+    "A;B",
+    "A$B",
+    "A`B",
+    "A|B",
+    "A\\B",
+    "A%2F",
+    "A?B",
+    "A#B",
+    "A,B",
+    "AAPL  261218C0015000",
+    "AAPLXYZ 261218C00150000",
+    "AAPL  261218X00150000",
+    # The upper case of these is another ticker: SS, I, S, K, A, FF.
+    "\u00df",
+    "\u0131",
+    "\u017f",
+    "\u212a",
+    "\uff21",
+    "\ufb00",
+    "\u0663",
+]
+
+
+@pytest.mark.parametrize(("sent", "stored"), VENDOR_SYMBOLS)
+def test_what_vendors_write_is_a_symbol(sent, stored):
+    assert read_symbol(sent) == stored
+    assert read_symbol(sent.lower()) == stored
+    assert read_symbol(stored) == stored
+    assert read_symbols(pl.Series([sent, sent.lower(), None, "?"])).to_list() == [stored, stored, None, None]
+
+
+@pytest.mark.parametrize("text", NOT_SYMBOLS)
+def test_anything_else_is_not(text):
+    assert read_symbol(text) is None
+    assert read_symbols(pl.Series(["AAPL", text])).to_list() == ["AAPL", None]
+
+
+@given(st.lists(st.text(max_size=4) | st.from_regex(r"\A[/^]?[A-Za-z0-9][A-Za-z0-9./^=_:&-]{0,31}\Z") | st.none()))
+def test_a_column_is_read_as_its_values_are(texts):
+    read = read_symbols(pl.Series(texts, dtype=pl.String))
+    assert read.to_list() == [None if text is None else read_symbol(text) for text in texts]
+
+
+@given(st.text() | st.from_regex(r"\A[/^]?[A-Za-z0-9][A-Za-z0-9./^=_:&-]{0,31}\Z"))
+def test_a_stored_symbol_needs_no_quotes(text):
+    symbol = read_symbol(text)
+    if symbol is not None:
+        assert symbol == symbol.upper() == read_symbol(symbol)
+        assert symbol.isascii()
+        assert 1 <= len(symbol) <= 32
+        assert symbol[0] not in "-=@+."
+        assert not set(symbol) & set(" '\"`$;|<>(){}[]*?!\\#%~,\n")
+        assert not {".", ".."} & set(symbol.split("/"))
+
+
+def test_pairs():
+    assert [symbol for symbol in ("BTC/USD", "BTC/USDT:USDT", "S/USDT", "1INCH/EUR") if not is_pair(symbol)] == []
+    assert [symbol for symbol in ("BRK/B", "RDS/A", "/ES", "/ESZ26:XCME", "BTC-USD", "AAPL") if is_pair(symbol)] == []
+
+
+@pytest.mark.parametrize("name", ["", "Desk", "1st", "a-b", "x" * 33, "\u00e4", "a\n"])
+def test_names_that_no_provider_has(name):
+    with pytest.raises(InvalidInput, match=r"sender: got .*; takes 1 to 32 of a-z 0-9 _, beginning with a letter"):
+        check_provider_name(name, "sender")
