@@ -68,6 +68,7 @@ async def _loading(calendar: str) -> AsyncIterator[asyncio.Task[Calendar]]:
         yield task
     finally:
         task.cancel()
+        await asyncio.wait([task])
 
 
 async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) -> None:

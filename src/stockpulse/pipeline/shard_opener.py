@@ -72,11 +72,11 @@ class ShardOpener:
             redeliveries = await self._restore(shard, source, engine, sink)
             processor = self._processor(source, sink, LockedEngine(engine), redeliveries)
             await processor.recover()
+            return OwnedShard(source, sink, processor)
         except BaseException:
             await sink.close()
             await source.close()
             raise
-        return OwnedShard(source, sink, processor)
 
     def _sink(self, shard: int, source: ShardOfLog) -> Sink:
         analytics = AnalyticsWriter(self.spec.tracks, self.rule_ids)
