@@ -1,9 +1,10 @@
-"""Indicators: the close of one bar for many symbols, ten years of daily bars of many, and the first start.
+"""Indicators: the close of one bar of many symbols, ten years of daily bars of many symbols, and the first start.
 
-Compared in the same run with TA-Lib, called per symbol, for the indicators that it has: over windows of 250 bars
-for a close, over the whole history for the batch, with a process for each core.
+Compared in the same run with TA-Lib for the indicators that it has, called for each symbol: over windows of 250 bars
+for a close; over the whole history for the batch, with one process for each core.
 
-    python tests/bench/indicators.py [--symbols 10000] [--rounds 5] [--starts]
+    python tests/bench/indicators.py [--symbols 10000] [--rounds 7] [--batch-symbols 500] [--batch-bars 2520]
+        [--cache FOLDER] [--starts]
 """
 
 import argparse
@@ -31,14 +32,13 @@ from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.market.intervals import M5
 
 WINDOW = 250
-BATCH_SYMBOLS, BATCH_BARS = 500, 2520
 PART = 8  # symbols at a time: about as many bars as the app catches up with
 ALL = [Instance(one) for one in CATALOGUE.values()]
 IN_TALIB = [Instance(CATALOGUE[name]) for name in TALIB]
 
 
 def best(rounds: int, work: Callable[[], object]) -> list[float]:
-    """Milliseconds of each round, the quickest first."""
+    """Return the milliseconds of each round, the quickest first."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -48,7 +48,7 @@ def best(rounds: int, work: Callable[[], object]) -> list[float]:
 
 
 def in_talib(series: list[Bars]) -> None:
-    """TA-Lib's share of the catalogue, for one symbol after another; the values of some symbols are there at once."""
+    """Calculate the indicators of TA-Lib for one symbol after another; keep the values of a few symbols at a time."""
     for at in range(0, len(series), PART):
         kept = [
             TALIB[one.indicator.name].call(talib, bars, **one.values)
@@ -58,8 +58,8 @@ def in_talib(series: list[Bars]) -> None:
         assert len(kept) >= len(IN_TALIB)
 
 
-def bar_close(compiler: Compiler, symbols: int, rounds: int) -> None:
-    """One closed bar of every symbol, through the track of the engine: state, values and revisions included."""
+def bar_close(compiler: Compiler, symbols: int, rounds: int) -> dict[str, object]:
+    """Close one bar of every symbol, through the track of the engine: state, values and revisions included."""
     walks = [random_walk(seed, WINDOW + rounds + 3) for seed in range(200)]
     stack = {name: np.stack([walk[name] for walk in walks]) for name in walks[0]}
     number = np.arange(symbols) % len(walks)
@@ -84,24 +84,21 @@ def bar_close(compiler: Compiler, symbols: int, rounds: int) -> None:
     some = [{name: one[:WINDOW].copy() for name, one in walk.items()} for walk in walks]
     peer = best(3, lambda: in_talib(some))
     whole = peer[0] * symbols / len(some)
-    report(
-        "bar_close",
-        symbols=symbols,
-        indicators=len(ALL),
-        ms=ours,
-        talib_indicators=len(IN_TALIB),
-        talib_ms=round(whole, 1),
-        times_talib=round(whole / ours[len(ours) // 2], 1),
-    )
+    return {
+        "symbols": symbols,
+        "indicators": len(ALL),
+        "ms": ours,
+        "talib_indicators": len(IN_TALIB),
+        "talib_ms": round(whole, 1),
+        "times_talib": round(whole / ours[len(ours) // 2], 1),
+    }
 
 
-def batch(compiler: Compiler, rounds: int) -> None:
-    """Ten years of daily bars of 500 symbols, calculated from the first bar on."""
-    series = {str(seed): random_walk(seed, BATCH_BARS) for seed in range(BATCH_SYMBOLS)}
+def batch(compiler: Compiler, rounds: int, symbols: int, bars_of_each: int) -> dict[str, object]:
+    """Calculate all indicators of daily bars of many symbols, from the first bar on."""
+    series = {str(seed): random_walk(seed, bars_of_each) for seed in range(symbols)}
     names = list(series)
-    parts_of_ours = [
-        together({name: series[name] for name in names[at : at + PART]}) for at in range(0, BATCH_SYMBOLS, PART)
-    ]
+    parts_of_ours = [together({name: series[name] for name in names[at : at + PART]}) for at in range(0, symbols, PART)]
 
     def ours(instances: list[Instance]) -> Callable[[], object]:
         bundle = Bundle(instances)
@@ -118,29 +115,29 @@ def batch(compiler: Compiler, rounds: int) -> None:
     parts = [list(series.values())[core::cores] for core in range(cores)]
     with multiprocessing.get_context("fork").Pool(cores) as pool:
         pool.map(in_talib, [part[:1] for part in parts])
-        sent = best(3, lambda: pool.map(len, parts))[0]  # what handing the bars over takes is not TA-Lib's
+        sent = best(3, lambda: pool.map(len, parts))[0]  # the time to hand the bars over is not TA-Lib's
         common, whole, peer = [], [], []
         for _ in range(rounds):
             common += best(1, ours(IN_TALIB))
             whole += best(1, ours(ALL))
             peer += [best(1, lambda: pool.map(in_talib, parts))[0] - sent]
     middle = rounds // 2
-    report(
-        "batch",
-        symbols=BATCH_SYMBOLS,
-        bars=BATCH_BARS,
-        cores=cores,
-        common_indicators=len(IN_TALIB),
-        common_ms=sorted(common),
-        talib_ms=sorted(round(one, 1) for one in peer),
-        share_of_talib=round(sorted(common)[middle] / sorted(peer)[middle], 2),
-        whole_catalogue=len(ALL),
-        whole_ms=sorted(whole),
-    )
+    return {
+        "symbols": symbols,
+        "bars": bars_of_each,
+        "cores": cores,
+        "common_indicators": len(IN_TALIB),
+        "common_ms": sorted(common),
+        "talib_ms": sorted(round(one, 1) for one in peer),
+        "share_of_talib": round(sorted(common)[middle] / sorted(peer)[middle], 2),
+        "whole_catalogue": len(ALL),
+        "whole_ms": sorted(whole),
+    }
 
 
-def starts() -> None:
-    """From the start of the app to ready, and to compiled, on a machine without a cache and then with one."""
+def starts() -> dict[str, object]:
+    """Start the app without a cache and with one; measure until it is ready and until its indicators are compiled."""
+    figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
         for name in ("first", "second"):
             app = AppProcess(Path(folder) / "data", cache_dir=f"{folder}/cache", provider="simulated")
@@ -152,23 +149,27 @@ def starts() -> None:
                 compiled = time.perf_counter() - began
                 while httpx2.get(f"{app.url}/health").json()["analytics"]["behind"]:
                     time.sleep(0.05)
-                report(
-                    f"{name}_start",
-                    ready_s=round(ready, 2),
-                    compiled_s=round(compiled, 2),
-                    analytics_complete_s=round(time.perf_counter() - began, 2),
-                )
+                figures[f"{name}_start"] = {
+                    "ready_s": round(ready, 2),
+                    "compiled_s": round(compiled, 2),
+                    "analytics_complete_s": round(time.perf_counter() - began, 2),
+                }
+    return figures
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--symbols", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-symbols", type=int, default=500)
+    parser.add_argument("--batch-bars", type=int, default=2520)
+    parser.add_argument("--cache", type=Path, help="folder of compiled indicators; without it they are compiled anew")
     parser.add_argument("--starts", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as cache:
-        loops = Compiler(Path(cache) / "loops")
-        bar_close(loops, arguments.symbols, arguments.rounds)
-        batch(loops, arguments.rounds)
-    if arguments.starts:
-        starts()
+        loops = Compiler((arguments.cache or Path(cache)) / "loops")
+        results = {
+            "bar_close": bar_close(loops, arguments.symbols, arguments.rounds),
+            "batch": batch(loops, arguments.rounds, arguments.batch_symbols, arguments.batch_bars),
+        }
+    report("indicators", **results, **(starts() if arguments.starts else {}))

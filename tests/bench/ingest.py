@@ -1,11 +1,10 @@
-"""Sustained ticks per second from the provider to committed: ticks, bars, checkpoints, sealing included.
+"""Sustained ticks per second from the provider until everything is committed: ticks, bars, indicators, checkpoints.
 
 Compared in the same run with the physical limit, one plain binary COPY of the same rows into an identical open
-segment, and with what one would write first: an INSERT and a commit per tick, then aggregation in SQL.
+segment; with the naive way, an INSERT and a commit for each tick and then aggregation in SQL; and with a run without
+indicators.
 
-The same is done without indicators, to see what they take.
-
-    python tests/bench/ingest.py [--ticks 6000000] [--symbols 500]
+    python tests/bench/ingest.py [--ticks 8000000] [--symbols 500] [--naive-ticks 3000]
 """
 
 import argparse
@@ -31,23 +30,22 @@ from stockpulse.postgres.connect import connect
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
 
-NAIVE_TICKS = 3000
 PER_EVENT_SECOND = 20_000
-"""In event time the ticks are so dense: bars close, and indicators follow, many times while they are taken in."""
+"""Ticks per second of event time. Ticks arrive faster than that, so many bars close during a run."""
 
 
 async def pipeline(
     dsn: str, ticks: int, symbols: list[str], *, indicators: bool = True, **options: object
 ) -> tuple[float, dict[str, float]]:
-    """Ticks per second until everything is committed, the bars and what follows from them too."""
+    """Return the ticks per second until everything is committed, derived rows included, and details of the run."""
     settings = Settings(database_url=dsn, provider="none", log_format="json", **options)
     provider = SimulatedProvider(symbols, math.inf)
     async with running(settings, CollectorRegistry()) as context:
         while context.supervisor.health["compiler"].state is not State.DONE:
             await asyncio.sleep(0.05)
         if not indicators:
-            for shard in context.pipeline.shards.values():
-                analytics = shard.engine.analytics
+            for shard in context.shards.processors.values():
+                analytics = shard.engine.unlocked.analytics
                 analytics.apply_ticks = analytics.apply_bars = lambda _: None
         sent = 0
         pending: set[asyncio.Task[object]] = set()
@@ -56,7 +54,7 @@ async def pipeline(
         async for frame in provider.stream():
             ts = begin + np.arange(sent, sent + len(frame)) * 1_000_000 // PER_EVENT_SECOND
             dense = frame.with_columns(ts=pl.Series(ts).cast(UTC_MICROS))
-            pending.add(asyncio.create_task(context.pipeline.submit(dense, feed_of(provider))))
+            pending.add(asyncio.create_task(context.pipeline.intake.submit(dense, feed_of(provider))))
             sent += len(frame)
             if len(pending) >= 8:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +82,7 @@ async def pipeline(
 
 
 async def plain_copy(dsn: str, rows: int) -> float:
-    """Rows per second of one COPY of rows that the pipeline stored, into a table like an open segment."""
+    """Return the rows per second of one COPY of stored rows into a table like an open segment."""
     connection = await connect(dsn)
     found = await connection.fetch("SELECT * FROM realtime_prices LIMIT 20000")
     frame = pl.DataFrame([tuple(row) for row in found], schema=LOGGED_TICKS, orient="row")
@@ -102,15 +100,15 @@ async def plain_copy(dsn: str, rows: int) -> float:
     return rate
 
 
-async def insert_per_tick(dsn: str) -> float:
-    """Ticks per second of INSERT + commit for each, then one aggregation to 1-minute bars."""
+async def insert_per_tick(dsn: str, ticks: int) -> float:
+    """Return the ticks per second of an INSERT and a commit for each, then one aggregation to 1-minute bars."""
     connection = await connect(dsn)
     await connection.execute(
         "DROP TABLE IF EXISTS naive; CREATE TABLE naive (id bigserial PRIMARY KEY, symbol varchar(10),"
         " price numeric(12,4), volume bigint, event_time timestamptz); CREATE INDEX ON naive (symbol, event_time)"
     )
     started = time.perf_counter()
-    for number in range(NAIVE_TICKS):
+    for number in range(ticks):
         await connection.execute(
             "INSERT INTO naive (symbol, price, volume, event_time) VALUES ($1, 100, 10, now())", f"S{number % 6}"
         )
@@ -119,32 +117,34 @@ async def insert_per_tick(dsn: str) -> float:
         " (array_agg(price ORDER BY event_time))[1], (array_agg(price ORDER BY event_time DESC))[1]"
         " FROM naive GROUP BY 1, 2"
     )
-    rate = NAIVE_TICKS / (time.perf_counter() - started)
+    rate = ticks / (time.perf_counter() - started)
     await connection.execute("DROP TABLE naive")
     await connection.close()
     return rate
 
 
-async def main(ticks: int, symbols: int, rounds: int) -> None:
+async def main(ticks: int, symbols: int, rounds: int, naive_ticks: int) -> None:
+    figures = []
     for _ in range(rounds):
         async with fresh_database() as dsn:
             rate, details = await pipeline(dsn, ticks, [f"S{number}" for number in range(symbols)])
             async with fresh_database() as other:
                 bare, _ = await pipeline(other, ticks, [f"S{number}" for number in range(symbols)], indicators=False)
             limit = await plain_copy(dsn, min(ticks, 4_000_000))
-            naive = await insert_per_tick(dsn)
-        report(
-            "ingest",
-            symbols=symbols,
-            ticks_per_second=round(rate),
-            without_indicators=round(bare),
-            share_of_without=round(rate / bare, 3),
-            plain_copy_per_second=round(limit),
-            share_of_plain_copy=round(rate / limit, 3),
-            insert_per_tick_per_second=round(naive),
-            times_insert_per_tick=round(rate / naive),
-            **details,
+            naive = await insert_per_tick(dsn, naive_ticks)
+        figures.append(
+            {
+                "ticks_per_second": round(rate),
+                "without_indicators": round(bare),
+                "share_of_without": round(rate / bare, 3),
+                "plain_copy_per_second": round(limit),
+                "share_of_plain_copy": round(rate / limit, 3),
+                "insert_per_tick_per_second": round(naive),
+                "times_insert_per_tick": round(rate / naive),
+                **details,
+            }
         )
+    report("ingest", symbols=symbols, rounds=figures)
 
 
 if __name__ == "__main__":
@@ -152,5 +152,6 @@ if __name__ == "__main__":
     parser.add_argument("--ticks", type=int, default=8_000_000)
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--naive-ticks", type=int, default=3000)
     arguments = parser.parse_args()
-    uvloop.run(main(arguments.ticks, arguments.symbols, arguments.rounds))
+    uvloop.run(main(arguments.ticks, arguments.symbols, arguments.rounds, arguments.naive_ticks))

@@ -1,10 +1,10 @@
-"""With the log on Kafka, its broker on the same cores: sustained ticks per second, and how long a tick takes.
+"""Sustained ticks per second and latency with the log on Kafka, its broker on the same cores.
 
-Compared in the same run with one plain binary COPY of the same rows, and with the log in the database. Latency is
-from a batch of 100 ticks submitted to acknowledged by the broker, and to committed in the database, checkpoint
-included.
+Compared in the same run with one plain binary COPY of the same rows, and with the log in the database. Latency is the
+time from submitting a batch of 100 ticks until the broker has acknowledged it, and until it is committed in the
+database with its checkpoint.
 
-    python tests/bench/kafka.py [--ticks 4000000] [--symbols 500] [--codec json]
+    python tests/bench/kafka.py [--ticks 4000000] [--symbols 500] [--codec json] [--latency-seconds 15]
 """
 
 import argparse
@@ -26,11 +26,12 @@ from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.settings import Settings
 
 BATCH = 100
-LATENCY_SECONDS = 15
 
 
-async def latencies(dsn: str, bootstrap: str, rate: int, symbols: list[str]) -> dict[str, dict[str, float]]:
-    """Milliseconds from submitted to acknowledged, and to committed, at so many ticks per second."""
+async def latencies(
+    dsn: str, bootstrap: str, rate: int, symbols: list[str], seconds: float
+) -> dict[str, dict[str, float]]:
+    """Return the milliseconds from submitted to acknowledged and to committed, at `rate` ticks per second."""
     topics = {f"kafka_topic_{kind}": f"latency{rate}.{kind}" for kind in ("raw", "ohlcv", "analytics", "signals")}
     settings = Settings(
         database_url=dsn, provider="none", log_format="json", kafka_bootstrap_servers=bootstrap, **topics
@@ -44,7 +45,7 @@ async def latencies(dsn: str, bootstrap: str, rate: int, symbols: list[str]) -> 
 
         async def one(frame: pl.DataFrame) -> None:
             started = time.perf_counter()
-            await context.pipeline.submit(frame, feed_of(provider))
+            await context.pipeline.intake.submit(frame, feed_of(provider))
             acknowledged.append(time.perf_counter() - started)
             ends = {shard: journal.own_end(shard) or 0 for shard in owned}
             while any(owned[shard].sink.offset < end for shard, end in ends.items()):
@@ -57,7 +58,7 @@ async def latencies(dsn: str, bootstrap: str, rate: int, symbols: list[str]) -> 
             for batch in frame.iter_slices(BATCH):
                 await asyncio.sleep(max(0.0, begin + len(pending) * BATCH / rate - time.perf_counter()))
                 pending.append(asyncio.create_task(one(batch)))
-                if len(pending) >= rate * LATENCY_SECONDS / BATCH:
+                if len(pending) >= rate * seconds / BATCH:
                     break
             else:
                 continue
@@ -70,8 +71,9 @@ async def latencies(dsn: str, bootstrap: str, rate: int, symbols: list[str]) -> 
     }
 
 
-async def main(ticks: int, symbols: int, rounds: int, codec: str) -> None:
+async def main(ticks: int, symbols: int, rounds: int, codec: str, latency_seconds: float) -> None:
     names = [f"S{number}" for number in range(symbols)]
+    figures = []
     with Broker(jars()) as broker:
         for number in range(rounds):
             topics = {
@@ -84,20 +86,20 @@ async def main(ticks: int, symbols: int, rounds: int, codec: str) -> None:
                 limit = await plain_copy(dsn, min(ticks, 4_000_000))
                 async with fresh_database() as other:
                     in_database, _ = await pipeline(other, ticks, names)
-            report(
-                "kafka",
-                codec=codec,
-                symbols=symbols,
-                ticks_per_second=round(rate),
-                with_log_in_database=round(in_database),
-                plain_copy_per_second=round(limit),
-                share_of_plain_copy=round(rate / limit, 3),
-                **details,
+            figures.append(
+                {
+                    "ticks_per_second": round(rate),
+                    "with_log_in_database": round(in_database),
+                    "plain_copy_per_second": round(limit),
+                    "share_of_plain_copy": round(rate / limit, 3),
+                    **details,
+                }
             )
+        latency = {}
         for speed in (1000, 10_000):
             async with fresh_database() as dsn:
-                found = await latencies(dsn, broker.bootstrap, speed, names)
-            report("kafka_latency", ticks_per_second=speed, batch=BATCH, **found)
+                latency[speed] = await latencies(dsn, broker.bootstrap, speed, names, latency_seconds)
+    report("kafka", codec=codec, symbols=symbols, rounds=figures, batch=BATCH, latency_at_ticks_per_second=latency)
 
 
 if __name__ == "__main__":
@@ -106,5 +108,6 @@ if __name__ == "__main__":
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--codec", choices=["json", "avro"], default="json")
-    arguments = parser.parse_args()
-    uvloop.run(main(arguments.ticks, arguments.symbols, arguments.rounds, arguments.codec))
+    parser.add_argument("--latency-seconds", type=float, default=15)
+    given = parser.parse_args()
+    uvloop.run(main(given.ticks, given.symbols, given.rounds, given.codec, given.latency_seconds))

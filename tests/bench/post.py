@@ -1,4 +1,6 @@
-"""Time from POST /ticks to the durable answer, at a steady rate of ticks; and of a bare commit in the same run.
+"""The time from POST /ticks to the durable answer, at a steady rate of ticks.
+
+Compared in the same run with a bare commit on the same server.
 
 python tests/bench/post.py [--rates 1000 10000] [--seconds 20]
 """
@@ -30,7 +32,7 @@ def body(ticks: int, number: int) -> bytes:
 
 
 async def post_at(url: str, rate: int, seconds: float) -> list[float]:
-    """Latencies of requests that leave on schedule, whatever the answers of those before."""
+    """Send requests on schedule, whether or not earlier ones were answered; return their latencies in seconds."""
     latencies: list[float] = []
     async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
 
@@ -52,7 +54,7 @@ async def post_at(url: str, rate: int, seconds: float) -> list[float]:
 
 
 async def bare_commits(app: AppProcess) -> list[float]:
-    """What one INSERT and its commit take on the same server: no durable answer can be faster."""
+    """Return the seconds that an INSERT and its commit take on the same server: no durable answer can be faster."""
     connection = await asyncpg.connect(f"postgresql://stockpulse@/stockpulse?host={app.data_dir / 'run'}")
     await connection.execute("CREATE TABLE bare (at timestamptz)")
     latencies = []
@@ -69,9 +71,8 @@ async def main(rates: list[int], seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder, AppProcess(Path(folder)) as app:
         await post_at(app.url, 1000, 2)
         bare = quantiles(await bare_commits(app))
-        for rate in rates:
-            figures = quantiles(await post_at(app.url, rate, seconds))
-            report("post", ticks_per_second=rate, requests_per_second=REQUESTS_PER_SECOND, **figures, bare_commit=bare)
+        figures = {rate: quantiles(await post_at(app.url, rate, seconds)) for rate in rates}
+        report("post", requests_per_second=REQUESTS_PER_SECOND, at_ticks_per_second=figures, bare_commit=bare)
 
 
 if __name__ == "__main__":

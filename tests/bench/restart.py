@@ -1,6 +1,6 @@
-"""From SIGKILL to ready again, with 10,000 symbols that all have forming bars and indicators.
+"""The time from SIGKILL until the app is ready again, with 10,000 symbols that have forming bars and indicators.
 
-python tests/bench/restart.py [--symbols 10000] [--history 40] [--rounds 5]
+python tests/bench/restart.py [--symbols 10000] [--history 40] [--rounds 5] [--batches 20]
 """
 
 import argparse
@@ -38,17 +38,17 @@ def caught_up(app: AppProcess) -> None:
         time.sleep(0.2)
 
 
-def main(symbols: int, history: int, rounds: int) -> None:
+def main(symbols: int, history: int, rounds: int, batches: int) -> None:
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
         app = AppProcess(Path(folder)).start()
         caught_up(app)
         for back in range(history, 0, -1):  # a bar of 5 minutes from each
             send(app, batch(symbols, back * timedelta(minutes=5)), symbols)
         caught_up(app)
-        time.sleep(5)
+        time.sleep(5)  # the last flush
         seconds = []
         for _ in range(rounds):
-            for _ in range(20):
+            for _ in range(batches):
                 send(app, batch(symbols), symbols)
                 time.sleep(0.1)
             app.kill()
@@ -70,5 +70,6 @@ if __name__ == "__main__":
     parser.add_argument("--symbols", type=int, default=10_000)
     parser.add_argument("--history", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=20)
     arguments = parser.parse_args()
-    main(arguments.symbols, arguments.history, arguments.rounds)
+    main(arguments.symbols, arguments.history, arguments.rounds, arguments.batches)

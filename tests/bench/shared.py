@@ -1,5 +1,6 @@
-"""How fast one process, and two, work in what an `ingest` process has put into the log: broker, database and all on
-the same cores, so that two can only gain where one leaves a core idle.
+"""Ticks per second that one `process` process, and two, take from the log that an `ingest` process has filled.
+
+Broker, database and processes are on the same cores: two can only gain if one leaves a core idle.
 
     python tests/bench/shared.py [--ticks 2000000] [--symbols 500]
 """
@@ -26,7 +27,7 @@ KINDS = ("raw", "ohlcv", "analytics", "signals")
 
 
 async def ingested(dsn: str, bootstrap: str, topics: dict[str, str], ticks: int, symbols: list[str]) -> float:
-    """Put ticks into the log; so many per second."""
+    """Put ticks into the log; return the ticks per second."""
     settings = Settings(
         database_url=dsn, provider="none", role="ingest", kafka_bootstrap_servers=bootstrap, log_format="json", **topics
     )
@@ -34,7 +35,7 @@ async def ingested(dsn: str, bootstrap: str, topics: dict[str, str], ticks: int,
     async with running(settings, CollectorRegistry()) as context:
         started = time.perf_counter()
         async for frame in provider.stream():
-            await context.pipeline.submit(frame, feed_of(provider))
+            await context.pipeline.intake.submit(frame, feed_of(provider))
             sent += len(frame)
             if sent >= ticks:
                 break
@@ -42,7 +43,7 @@ async def ingested(dsn: str, bootstrap: str, topics: dict[str, str], ticks: int,
 
 
 async def processed(dsn: str, bootstrap: str, topics: dict[str, str], processes: int, ticks: int) -> float:
-    """Ticks per second until all are stored, from the first one on."""
+    """Return the ticks per second from the first one that is stored to the last."""
     pool = await create_pool(dsn, 2)
     settings = {"role": "process", "kafka_bootstrap_servers": bootstrap, "database_url": dsn, "kafka_group": "bench"}
     progress = "SELECT coalesce(sum(journal_offset - first_seq), 0)::bigint FROM checkpoints"

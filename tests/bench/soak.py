@@ -1,6 +1,6 @@
-"""Memory, descriptors and lag over a long run at a steady rate of ticks.
+"""Memory, file descriptors and lag during a long run at a steady rate of ticks.
 
-python tests/bench/soak.py [--rate 20000] [--minutes 10]
+python tests/bench/soak.py [--rate 20000] [--minutes 10] [--sample-seconds 10]
 """
 
 import argparse
@@ -16,14 +16,14 @@ from bench import AppProcess, report
 SYMBOLS = 500
 
 
-def main(rate: int, minutes: float) -> None:
+def main(rate: int, minutes: float, sample_seconds: float) -> None:
     symbols = ",".join(f"S{number}" for number in range(SYMBOLS))
     settings = {"provider": "simulated", "symbols": symbols, "simulated_rate": str(rate / SYMBOLS)}
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder, AppProcess(Path(folder), **settings) as app:
         process = psutil.Process(app.pid)
         samples = []
-        for _ in range(int(minutes * 6)):
-            time.sleep(10)
+        for _ in range(max(2, int(minutes * 60 / sample_seconds))):
+            time.sleep(sample_seconds)
             metrics = httpx2.get(f"{app.url}/metrics", timeout=10).text
             values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
             samples.append(
@@ -39,11 +39,13 @@ def main(rate: int, minutes: float) -> None:
         report(
             "soak",
             wanted_ticks_per_second=rate,
-            ticks_per_second=round((samples[-1]["ticks"] - samples[0]["ticks"]) / (10 * (len(samples) - 1))),
+            ticks_per_second=round(
+                (samples[-1]["ticks"] - samples[0]["ticks"]) / (sample_seconds * (len(samples) - 1))
+            ),
             minutes=minutes,
             rss_mb_first_half_max=max(sample["rss_mb"] for sample in samples[:half]),
             rss_mb_second_half_max=max(sample["rss_mb"] for sample in samples[half:]),
-            every_minute=samples[5::6],
+            samples=samples[:: max(1, len(samples) // 10)],
         )
 
 
@@ -51,5 +53,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--sample-seconds", type=float, default=10)
     arguments = parser.parse_args()
-    main(arguments.rate, arguments.minutes)
+    main(arguments.rate, arguments.minutes, arguments.sample_seconds)

@@ -1,8 +1,9 @@
-"""/ticks/latest and /ticks/summary with 10 M ticks stored, while 10,000 ticks a second come in.
+"""/ticks/latest and /ticks/summary with 10 million ticks stored, while 10,000 ticks a second arrive.
 
-The peer, in the same run: the same questions asked with bare asyncpg, of one sealed and indexed segment.
+Compared in the same run with the same queries through bare asyncpg, on one segment: a sealed and indexed one, if the
+ticks fill one.
 
-    python tests/bench/tick_reads.py [--stored 10000000] [--rate 10000] [--symbols 500]
+    python tests/bench/tick_reads.py [--stored 10000000] [--rate 10000] [--symbols 500] [--samples 1000]
 """
 
 import argparse
@@ -20,11 +21,11 @@ import httpx2
 import polars as pl
 
 from bench import AppProcess, quantiles, report
+from stockpulse.journal.segments import table_of
 from stockpulse.market.schemas import TICKS
 from stockpulse.providers.simulated import SimulatedProvider
 
 ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
-SAMPLES = 1000
 
 
 async def send(client: httpx2.AsyncClient, frame: pl.DataFrame) -> None:
@@ -35,11 +36,12 @@ async def send(client: httpx2.AsyncClient, frame: pl.DataFrame) -> None:
 
 
 async def fill(client: httpx2.AsyncClient, symbols: list[str], stored: int) -> None:
-    """The ticks of the last minutes, as many as asked for."""
+    """Send this many ticks, spread over the last ten minutes."""
     newest = datetime.now(UTC)
     span = timedelta(minutes=10)
     sent = 0
-    async for frame in SimulatedProvider(symbols, math.inf).stream():
+    async for some in SimulatedProvider(symbols, math.inf).stream():
+        frame = some.head(stored - sent)
         spread = pl.Series([newest - span + span * (sent + row) / stored for row in (0, len(frame))])
         ts = pl.datetime_range(spread[0], spread[1], spread[1] - spread[0], eager=True).to_physical()
         times = pl.int_range(0, len(frame), eager=True) * ((ts[1] - ts[0]) / len(frame)) + ts[0]
@@ -64,11 +66,13 @@ async def timed(samples: int, ask: Callable[[], Awaitable[None]]) -> list[float]
     return latencies
 
 
-async def bare(app: AppProcess, symbols: list[str]) -> dict[str, dict[str, float]]:
-    """The same questions to one sealed segment, with bare asyncpg."""
+async def bare(app: AppProcess, symbols: list[str], samples: int) -> dict[str, object]:
+    """Ask one segment the same through bare asyncpg."""
     connection = await asyncpg.connect(f"postgresql://stockpulse@/stockpulse?host={app.data_dir / 'run'}")
-    segment = await connection.fetchval("SELECT id FROM log_segments WHERE indexed ORDER BY id LIMIT 1")
-    table = f"realtime_prices_s{segment:010d}"
+    segment, indexed = await connection.fetchrow(
+        "SELECT id, indexed FROM log_segments ORDER BY indexed DESC, id LIMIT 1"
+    )
+    table = table_of(segment)
     ids = [row[0] for row in await connection.fetch("SELECT id FROM symbols WHERE symbol = ANY($1::text[])", symbols)]
     newest = await connection.fetchval(f"SELECT max(ts) FROM {table}")
 
@@ -85,12 +89,12 @@ async def bare(app: AppProcess, symbols: list[str]) -> dict[str, dict[str, float
             newest - timedelta(minutes=5),
         )
 
-    figures = {"latest": quantiles(await timed(300, latest)), "summary": quantiles(await timed(300, summary))}
+    figures = {name: quantiles(await timed(samples, ask)) for name, ask in (("latest", latest), ("summary", summary))}
     await connection.close()
-    return figures
+    return {"segment_is_indexed": indexed, **figures}
 
 
-async def main(stored: int, rate: int, count: int) -> None:
+async def main(stored: int, rate: int, count: int, samples: int) -> None:
     symbols = [f"S{number}" for number in range(count)]
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder, AppProcess(Path(folder)) as app:
         async with httpx2.AsyncClient(base_url=app.url, timeout=60) as client:
@@ -105,9 +109,9 @@ async def main(stored: int, rate: int, count: int) -> None:
 
             results = {}
             for path in ("/ticks/latest?limit=100", "/ticks/summary?minutes=5"):
-                results[path] = quantiles(await timed(SAMPLES, lambda path=path: ask(path)))
+                results[path] = quantiles(await timed(samples, lambda path=path: ask(path)))
             load.cancel()
-        peer = await bare(app, symbols)
+        peer = await bare(app, symbols, samples)
         report("tick_reads", stored=stored, ticks_per_second=rate, symbols=count, answers=results, bare_asyncpg=peer)
 
 
@@ -116,5 +120,6 @@ if __name__ == "__main__":
     parser.add_argument("--stored", type=int, default=10_000_000)
     parser.add_argument("--rate", type=int, default=10_000)
     parser.add_argument("--symbols", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=1000)
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.stored, arguments.rate, arguments.symbols))
+    asyncio.run(main(arguments.stored, arguments.rate, arguments.symbols, arguments.samples))
