@@ -1,7 +1,7 @@
 """The running parts of a process, from the real composition root, on a clock that the test sets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from stockpulse.node import log as log_module
 from stockpulse.node import roles
 from stockpulse.node.lifecycle import running
 from stockpulse.node.node import Timing
+from stockpulse.pipeline.events import Listener
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.shard_processor import ShardProcessor
@@ -149,6 +150,7 @@ async def stack(
     instances: Iterable[Instance] = (),
     rules: Iterable[Rule] = (),
     functions: Functions | None = none_to_run,
+    listeners: Sequence[Listener] = (),
 ) -> AsyncIterator[Stack]:
     """Run a process on this database.
 
@@ -168,7 +170,7 @@ async def stack(
         patch.setattr(roles, "start_maintenance", lambda *_: None)
         patch.setattr(log_module, "Segments", lambda pool, recent: Segments(pool, recent, segment_rows))
         patch.setattr(backends, "_MEMORY_ROWS", memory_rows)
-        async with running(settings, CollectorRegistry(), Timing(clock, 0.02), spec) as context:
+        async with running(settings, CollectorRegistry(), Timing(clock, 0.02), spec, listeners) as context:
             yield Stack(context, clock)
     assert not stopped, "a background task failed; its log says why"
 

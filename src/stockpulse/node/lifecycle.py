@@ -1,6 +1,6 @@
 """One process without HTTP: from its settings to running parts, and back to nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,6 +16,7 @@ from stockpulse.node.log import open_log
 from stockpulse.node.node import Node, Timing
 from stockpulse.node.parts import build_engine_spec
 from stockpulse.node.roles import ROLES
+from stockpulse.pipeline.events import Listener
 from stockpulse.postgres.connect import TRANSIENT
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
@@ -30,10 +31,15 @@ def supervisor() -> Supervisor:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, registry: CollectorRegistry, timing: Timing = _REAL_TIME, spec: EngineSpec | None = None
+    settings: Settings,
+    registry: CollectorRegistry,
+    timing: Timing = _REAL_TIME,
+    spec: EngineSpec | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> AsyncIterator[Context]:
-    """Run all parts of the role, from the recovered state to the last flush. Without a `spec` the settings say it.
+    """Run all parts of the role, from the recovered state to the last flush.
 
+    Without a `spec` the settings say what is calculated. The `listeners` hear what the shards of this process make.
     Raises CannotStart, with one line that says what to change; then no task, connection or server is left.
     """
     _check_role(settings)
@@ -43,7 +49,14 @@ async def running(
         open_log(settings, database, tasks) as log,
     ):
         node = Node(
-            settings, spec or build_engine_spec(settings), database, log, tasks, timing, Partitions(database.pool)
+            settings=settings,
+            spec=spec or build_engine_spec(settings),
+            database=database,
+            log=log,
+            tasks=tasks,
+            timing=timing,
+            partitions=Partitions(database.pool),
+            listeners=tuple(listeners),
         )
         async with ROLES[settings.role](node, registry) as context:
             yield context

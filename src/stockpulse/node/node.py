@@ -8,6 +8,7 @@ from stockpulse.aio.supervisor import Supervisor
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.backends import LogParts
+from stockpulse.pipeline.events import Listener
 from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
 from stockpulse.postgres.database import Database
 from stockpulse.settings import Settings
@@ -39,5 +40,7 @@ class Node:
     tasks: Supervisor
     timing: Timing
     partitions: Partitions
+    listeners: tuple[Listener, ...] = ()
+    """Told of everything that the shards of this process make."""
     counters: Counters = field(default_factory=Counters)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)

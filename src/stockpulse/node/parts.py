@@ -72,7 +72,7 @@ async def open_shards(node: Node, clocks: ProviderClocks, *listeners: Listener) 
         spec=spec,
         rule_ids=await SignalStore(database.pool).assign_ids(spec.rules.rules),
         delivered=remember_ticks(node),
-        listener=Listeners(listeners),
+        listener=Listeners((*listeners, *node.listeners)),
         counters=node.counters,
         now=node.timing.now,
         flush_seconds=node.timing.flush_seconds,
