@@ -7,9 +7,9 @@ from typing import Any
 import asyncpg
 import numpy as np
 
-from stockpulse.engine.bar_math import total
 from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.engine.exact_sums import total
 from stockpulse.engine.indicator_track import TrackSpec
 from stockpulse.engine.indicators import SIGNAL_TRACK
 from stockpulse.indicators.algebra import INPUTS
@@ -80,7 +80,7 @@ def _places(track: TrackSpec) -> dict[str, int]:
 
 
 async def _bars(connection: asyncpg.Connection, table: str) -> dict[int, dict[str, np.ndarray]]:
-    names = ("ts", "open", "high", "low", "close", "volume_units", "volume_nanos", "revision")
+    names = ("ts", "open", "high", "low", "close", "volume_units", "volume_picos", "revision")
     by_symbol: dict[int, list[tuple[Any, ...]]] = {}
     for symbol_id, *row in await connection.fetch(
         f"SELECT symbol_id, {', '.join((_MICROS, *names[1:]))} FROM {table} WHERE open <> 'NaN' ORDER BY symbol_id, 2"
@@ -96,7 +96,7 @@ def _of_symbol(
     track: TrackSpec, functions: Functions, symbol_id: int, calendar: str, bars: Mapping[str, np.ndarray]
 ) -> DerivedRows:
     count = len(bars["ts"])
-    volume = total(bars["volume_units"], bars["volume_nanos"])
+    volume = total(bars["volume_units"], bars["volume_picos"])
     columns = {name: bars[name] for name in ("open", "high", "low", "close")}
     columns["volume"] = np.where(np.isnan(volume), 0.0, volume)
     columns["session"] = trading_calendar(calendar).trading_date(bars["ts"]).astype(float)

@@ -213,8 +213,8 @@ def bars_of(ticks: Sequence[StoredTick], seconds: int) -> dict[tuple[str, dateti
 async def stored_bars(dsn: str, seconds: int) -> dict[tuple[str, datetime], Bar]:
     found = await rows(
         dsn,
-        "SELECT symbol, ts, open, high, low, close, volume_units * 1000000000 + volume_nanos, trade_count, revision"
-        f" FROM {TABLES[seconds]} JOIN symbols ON id = symbol_id",
+        "SELECT symbol, ts, open, high, low, close, volume_units * 1000000000 + volume_picos / 1000, trade_count,"
+        f" revision FROM {TABLES[seconds]} JOIN symbols ON id = symbol_id",
     )
     return {(symbol, ts): tuple(bar) for symbol, ts, *bar in found}  # type: ignore[misc]
 

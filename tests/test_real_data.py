@@ -141,6 +141,31 @@ def test_minute_bars_are_those_of_the_vendor(replayed):
     assert min(table.tail(1).select(FIELDS).row(0)) >= 0.995
 
 
+def listing_print(trades: pl.DataFrame, flag: int) -> pl.DataFrame:
+    """The opening or closing print of the listing exchange on each day: the largest one."""
+    day = pl.col("ts").dt.convert_time_zone("America/New_York").dt.date()
+    prints = trades.filter(pl.col("conditions").str.to_integer(base=16) & flag != 0)
+    return prints.sort("size").group_by("symbol", date=day).agg(pl.col("price", "ts").last())
+
+
+def test_daily_opens_and_closes_are_the_official_ones(replayed, trades):
+    """They are those of the auctions, but for two opening prints that came after the first minute."""
+    vendor = pl.read_parquet(FOLDER / "daily.parquet").filter(pl.col("date").is_in(DAYS))
+    bars = served(replayed, "1d").with_columns(date=pl.col("ts").dt.convert_time_zone("America/New_York").dt.date())
+    both = bars.join(vendor, on=["symbol", "date"], suffix="_vendor")
+    assert len(both) == len(SYMBOLS) * len(DAYS)
+    assert both["open"].equals(both["open_vendor"])
+    assert both["close"].equals(both["close_vendor"])
+    closing = both.join(listing_print(trades, 0x80), on=["symbol", "date"])
+    assert len(closing) == len(both)
+    assert closing["close"].equals(closing["price"])
+    opening = both.join(listing_print(trades, 0x40), on=["symbol", "date"])
+    late = opening.filter(pl.col("ts_right").dt.minute() > 30)
+    assert late.select("symbol", pl.col("date").dt.day()).sort("symbol").rows() == [("AIG", 7), ("IBM", 8)]
+    in_time = opening.filter(pl.col("ts_right").dt.minute() == 30)
+    assert in_time["open"].equals(in_time["price"])
+
+
 def test_daily_bars_beside_those_of_the_vendor(replayed):
     # The vendor's days have the auctions in them, and were made of another feed: they only have to be near.
     vendor = pl.read_parquet(FOLDER / "daily.parquet").filter(pl.col("date").is_in(DAYS))

@@ -323,6 +323,68 @@ async def test_a_summary_of_bars(market):
     }
 
 
+ODD_LOTS = [("2025-11-25T14:30:10Z", 50, ["@", "I"]), ("2025-11-25T14:31:10Z", 100, ["@"])]
+
+
+@pytest.mark.parametrize(
+    ("later", "volumes"),
+    [
+        # Odd lots alone have no price. Their minute is not shown, but every longer bar has their volume.
+        ("14:31", {"1m": [100], "2m": [150], "5m": [150], "10m": [150], "1h": [150], "4h": [150], "1d": [150]}),
+        ("14:36", {"1m": [100], "2m": [100], "5m": [100], "10m": [150], "15m": [150], "1h": [150], "1d": [150]}),
+    ],
+)
+async def test_trades_without_a_price_keep_their_volume_in_every_interval(client, later, volumes):
+    sizes = [("14:30", 50, ["@", "I"]), (later, 100, ["@"])]
+    rows = [
+        {"symbol": "ODD", "ts": f"2025-11-25T{at}:10Z", "price": 10.0, "size": size, "conditions": conditions}
+        for at, size, conditions in sizes
+    ]
+    await send(client, rows, conditions="alpaca", calendar="XNYS", end_of_stream="true")
+    for interval, wanted in volumes.items():
+        bars = await bars_of(client, "ODD", interval=interval, start="2025-11-25")
+        assert [bar["volume"] for bar in bars] == wanted, interval
+        assert {(bar["open"], bar["close"], bar["vwap"]) for bar in bars} == {(10.0, 10.0, 10.0)}
+    weeks = await bars_of(client, "ODD", interval="1w", start="2025-11-24")
+    assert [bar["volume"] for bar in weeks] == [150]
+    newest = (await get(client, "/bars/latest", symbol="ODD"))["bars"]
+    assert [bar["volume_sum"] for bar in newest] == [100]
+
+
+async def test_a_summary_has_the_volume_of_trades_without_a_price(client):
+    rows = [
+        {"symbol": "ODD", "ts": ts, "price": 10.0, "size": size, "conditions": conditions}
+        for ts, size, conditions in [*ODD_LOTS, ("2025-11-25T14:33:00Z", 7, ["@"])]
+    ]
+    await send(client, rows, conditions="alpaca")
+    body = await get(client, "/bars/summary", symbol="ODD", minutes=60)
+    assert (body["bar_count"], body["total_volume"], body["total_ticks"]) == (1, 150, 2)
+    assert [body[name] for name in ("open", "high", "low", "close")] == [10.0] * 4
+
+
+async def test_a_bucket_without_any_price_is_not_shown(client):
+    rows = [
+        {"symbol": "ODD", "ts": ts, "price": 10.0, "size": 5, "conditions": conditions}
+        for ts, conditions in [("2025-11-25T14:30:10Z", ["@", "I"]), ("2025-11-25T15:30:10Z", ["@"])]
+    ]
+    await send(client, rows, conditions="alpaca")
+    for interval in ("1m", "2m", "5m", "1h"):
+        assert [bar["ts"][11:13] for bar in await bars_of(client, "ODD", interval=interval, start="2025-11-25")] == [
+            "15"
+        ]
+
+
+async def test_conditions_that_cannot_be_read_are_counted(client):
+    rows = [
+        {"symbol": "ODD", "ts": "2025-11-25T14:30:10Z", "price": price, "size": 5, "conditions": conditions}
+        for price, conditions in ((10.0, "@"), (99.0, "??"))
+    ]
+    await send(client, rows, conditions="alpaca")
+    (bar,) = await bars_of(client, "ODD", interval="1m", start="2025-11-25")
+    assert (bar["high"], bar["volume"]) == (10.0, 10.0)
+    assert "\nstockpulse_unreadable_conditions_total 1.0\n" in (await client.get("/metrics")).text
+
+
 async def test_a_summary_of_no_bars(market):
     await send(market, ticks("QUIET", [(f"{WEDNESDAY}T15:00:00Z", 1.0, 1)]))
     body = await get(market, "/bars/summary", symbol="QUIET", minutes=1)

@@ -70,7 +70,7 @@ def taken(rows, duplicates=0):
 
 
 async def test_a_tick_comes_back_as_it_was_sent(client):
-    sent = tick(0.123456, exchange="Q", trade_id="52983525029461", conditions=["@", "I"])
+    sent = tick(0.123456, exchange="Q", trade_id="52983525029461", conditions=["@", "I"], tape="C")
     assert await accepted(client, [sent], provider="tape") == taken(1)
     answer = await client.get("/ticks/latest?symbol=AAPL&limit=5")
     body = answer.json()
@@ -86,6 +86,7 @@ async def test_a_tick_comes_back_as_it_was_sent(client):
         "provider": "tape",
         "exchange": "Q",
         "conditions": "@,I",
+        "tape": "C",
         "trade_id": "52983525029461",
     }
     assert abs(datetime.fromisoformat(received_at) - datetime.now(UTC)) < timedelta(minutes=1)

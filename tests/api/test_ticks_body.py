@@ -27,6 +27,7 @@ TICK = {
     "exchange": "V",
     "trade_id": "t-1",
     "conditions": ["@", "I"],
+    "tape": "C",
 }
 READ = {**TICK, "ts": NOON, "size": 8341.0, "conditions": "@,I", "problem": None, "raw": None}
 
@@ -60,7 +61,7 @@ def test_a_tick():
 
 def test_only_the_first_four_are_required():
     bare = {name: TICK[name] for name in ("symbol", "ts", "price", "size")}
-    assert parse(bare) == [{**READ, "exchange": None, "trade_id": None, "conditions": None}]
+    assert parse(bare) == [{**READ, "exchange": None, "trade_id": None, "conditions": None, "tape": None}]
     assert parse({**bare, "exchange": "", "trade_id": "", "conditions": []}) == parse(bare)
 
 

@@ -20,7 +20,8 @@ from stockpulse.market.clocks import Clock
 from stockpulse.providers.simulated import SimulatedProvider
 
 COLUMNS = (
-    "ts, open, high, low, close, volume_units, volume_nanos, notional_units, notional_nanos, trade_count, revision"
+    "ts, open, high, low, close, volume_units, volume_picos, vwap_units, vwap_picos,"
+    " notional_high, notional_middle, notional_low, trade_count, revision"
 )
 
 

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -44,7 +45,7 @@ CACHE = "STOCKPULSE_CACHE_DIR"
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 1440 * MINUTE
-NANOS = 10**9
+PICOS = 10**12
 
 
 def seed_of(default: int) -> int:
@@ -583,7 +584,8 @@ async def until_true(holds: Callable[[], Awaitable[bool]], what: str, seconds: f
 TABLES = {"1m": "bars_1m", "5m": "intraday_ohlcv", "1d": "historical_ohlcv"}
 BAR = (
     "symbol_id", "ts", "ends_at", "open", "high", "low", "close", "open_us", "open_seq", "close_us", "close_seq",
-    "volume_units", "volume_nanos", "notional_units", "notional_nanos", "trade_count", "revision", "provider_id",
+    "volume_units", "volume_picos", "vwap_units", "vwap_picos", "notional_high", "notional_middle", "notional_low",
+    "trade_count", "revision", "provider_id", "by_minutes",
 )  # fmt: skip
 _MICROS = "(extract(epoch FROM {0}) * 1000000)::bigint AS {0}"
 
@@ -730,78 +732,82 @@ class Fold:
         self.first: tuple[int, int, float] | None = None
         self.last: tuple[int, int, float] | None = None
         self.high, self.low = -math.inf, math.inf
-        self.volume = self.notional = self.count = self.revision = 0
+        self.volume = self.averaged = self.notional = self.count = self.revision = self.end = 0
 
-    def add(self, tick: Tick) -> None:
-        if tick.flags & 1:
-            stamp = (tick.ts, tick.seq, tick.price)
-            self.first = stamp if self.first is None else min(self.first, stamp)
-            self.last = stamp if self.last is None else max(self.last, stamp)
+    def add(self, tick: Tick, counts: int, end: int) -> None:
+        """`counts`: 1 prices, 2 volume, 4 high and low and the first price, 8 the open of its minute."""
+        priced = bool(counts & 13)
+        if priced:
+            stamps = [(tick.ts, tick.seq, tick.price)]
+            if counts & 8:
+                stamps.append((tick.ts // MINUTE * MINUTE - 1, -tick.seq, tick.price))
+            self.first = min([*stamps, *([self.first] if self.first else [])])
             self.high, self.low = max(self.high, tick.price), min(self.low, tick.price)
-        if tick.flags & 2:
-            self.volume += billionths(tick.size)
-            self.notional += billionths(tick.price * tick.size)
+        if counts & 1:
+            self.last = max((tick.ts, tick.seq, tick.price), self.last or (tick.ts, -1, 0.0))
+        if counts & 2:
+            self.volume += trillionths(tick.size)
             self.count += 1
+        if counts & 2 and priced:
+            self.averaged += trillionths(tick.size)
+            self.notional += round(Fraction(tick.price * tick.size) * 2**100)
         self.revision = max(self.revision, tick.seq)
+        self.end = max(self.end, end)
 
-    def include(self, part: "Fold") -> None:
-        if part.first is not None and part.last is not None:
-            self.first = part.first if self.first is None else min(self.first, part.first)
-            self.last = part.last if self.last is None else max(self.last, part.last)
-        self.high, self.low = max(self.high, part.high), min(self.low, part.low)
-        self.volume += part.volume
-        self.notional += part.notional
-        self.count += part.count
-        self.revision = max(self.revision, part.revision)
-
-    def row(self, symbol_id: int, start: int, end: int) -> tuple[object, ...]:
-        if self.first is None or self.last is None:
+    def row(self, symbol_id: int, start: int) -> tuple[object, ...]:
+        if self.first is None:
             prices = _NEVER
         else:
-            (open_us, open_seq, opened), (close_us, close_seq, closed) = self.first, self.last
+            open_us, open_seq, opened = self.first
+            close_us, close_seq, closed = self.last or (-(2**63), -(2**63), opened)
             prices = (opened, self.high, self.low, closed, open_us, open_seq, close_us, close_seq)
-        sums = (*divmod(self.volume, NANOS), *divmod(self.notional, NANOS))
-        return (symbol_id, start, end, *prices, *sums, self.count, self.revision, 0)
+        digits = (self.notional >> 124, self.notional >> 62 & 2**62 - 1, self.notional & 2**62 - 1)
+        sums = (*divmod(self.volume, PICOS), *divmod(self.averaged, PICOS), *digits)
+        return (symbol_id, start, self.end, *prices, *sums, self.count, self.revision, 0, False)
 
 
-def billionths(value: float) -> int:
+def trillionths(value: float) -> int:
     units = math.floor(value)
-    return units * NANOS + round((value - units) * 1e9)
+    return units * PICOS + round((value - units) * 1e12)
 
 
 def bars_of(log: list[Tick]) -> Bars:
     """All final bars of a log."""
-    minutes: dict[tuple[int, int], Fold] = {}
-    calendars = {}
+    folds: dict[str, dict[tuple[int, int], Fold]] = {"1m": {}, "5m": {}, "1d": {}}
+
+    def add(interval: str, tick: Tick, counts: int, start: int, end: int) -> None:
+        folds[interval].setdefault((tick.symbol_id, start), Fold()).add(tick, counts, end)
+
     for tick in log:
-        if tick.flags & 4 and tick.flags & 3:
-            calendars[tick.symbol_id] = tick.calendar
-            minutes.setdefault((tick.symbol_id, tick.ts // MINUTE * MINUTE), Fold()).add(tick)
-    folds: dict[str, dict[tuple[int, int, int], Fold]] = {"1m": {}, "5m": {}, "1d": {}}
-    for (symbol, minute), fold in minutes.items():
-        folds["1m"][symbol, minute, minute + MINUTE] = fold
-        five = minute // (5 * MINUTE) * 5 * MINUTE
-        folds["5m"].setdefault((symbol, five, five + 5 * MINUTE), Fold()).include(fold)
-        day = _day_of(calendars[symbol], minute)
-        if day is not None:
-            folds["1d"].setdefault((symbol, *day), Fold()).include(fold)
+        if not tick.flags & 4:
+            continue
+        intraday, apart = tick.flags & 3, bool(tick.flags & 8)
+        if intraday:
+            for interval, length in (("1m", MINUTE), ("5m", 5 * MINUTE)):
+                start = tick.ts // length * length
+                add(interval, tick, intraday, start, start + length)
+        day = _day_of(tick.calendar, tick.ts // MINUTE * MINUTE, apart)
+        daily = tick.flags >> 4 & 15 if apart else intraday
+        if day is not None and (intraday or daily):
+            add("1d", tick, daily, *day)
     return {
-        interval: {key[:2]: _bits(fold.row(*key)) for key, fold in of_one.items()} for interval, of_one in folds.items()
+        interval: {key: _bits(fold.row(*key)) for key, fold in of_one.items()} for interval, of_one in folds.items()
     }
 
 
-def _day_of(calendar: str, minute: int) -> tuple[int, int] | None:
-    """Label and end of the daily bar that a minute belongs to."""
+def _day_of(calendar: str, minute: int, by_date: bool) -> tuple[int, int] | None:
+    """Label and end of the daily bar that a minute belongs to, by the session's hours or by its date."""
     if calendar == "24/7":
         return minute // DAY * DAY, minute // DAY * DAY + DAY
     new_york = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=minute)).astimezone(
         ZoneInfo("America/New_York")
     )
     opened, closed = sessions().get(new_york.date().isoformat(), (0, 0))
-    if not opened <= minute < closed:
+    if not (by_date and closed) and not opened <= minute < closed:
         return None
     midnight = new_york.replace(hour=0, minute=0, second=0, microsecond=0)
-    return int(midnight.timestamp()) * SECOND, closed
+    next_midnight = midnight + timedelta(days=1)  # by the hands of the clock
+    return int(midnight.timestamp()) * SECOND, int(next_midnight.timestamp()) * SECOND if by_date else closed
 
 
 @functools.cache

@@ -7,6 +7,7 @@ batches, closings, flushes and crashes, over a `MemoryStore` that stands for the
 import functools
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 
 import numpy as np
@@ -19,7 +20,7 @@ from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED, from_pro
 from stockpulse.engine.checkpoint_state import decode, encode
 from stockpulse.market.calendar import NO_DAY, trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
-from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.market.schemas import DAY_APART, PRIMARY
 
 
 def properties(share=1.0):
@@ -34,7 +35,9 @@ def properties(share=1.0):
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 1440 * MINUTE
-NANOS = 10**9
+PICOS = 10**12
+NOTIONAL_BITS = 100
+DIGIT = 2**62
 LATENESS = 2 * SECOND
 MADE_BY_TRADES = 0
 
@@ -84,7 +87,7 @@ def tick_batch(ticks):
         ts=column("ts", np.int64),
         price=column("price", np.float64),
         size=column("size", np.float64),
-        flags=column("flags", np.uint8),
+        flags=column("flags", np.uint16),
     )
 
 
@@ -124,48 +127,136 @@ def end_of(symbol, interval, ts, extended):
 
 
 def exact(value):
-    """A float as an integer number of billionths."""
+    """A size as an integer number of trillionths."""
     units = math.floor(value)
-    return units * NANOS + round((value - units) * 1e9)
+    return units * PICOS + round((value - units) * 1e12)
 
 
-def split_exact(billionths):
-    return (-1, 0) if billionths is None else divmod(billionths, NANOS)
+def exact_product(price, size):
+    """Price x size, rounded to a float, as an integer number of the last bits of a notional."""
+    return round(Fraction(price * size) * 2**NOTIONAL_BITS)
+
+
+def split_exact(trillionths):
+    return (-1, 0) if trillionths is None else divmod(trillionths, PICOS)
+
+
+def joined_exact(units, picos):
+    return None if units < 0 else units * PICOS + picos
+
+
+def split_notional(number):
+    return (-1, 0, 0) if number is None else (number // DIGIT**2, number // DIGIT % DIGIT, number % DIGIT)
+
+
+def joined_notional(high, middle, low):
+    return None if high < 0 else (high * DIGIT + middle) * DIGIT + low
+
+
+def volume(bar, name="volume"):
+    """The volume, or the vwap's own, of a row of the engine or of the reference; None: unknown."""
+    trillionths = joined_exact(*(int(bar[f"{name}_{part}"]) for part in ("units", "picos")))
+    return None if trillionths is None else Fraction(trillionths, PICOS)
+
+
+def notional(bar):
+    """The sum of price x size of a row of the engine or of the reference; None: unknown."""
+    number = joined_notional(*(int(bar[f"notional_{part}"]) for part in ("high", "middle", "low")))
+    return None if number is None else Fraction(number, 2**NOTIONAL_BITS)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A trade, and what it counts for in one bar."""
+
+    tick: Tick
+    price: bool  # open, high, low and close
+    first: bool  # high and low; open and close where there is none
+    opening: bool  # before the other trades of its minute
+    volume: bool
+
+    @property
+    def priced(self):
+        return self.price or self.first or self.opening
+
+
+def _for_intraday(tick):
+    return Counted(tick, bool(tick.flags & 1), first=False, opening=False, volume=bool(tick.flags & 2))
+
+
+def _for_day(tick):
+    if not tick.flags & DAY_APART:
+        return _for_intraday(tick)
+    price, volume, first, opening = (bool(tick.flags & bit) for bit in (16, 32, 64, 128))
+    return Counted(tick, price, first, opening, volume)
 
 
 def bars_of(log, *, extended=False):
     """All bars of a log: {interval: {(symbol, ts): the values of FIELDS}}."""
-    trades, given = {}, {interval: {} for interval in BASE_INTERVALS}
+    ticks = [record for record in log if isinstance(record, Tick) and record.flags & PRIMARY]
+    given = {interval: {} for interval in BASE_INTERVALS}
     for record in log:
         if isinstance(record, Given):
             given[record.interval][record.symbol, record.ts] = record
-        elif record.flags & PRIMARY and record.flags & (COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME):
-            trades.setdefault((record.symbol, record.ts // MINUTE * MINUTE), []).append(record)
-    bars = {interval: {} for interval in BASE_INTERVALS}
-    for key in trades.keys() | given[M1].keys():
-        whole = given[M1].get(key)
-        bars[M1][key] = _given_bar(whole, extended) if whole else _bar_of_trades(key, trades[key])
+    minutes = _trades_of_minutes(ticks)
+    bars = {M1: {key: _bar_of_trades(key, key[1] + MINUTE, trades) for key, trades in minutes.items()}}
+    bars[M1] |= {key: _given_bar(bar, extended) for key, bar in given[M1].items()}
+    days = _trades_of_days(ticks, extended)
     for interval in (M5, D1):
-        parts = {}
-        for symbol, minute in sorted(bars[M1]):
-            start = bucket_of(symbol, interval, minute, extended)
-            if start is not None:
-                parts.setdefault((symbol, start), []).append(bars[M1][symbol, minute])
-        for key in parts.keys() | given[interval].keys():
-            whole = given[interval].get(key)
-            bars[interval][key] = (
-                _given_bar(whole, extended) if whole else _bar_of_bars(key, interval, parts[key], extended)
-            )
+        parts = _parts_of(interval, bars[M1], extended)
+        built = {key: _bar_of_bars(key, interval, of_key, extended) for key, of_key in parts.items()}
+        if interval is D1:
+            by_minutes = {key for key, of_key in parts.items() if any(part["provider_id"] for part in of_key)}
+            for key in by_minutes:
+                built[key]["by_minutes"] = True
+            built |= {key: _day_of_trades(key, days[key], extended) for key in days.keys() - by_minutes}
+        bars[interval] = built | {key: _given_bar(bar, extended) for key, bar in given[interval].items()}
     return {
         interval: {key: tuple(bar[name] for name in FIELDS) for key, bar in sorted(of_one.items())}
         for interval, of_one in bars.items()
     }
 
 
+def _trades_of_minutes(ticks):
+    minutes = {}
+    for tick in ticks:
+        if tick.flags & 3:
+            minutes.setdefault((tick.symbol, tick.ts // MINUTE * MINUTE), []).append(_for_intraday(tick))
+    return minutes
+
+
+def _trades_of_days(ticks, extended):
+    """The trades of each day: by the session's hours, but by the date of those that count apart."""
+    days = {}
+    for tick in ticks:
+        apart = bool(tick.flags & DAY_APART)
+        if tick.flags & 3 or (apart and tick.flags & 240):
+            day = bucket_of(tick.symbol, D1, tick.ts // MINUTE * MINUTE, extended or apart)
+            if day is not None:
+                days.setdefault((tick.symbol, day), []).append(_for_day(tick))
+    return days
+
+
+def _parts_of(interval, minutes, extended):
+    parts = {}
+    for symbol, minute in sorted(minutes):
+        start = bucket_of(symbol, interval, minute, extended)
+        if start is not None:
+            parts.setdefault((symbol, start), []).append(minutes[symbol, minute])
+    return parts
+
+
+def _day_of_trades(key, trades, extended):
+    apart = any(one.tick.flags & DAY_APART for one in trades)
+    return _bar_of_trades(key, end_of(key[0], D1, key[1], extended or apart), trades)
+
+
 def _bar(key, end, **values):
-    bar = {"symbol_id": key[0], "ts": key[1], "end": end, "provider_id": MADE_BY_TRADES}
-    for name in ("volume", "notional"):
-        bar[f"{name}_units"], bar[f"{name}_nanos"] = split_exact(values.pop(name))
+    bar = {"symbol_id": key[0], "ts": key[1], "end": end, "provider_id": MADE_BY_TRADES, "by_minutes": False}
+    for name in ("volume", "vwap"):
+        bar[f"{name}_units"], bar[f"{name}_picos"] = split_exact(values.pop(name))
+    for name, digit in zip(("high", "middle", "low"), split_notional(values.pop("notional")), strict=True):
+        bar[f"notional_{name}"] = digit
     return bar | values
 
 
@@ -181,7 +272,8 @@ def _given_bar(given, extended):
         close_ts=end - 1,
         close_seq=given.seq,
         volume=exact(given.volume),
-        notional=None if math.isnan(given.vwap) else exact(given.vwap * given.volume),
+        vwap=None if math.isnan(given.vwap) else exact(given.volume),
+        notional=None if math.isnan(given.vwap) else exact_product(given.vwap, given.volume),
         trade_count=given.trade_count,
         revision=given.seq,
     ) | {"provider_id": given.provider}
@@ -199,23 +291,28 @@ _NO_PRICE = {
 }
 
 
-def _bar_of_trades(key, ticks):
+def _bar_of_trades(key, end, trades):
     prices = _NO_PRICE
-    priced = sorted((t.ts, t.seq, t.price) for t in ticks if t.flags & COUNTS_FOR_PRICE)
-    if priced:
-        (open_ts, open_seq, opened), (close_ts, close_seq, closed) = priced[0], priced[-1]
-        values = [price for _, _, price in priced]
+    values = [one.tick.price for one in trades if one.priced]
+    if values:
+        opens = [(one.tick.ts, one.tick.seq, one.tick.price) for one in trades if one.priced]
+        opens += [(t.ts // MINUTE * MINUTE - 1, -t.seq, t.price) for t in (one.tick for one in trades if one.opening)]
+        open_ts, open_seq, opened = min(opens)
+        closes = [(one.tick.ts, one.tick.seq, one.tick.price) for one in trades if one.price]
+        close_ts, close_seq, closed = max(closes, default=(NEVER_CLOSED, NEVER_CLOSED, opened))
         prices = {"open": opened, "high": max(values), "low": min(values), "close": closed}
         prices |= {"open_ts": open_ts, "open_seq": open_seq, "close_ts": close_ts, "close_seq": close_seq}
-    counted = [t for t in ticks if t.flags & COUNTS_FOR_VOLUME]
+    counted = [one.tick for one in trades if one.volume]
+    averaged = [one.tick for one in trades if one.volume and one.priced]
     return _bar(
         key,
-        key[1] + MINUTE,
+        end,
         **prices,
         volume=sum(exact(t.size) for t in counted),
-        notional=sum(exact(t.price * t.size) for t in counted),
+        vwap=sum(exact(t.size) for t in averaged),
+        notional=sum(exact_product(t.price, t.size) for t in averaged),
         trade_count=len(counted),
-        revision=max(t.seq for t in ticks),
+        revision=max(one.tick.seq for one in trades),
     )
 
 
@@ -228,11 +325,13 @@ def _bar_of_bars(key, interval, parts, extended):
         prices = {name: first[name] for name in ("open", "open_ts", "open_seq")}
         prices |= {name: last[name] for name in ("close", "close_ts", "close_seq")}
         prices |= {"high": max(p["high"] for p in priced), "low": min(p["low"] for p in priced)}
-    sums = {}
-    for name in ("volume", "notional"):
-        known = all(part[f"{name}_units"] >= 0 for part in parts)
-        billionths = (part[f"{name}_units"] * NANOS + part[f"{name}_nanos"] for part in parts)
-        sums[name] = sum(billionths) if known else None
+    sums = {
+        name: _sum(joined_exact(part[f"{name}_units"], part[f"{name}_picos"]) for part in parts)
+        for name in ("volume", "vwap")
+    }
+    sums["notional"] = _sum(
+        joined_notional(*(part[f"notional_{digit}"] for digit in ("high", "middle", "low"))) for part in parts
+    )
     counts = [part["trade_count"] for part in parts]
     return _bar(
         key,
@@ -242,6 +341,12 @@ def _bar_of_bars(key, interval, parts, extended):
         trade_count=-1 if min(counts) < 0 else sum(counts),
         revision=max(part["revision"] for part in parts),
     )
+
+
+def _sum(numbers):
+    """None if one of them is unknown."""
+    numbers = list(numbers)
+    return None if None in numbers else sum(numbers)
 
 
 # Comparing, byte for byte ---------------------------------------------------------------------------
@@ -536,16 +641,24 @@ prices = st.one_of(
     st.floats(1e-4, 1e6),
 )
 sizes = st.one_of(
-    st.sampled_from([0.0, 1.0, 100.0, 0.1, 0.3, 1e-9, 4e-10, 6e-10, 1 / 3, 0.9999999999, 1e12]),
+    st.sampled_from([0.0, 1.0, 100.0, 0.1, 0.3, 1e-9, 4e-10, 1e-10, 3e-13, 6e-13, 1 / 3, 0.9999999999, 1e12]),
     st.floats(0.0, 1e6),
 )
 FLAGS = [7, 7, 7, 7, 7, 5, 6, 5, 6, 4, 3, 0]
+#: For the day by the date: as in the minutes, volume alone, nothing, first price, price without volume, everything of a
+#: trade that counts for no minute, and what no rule would say.
+DAY_FLAGS = [15 | 48, 15 | 32, 15, 15 | 96, 12 | 16, 12 | 48, 14 | 96, 11 | 48, 13 | 64]
+OPENING_FLAGS = [12 | 48 | 128, 12 | 128, 15 | 32 | 128]
 counts_or_unknown = st.sampled_from([-1, 0, 3, 17])
 vwaps = st.sampled_from([math.nan, 100.1, 1 / 3, 99.9999999999])
 
-_ticks = st.tuples(
-    st.sampled_from([*CALENDAR]), offsets, prices, sizes, st.sampled_from(FLAGS), st.sampled_from([1, 1, 1, 2])
-)
+
+def _ticks(flags):
+    return st.tuples(
+        st.sampled_from([*CALENDAR]), offsets, prices, sizes, st.sampled_from(flags), st.sampled_from([1, 1, 1, 2])
+    )
+
+
 _bars = st.tuples(
     st.sampled_from([*CALENDAR]),
     offsets,
@@ -575,11 +688,13 @@ def _record(seq, moment, drawn):
 
 
 @st.composite
-def logs(draw, *, bars=True, most=40):
+def logs(draw, *, bars=True, most=40, opening=True):
     """Records that often meet in a bucket, at few moments, out of order, some of them days apart."""
     moments = draw(st.lists(st.sampled_from(MOMENTS), min_size=1, max_size=3))
     symbols = draw(st.sampled_from([[*CALENDAR], [1], [2], [9], [1, 2], [2, 6]]))
-    kinds = st.one_of(_ticks, _ticks, _bars) if bars else _ticks
+    flags = FLAGS + draw(st.sampled_from([[], DAY_FLAGS, DAY_FLAGS + OPENING_FLAGS * opening]))
+    ticks = _ticks(flags)
+    kinds = st.one_of(ticks, ticks, _bars) if bars else ticks
     drawn = draw(
         st.lists(st.tuples(kinds, st.sampled_from(moments), st.sampled_from([1, 1, 1, 4])), max_size=most, min_size=1)
     )

@@ -12,16 +12,18 @@ from engine_reference import (
     by_key,
     logs,
     micros,
+    notional,
     properties,
     row_bits,
     schedules,
     tick_batch,
+    volume,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bare_sink import run_step
-from stockpulse.engine.bar_math import BAR
+from stockpulse.engine.bar_math import BAR, vwap_of
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, decode, encode
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
@@ -189,3 +191,42 @@ class TestBlob:
         state = {"1m": np.empty(0, BAR), "symbols": np.empty(0, SYMBOL_STATE)}
         assert {name: len(rows) for name, rows in decode(encode(state)).items()} == {"1m": 0, "symbols": 0}
         assert decode(encode({})) == {}
+
+
+class TestOlderCheckpoint:
+    """Sums were whole units and billionths; the vwap was made of the whole volume."""
+
+    SUMS = ("volume_units", "volume_nanos", "notional_units", "notional_nanos")
+
+    def older(self, rows, sums):
+        kept = [name for name in BAR.names if not name.startswith(("volume", "vwap", "notional", "by_minutes"))]
+        old = np.zeros(len(rows), [(name, BAR[name]) for name in kept] + [(name, "i8") for name in self.SUMS])
+        for name in kept:
+            old[name] = rows[name]
+        for name, value in zip(self.SUMS, sums, strict=True):
+            old[name] = value
+        return old
+
+    def test_goes_on(self):
+        drive = Drive([tick(0, T, 2.5), tick(1, T + 1, 3.5)])
+        drive.take(1, {})
+        state = drive.shard.snapshot()
+        for interval in BASE_INTERVALS:
+            state[interval.name] = self.older(state[interval.name], (1, 500_000_000, 3, 750_000_000))
+        drive.engine = drive.shard = drive.new_engine()
+        drive.shard.restore(1, [decode(encode(state))])
+        drive.take(1, {})
+        for interval in BASE_INTERVALS:
+            rows = drive.shard.resident(interval)
+            assert (volume(rows[0]), volume(rows[0], "vwap"), notional(rows[0])) == (2.5, 2.5, 7.25)
+            assert vwap_of(rows) == [2.9]
+            assert (rows["open"], rows["close"], rows["by_minutes"]) == (2.5, 3.5, False)
+
+    def test_a_vwap_that_was_unknown_stays_unknown(self):
+        drive = Drive([tick(0, T, 2.5)])
+        drive.take(1, {})
+        old = self.older(drive.shard.snapshot()[M1.name], (1, 0, -1, 0))
+        shard = drive.new_engine()
+        shard.restore(1, [{M1.name: old}])
+        (row,) = shard.resident(M1)
+        assert (volume(row), volume(row, "vwap"), notional(row)) == (1, None, None)

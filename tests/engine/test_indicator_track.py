@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.engine import indicator_track as track_module
-from stockpulse.engine.bar_math import BAR, newest_of_each, total
+from stockpulse.engine.bar_math import BAR, newest_of_each, volume_of
 from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicator_track import Track, TrackSpec
@@ -154,7 +154,7 @@ class TracksDrive(Drive):
         for symbol in np.unique(rows["symbol_id"]):
             mine = rows[rows["symbol_id"] == symbol]
             columns = {one: np.ascontiguousarray(mine[one]) for one in INPUTS[:4]}
-            columns["volume"] = total(mine["volume_units"], mine["volume_nanos"])
+            columns["volume"] = volume_of(mine)
             columns["session"] = self.shard.buckets.dates(mine["symbol_id"], mine["ts"]).astype(float)
             zero, bundle = np.zeros(1, np.int64), track.bundle
             out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)

@@ -16,6 +16,7 @@ TICK = {
     "provider": "simulated",
     "exchange": "Q",
     "conditions": "@,I",
+    "tape": "C",
     "trade_id": "1",
     "received_at": NOON + timedelta(microseconds=130_000),
     "flags": 7,

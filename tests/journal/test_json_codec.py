@@ -52,7 +52,7 @@ def foreign(**changes):
 def test_a_trade():
     assert GOOD == (
         b'{"type":"trade","symbol":"AAPL","ts":"2026-03-02T15:30:00.123456Z","price":189.72,"size":100.0,'
-        b'"provider":"simulated","exchange":"Q","trade_id":"1","conditions":"@,I",'
+        b'"provider":"simulated","exchange":"Q","trade_id":"1","conditions":"@,I","tape":"C",'
         b'"received_at":"2026-03-02T15:30:00.130000Z","flags":7}'
     )
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from stockpulse.engine.bar_math import total
+from stockpulse.engine.bar_math import volume_of, vwap_of
 from stockpulse.journal.codecs import OHLCV
 from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.market.clocks import Clock
@@ -67,15 +67,15 @@ def follow(names: Names) -> Callable[..., object]:
 
 async def test_a_bar_keeps_its_values(follow):
     bars = await follow([bar(0, final=False)])
-    [row] = await bars.in_memory(M1, 1)
+    rows = await bars.in_memory(M1, 1)
+    [row] = rows
     assert (row["symbol_id"], row["ts"], row["open"], row["high"], row["low"], row["close"]) == (
         *(1, micros(T0)),
         *(10.0, 12.0, 9.0, 10.0),
     )
     assert (row["trade_count"], row["revision"], row["final"], row["provider_id"]) == (3, 1, False, 0)
-    volume, notional = (total(row[f"{name}_units"], row[f"{name}_nanos"]) for name in ("volume", "notional"))
-    assert volume == 100.5
-    assert notional / volume == pytest.approx(10.25)
+    assert volume_of(rows) == [100.5]
+    assert vwap_of(rows) == [10.25]
 
 
 async def test_the_highest_revision_stands_in_whatever_order_they_come(follow):

@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import asyncpg
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
+from stockpulse.engine.older_state import current_rows
 from stockpulse.errors import CannotStart, SchemaOutOfDate
 from stockpulse.postgres import migrate
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
@@ -33,6 +36,7 @@ VIEWS = {
         "conditions": "text",
         "trade_id": "text",
         "received_at": "timestamp with time zone",
+        "tape": "text",
     },
     "price_points": {
         "id": "bigint",
@@ -182,6 +186,78 @@ class TestSchema:
             await client.post("/api/v1/ticks", json=[tick])
         await in_alembic(postgres_dsn, lambda config, _: command.downgrade(config, "base"))
         assert await relations(postgres_dsn) == {"alembic_version", "alembic_version_pkc"}
+
+
+OLD_BARS = [
+    # units and billionths of volume and of price x size
+    (3, 500_000_000, 31, 250_000_000),
+    (0, 1, 0, 7),
+    (5, 0, -1, 0),
+    (9_000_000_000_000, 999_999_999, 900_000_000_000_000_000, 123_456_789),
+    (0, 0, 0, 0),
+]
+
+
+class TestExactSums:
+    """Migration 0004 writes the sums of stored bars in other units."""
+
+    async def test_keeps_what_is_stored(self, empty_dsn):
+        await in_alembic(empty_dsn, lambda config, _: command.upgrade(config, "0003"))
+        async with connected(empty_dsn) as connection:
+            await connection.execute("INSERT INTO symbols (symbol, calendar) VALUES ('SPY', 'XNYS')")
+            await connection.executemany(
+                "INSERT INTO historical_ohlcv VALUES (1, to_timestamp($1::int * 86400), now(), 1, 1e9, 0, 1.5,"
+                " 0, 0, 0, 0, $2, $3, $4, $5, 7, 9, 0)",
+                [(day, *sums) for day, sums in enumerate(OLD_BARS)],
+            )
+            before = await connection.fetch("SELECT ts, volume, vwap FROM bars ORDER BY ts")
+        await migrate.upgrade(empty_dsn)
+        old = np.zeros(len(OLD_BARS), _OLD_BAR)
+        for name, column in zip(_OLD_SUMS, zip(*OLD_BARS, strict=True), strict=True):
+            old[name] = column
+        wanted = current_rows(old)
+        names = ("volume_units", "volume_picos", "vwap_units", "vwap_picos", *_DIGITS, "by_minutes")
+        async with connected(empty_dsn) as connection:
+            rows = await connection.fetch(f"SELECT {', '.join(names)} FROM historical_ohlcv ORDER BY ts")
+            after = await connection.fetch("SELECT ts, volume, vwap FROM bars ORDER BY ts")
+        assert [tuple(row) for row in rows] == wanted[list(names)].tolist()
+        for (units, nanos, *notional), row in zip(OLD_BARS, wanted, strict=True):
+            assert volume(row) == Fraction(units * 10**9 + nanos, 10**9)
+            exact = Fraction(notional[0] * 10**9 + notional[1], 10**9)
+            assert notional_of(row) is None if exact < 0 else 0 <= exact - notional_of(row) < Fraction(1, 2**100)
+        for one, other in zip(before, after, strict=True):
+            assert one["volume"] == other["volume"]
+            assert (one["vwap"] or 0) == pytest.approx(other["vwap"] or 0, rel=1e-15)
+
+    async def test_comes_back(self, empty_dsn):
+        await migrate.upgrade(empty_dsn)
+        async with connected(empty_dsn) as connection:
+            await connection.execute(
+                "INSERT INTO historical_ohlcv (symbol_id, ts, ends_at, open, high, low, close, open_us, open_seq,"
+                " close_us, close_seq, trade_count, revision, provider_id, by_minutes, volume_units, volume_picos,"
+                " vwap_units, vwap_picos, notional_high, notional_middle, notional_low)"
+                " VALUES (1, now(), now(), 1, 2, 0.5, 1.5, 0, 0, 0, 0, 7, 9, 0, false,"
+                " 3, 500000000000, 3, 500000000000, 0, $1, 0)",
+                31 * 2**38 + 2**36,
+            )
+        await in_alembic(empty_dsn, lambda config, _: command.downgrade(config, "0003"))
+        async with connected(empty_dsn) as connection:
+            rows = await connection.fetch(f"SELECT {', '.join(_OLD_SUMS)} FROM historical_ohlcv")
+        assert [tuple(row) for row in rows] == [(3, 500_000_000, 31, 250_000_000)]
+
+
+_OLD_SUMS = ("volume_units", "volume_nanos", "notional_units", "notional_nanos")
+_OLD_BAR = np.dtype([("symbol_id", "i8"), ("ts", "i8"), *((name, "i8") for name in _OLD_SUMS)])
+_DIGITS = ("notional_high", "notional_middle", "notional_low")
+
+
+def volume(row):
+    return Fraction(int(row["volume_units"]) * 10**12 + int(row["volume_picos"]), 10**12)
+
+
+def notional_of(row):
+    high, middle, low = (int(row[name]) for name in _DIGITS)
+    return None if high < 0 else Fraction((high * 2**62 + middle) * 2**62 + low, 2**100)
 
 
 class TestViews:

@@ -59,7 +59,7 @@ class AcmeProvider:
         yield BARS.to_frame()
 
 
-def rule(conditions):
+def rule(conditions, tape):
     return COUNTS_FOR_VOLUME if "ODD" in conditions else COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME
 
 

@@ -41,6 +41,7 @@ def trades(rows=100, gap=timedelta(milliseconds=300)):
             "exchange": ["P" if i % 2 else None for i in range(rows)],
             "trade_id": [str(3_735_683_259 + i) for i in range(rows)],
             "conditions": ["20002000" if i % 5 else None for i in range(rows)],
+            "tape": ["B" if i % 7 else None for i in range(rows)],
         },
         schema=TICKS,
     )
@@ -221,10 +222,12 @@ async def test_labels_are_understood_in_many_ways(parquet):
 
 
 async def test_optional_columns_may_be_missing_and_others_are_ignored(parquet):
-    frame = trades_with(exchange=None, trade_id=None, conditions=None, buyer_maker=pl.lit(True), kind=pl.lit("MARKET"))
+    frame = trades_with(
+        exchange=None, trade_id=None, conditions=None, tape=None, buyer_maker=pl.lit(True), kind=pl.lit("MARKET")
+    )
     sent = await replay_one(parquet(frame))
     assert sent.schema == TICKS
-    assert sent.null_count().row(0) == (0, 0, 0, 0, 3, 3, 3)
+    assert sent.null_count().row(0) == (0, 0, 0, 0, 3, 3, 3, 3)
 
 
 async def test_rows_that_cannot_be_read_say_what_was_there(tmp_path):

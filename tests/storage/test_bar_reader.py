@@ -14,6 +14,7 @@ from stockpulse.market.times import from_micros, micros
 from stockpulse.providers.trade_conditions import alpaca
 from stockpulse.storage import bar_reader as bars_module
 from stockpulse.storage.bar_reader import BarReader
+from stockpulse.storage.bar_rows import columns_of
 from stockpulse.storage.movers import Move, moves_of
 from stockpulse.storage.partitions import BARS_1M
 from stockpulse.storage.served_bars import SERVED_BARS
@@ -335,27 +336,12 @@ class TestManyRows:
             days = np.unique(rows["ts"] // 86_400_000_000)
             times = [datetime(1970, 1, 1, tzinfo=UTC) + int(day) * DAY for day in days]
             await parts.partitions.ensure(BARS_1M, times, NOW)
-            records = [
-                (
-                    int(r["symbol_id"]),
-                    from_micros(int(r["ts"])),
-                    from_micros(int(r["end"])),
-                    *(1.0,) * 4,
-                    0,
-                    0,
-                    0,
-                    0,
-                    1,
-                    0,
-                    0,
-                    0,
-                    1,
-                    1,
-                    0,
-                )
-                for r in rows
-            ]
-            await connection.copy_records_to_table("bars_1m", records=records)
+            columns = columns_of(rows) | {
+                name: [from_micros(int(ts)) for ts in rows[field]] for name, field in (("ts", "ts"), ("ends_at", "end"))
+            }
+            values = [column if isinstance(column, list) else column.tolist() for column in columns.values()]
+            records = zip(*values, strict=True)
+            await connection.copy_records_to_table("bars_1m", records=records, columns=list(columns))
 
 
 async def test_moves_are_those_of_the_minutes(postgres_dsn):

@@ -78,11 +78,13 @@ class TestBars:
         rows = some_bars(7)
         for name in ("open", "high", "low", "close"):
             rows[name] = floats
-        for name in ("volume_units", "notional_units", "trade_count", "revision"):
+        for name in ("volume_units", "vwap_units", "notional_high", "trade_count", "revision"):
             rows[name] = [0, 1, -1, BIG, 2**53 + 1, 10**18, -(2**63)]
         rows["open_ts"] = rows["open_seq"] = [NEVER_OPENED, 0, -1, T, BIG, 1, 2]
         rows["close_ts"] = rows["close_seq"] = [NEVER_CLOSED, 0, -1, T, BIG, 1, 2]
-        rows["volume_nanos"] = rows["notional_nanos"] = [0, 999_999_999, 1, 0, 0, 0, 5]
+        for name in ("volume_picos", "vwap_picos", "notional_middle", "notional_low"):
+            rows[name] = [0, 10**12 - 1, 1, 2**62 - 1, 0, 0, 5]
+        rows["by_minutes"] = [True, False, False, True, False, False, False]
         rows["provider_id"] = [0, 1, 2**31 - 1, 0, 0, 0, 7]
         rows["end"] = rows["ts"] + 1
         await sink.flush(flush_of(changes(101, {interval: rows}), {}), NOW)

@@ -108,13 +108,13 @@ async def latest_bars(
 async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
     """Over the 1-minute bars that begin in the minutes before the market time of the symbol."""
     as_of = clocks.of_symbol(symbol.id)
-    pages = reader.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of)
+    pages = reader.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of, priced=False)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
-    summed = bars.select(
-        pl.col("open").first(),
-        pl.col("high").max(),
-        pl.col("low").min(),
-        pl.col("close").last(),
+    prices = bars.filter(pl.col("open").is_not_nan())  # the volume of the others counts
+    summed = prices.select(
+        pl.col("open").first(), pl.col("high").max(), pl.col("low").min(), pl.col("close").last()
+    ).row(0, named=True)
+    summed |= bars.select(
         # If one bar has no volume, the sum is unknown.
         pl.when(~pl.col("volume").has_nulls()).then(pl.col("volume").sum()).alias("total_volume"),
         pl.when(~pl.col("trade_count").has_nulls()).then(pl.col("trade_count").sum()).alias("total_ticks"),
@@ -124,7 +124,7 @@ async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes
     return BarWindow(
         symbol=symbol.name,
         window_minutes=minutes,
-        bar_count=len(bars),
+        bar_count=len(prices),
         change_pct=None if change is None else round(change, 4),
         as_of=as_of,
         **summed,

@@ -38,6 +38,7 @@ class Tick(BaseModel):
     provider: str = Field(examples=["simulated"])
     exchange: str | None = Field(examples=["Q"])
     conditions: str | None = Field(examples=["@,I"])
+    tape: str | None = Field(examples=["C"])
     trade_id: str | None = Field(examples=["52983525029461"])
     received_at: datetime = Field(examples=["2026-02-27T12:05:00.012Z"])
     seq: int = Field(examples=[4194304], description="offset in the log")
@@ -104,6 +105,7 @@ _TICK_SCHEMA: Final[dict[str, Any]] = {
         "exchange": {"type": "string"},
         "trade_id": {"type": "string", "description": "makes it safe to send the tick again"},
         "conditions": {"type": "array", "items": {"type": "string"}},
+        "tape": {"type": "string", "description": "the consolidated tape: A, B, C, N or O"},
     },
     "example": _TICK_EXAMPLE,
 }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stockpulse.engine.bar_math import Rows
+from stockpulse.engine.bar_math import Rows, roll_up
 from stockpulse.market.arrays import Ints
 from stockpulse.market.calendar import NO_DAY, Calendar
 from stockpulse.market.intervals import M5, Interval
@@ -27,11 +27,13 @@ class Buckets:
             self._calendar_of = np.concatenate([self._calendar_of, np.zeros(grown, np.int64)])
         self._calendar_of[symbol_id] = self._calendars.index(calendar)
 
-    def of(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints]:
+    def of(self, interval: Interval, minutes: Rows, *, by_date: bool = False) -> tuple[Ints, Ints]:
         """Return start and end of the 5-minute or daily bucket of each minute.
 
-        Both are NO_DAY for a minute that belongs to no day.
+        Both are NO_DAY for a minute that belongs to no day. `by_date` assigns each minute to the day of its date,
+        whatever the hours of the session.
         """
+        extended = by_date or self._extended_day
         if interval is M5:
             start = minutes["ts"] // M5.micros * M5.micros
             return start, start + M5.micros
@@ -42,15 +44,21 @@ class Buckets:
             rows = np.flatnonzero(calendar_of == index)
             if len(rows) == 0:
                 continue
-            day = calendar.trading_day(minutes["ts"][rows], extended=self._extended_day)
+            day = calendar.trading_day(minutes["ts"][rows], extended=extended)
             inside = day != NO_DAY
             start[rows] = day
-            end[rows[inside]] = calendar.day_end(day[inside], extended=self._extended_day)
+            end[rows[inside]] = calendar.day_end(day[inside], extended=extended)
         return start, end
 
-    def distinct(self, interval: Interval, minutes: Rows) -> tuple[Ints, Ints, Ints]:
+    def roll_up(self, interval: Interval, minutes: Rows, *, by_date: bool = False) -> Rows:
+        """Roll minutes up into their 5-minute or daily bars; minutes that belong to no day are left out."""
+        start, end = self.of(interval, minutes, by_date=by_date)
+        inside = start != NO_DAY
+        return roll_up(minutes[inside], start[inside], end[inside])
+
+    def distinct(self, interval: Interval, minutes: Rows, *, by_date: bool = False) -> tuple[Ints, Ints, Ints]:
         """Return symbol, start and end of the buckets that contain these minutes, each bucket once."""
-        start, end = self.of(interval, minutes)
+        start, end = self.of(interval, minutes, by_date=by_date)
         inside = start != NO_DAY
         found = np.stack([minutes["symbol_id"][inside], start[inside], end[inside]])
         symbol_id, start, end = np.unique(found, axis=1) if found.size else found

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bar_buckets import Buckets
-from stockpulse.engine.bar_math import Rows, from_ticks, pairs_in, roll_up
+from stockpulse.engine.bar_math import Flags, Rows, day_parts, from_ticks, pairs_in, roll_up
 from stockpulse.engine.bar_table import BarTable
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, Changes, State, of_symbols, with_room
+from stockpulse.engine.older_state import current_rows
 from stockpulse.market.arrays import Floats, Ints, Mask
-from stockpulse.market.calendar import NO_DAY, Calendar
+from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, Interval
 from stockpulse.market.schemas import PRIMARY
 
@@ -34,7 +35,12 @@ class TickBatch:
     ts: Ints
     price: Floats
     size: Floats
-    flags: npt.NDArray[np.uint8]
+    flags: Flags
+
+    @property
+    def trades(self) -> tuple[Ints, Ints, Ints, Floats, Floats, Flags]:
+        """The columns that bars are built from, in the order of `bar_math.from_ticks`."""
+        return self.symbol_id, self.ts, self.seq, self.price, self.size, self.flags
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class BarEvents:
     interval: Interval
     rows: Rows
     revised: bool
-    """Whether these bars had been announced before."""
+    """True if these bars had been announced before."""
 
 
 Step: TypeAlias = Generator[Range, Rows, list[BarEvents]]
@@ -110,10 +116,12 @@ class BarEngine:
         """
         touched: _Touched = {}
         if isinstance(batch, TickBatch):
-            minutes = from_ticks(batch.symbol_id, batch.ts, batch.seq, batch.price, batch.size, batch.flags)
+            minutes, days = from_ticks(*batch.trades), day_parts(*batch.trades)
             yield from self._load_buckets(minutes)
+            if days is not None:
+                yield from self._load_missing(D1, *self.buckets.distinct(D1, days[1], by_date=True)[:2])
             self._watch(batch)
-            self._merge_trades(touched, minutes)
+            self._merge_trades(touched, minutes, days)
             self.offset = max(self.offset, int(batch.seq[-1]) + 1)
         else:
             for bars in batch:
@@ -145,9 +153,8 @@ class BarEngine:
             yield from self._load_missing(bars.interval, bars.rows["symbol_id"], bars.rows["ts"])
             return
         yield from self._load_buckets(bars.rows)
-        replaced = bars.rows[self._tables[M1].find(bars.rows)[1]]
         for longer in (M5, D1):
-            symbol_id, begin, end, _ = self.buckets.spans(longer, replaced)
+            symbol_id, begin, end, _ = self.buckets.spans(longer, bars.rows[self._rebuilds(longer, bars.rows)])
             if len(symbol_id):
                 yield from self._load(Range(M1, symbol_id, begin, end))
 
@@ -171,14 +178,22 @@ class BarEngine:
 
     # Changing bars ------------------------------------------------------------------------------
 
-    def _merge_trades(self, touched: _Touched, minutes: Rows) -> None:
-        """Merge the bars of new trades. A provider's own minute stays as it is, and so do the longer bars."""
+    def _merge_trades(self, touched: _Touched, minutes: Rows, days: tuple[Rows, Rows] | None) -> None:
+        """Merge the bars of new trades. A provider's own minute stays as it is, and so do the longer bars.
+
+        `days` are those of `bar_math.day_parts`. A day that follows its minutes takes the minutes instead.
+        """
         minutes = minutes[~self._is_provided(M1, minutes)]
         _touch(touched, M1, self._tables[M1].merge(minutes))
-        for interval in (M5, D1):
-            start, end = self.buckets.of(interval, minutes)
-            inside = start != NO_DAY
-            self._merge_parts(touched, interval, roll_up(minutes[inside], start[inside], end[inside]))
+        self._merge_parts(touched, M5, self.buckets.roll_up(M5, minutes))
+        parts = self.buckets.roll_up(D1, minutes)
+        if days is None:
+            self._merge_parts(touched, D1, parts)
+            return
+        self._merge_parts(touched, D1, parts[self._follows_minutes(parts)])
+        for rows, by_date in zip(days, (False, True), strict=True):
+            parts = self.buckets.roll_up(D1, rows, by_date=by_date)
+            self._merge_parts(touched, D1, parts[~self._follows_minutes(parts)])
 
     def _merge_parts(self, touched: _Touched, interval: Interval, parts: Rows) -> None:
         """Merge parts of longer bars, except into a provider's own."""
@@ -187,31 +202,49 @@ class BarEngine:
 
     def _is_provided(self, interval: Interval, bars: Rows) -> Mask:
         """Return True for each of these buckets that holds a provider's own bar."""
-        table = self._tables[interval]
-        at, found = table.find(bars)
-        provided = np.zeros(len(bars), bool)
-        provided[found] = table.rows["provider_id"][at[found]] != 0
-        return provided
+        return self._tables[interval].marked("provider_id", bars["symbol_id"], bars["ts"])
+
+    def _follows_minutes(self, days: Rows) -> Mask:
+        """Return True for each of these days that is built from its minutes, not from trades."""
+        return self._tables[D1].marked("by_minutes", days["symbol_id"], days["ts"])
 
     def _replace(self, touched: _Touched, provider_bars: ProviderBars) -> None:
         """Put a provider's bars in place of what is there, and bring the longer bars in line."""
         rows, table = provider_bars.rows, self._tables[provider_bars.interval]
-        _, known = table.find(rows)
-        _touch(touched, provider_bars.interval, table.replace(rows))
         if provider_bars.interval is not M1:
+            _touch(touched, provider_bars.interval, table.replace(rows))
             return
-        for interval in (M5, D1):
-            rebuilt = self._rebuild(touched, interval, rows[known])
-            fresh = rows[~known]
-            start, end = self.buckets.of(interval, fresh)
-            new = (start != NO_DAY) & ~pairs_in(fresh["symbol_id"], start, rebuilt)
-            self._merge_parts(touched, interval, roll_up(fresh[new], start[new], end[new]))
+        rebuilds = {interval: self._rebuilds(interval, rows) for interval in (M5, D1)}
+        _touch(touched, M1, table.replace(rows))
+        for interval, outdated in rebuilds.items():
+            rebuilt = self._rebuild(touched, interval, rows[outdated])
+            fresh = rows[~outdated]
+            start, _ = self.buckets.of(interval, fresh)
+            parts = self.buckets.roll_up(interval, fresh[~pairs_in(fresh["symbol_id"], start, rebuilt)])
+            parts["by_minutes"] = interval is D1
+            self._merge_parts(touched, interval, parts)
 
-    def _rebuild(self, touched: _Touched, interval: Interval, replaced: Rows) -> Rows:
-        """Rebuild the longer bars that contain replaced minutes from all their minutes; return them."""
-        symbol_id, begin, end, label = self.buckets.spans(interval, replaced)
+    def _rebuilds(self, interval: Interval, minutes: Rows) -> Mask:
+        """Return True for each of a provider's minutes whose longer bar has to be rebuilt from all its minutes.
+
+        That is so if the minute replaces another one, or if the day was built from trades: with the first minute
+        that a provider gives, a day begins to follow its minutes.
+        """
+        outdated = self._tables[M1].find(minutes["symbol_id"], minutes["ts"])[1]
+        if interval is D1:
+            start, _ = self.buckets.of(D1, minutes)
+            day = minutes["symbol_id"], start
+            _, found = self._tables[D1].find(*day)
+            settled = self._tables[D1].marked("by_minutes", *day) | self._tables[D1].marked("provider_id", *day)
+            outdated |= found & ~settled
+        return outdated
+
+    def _rebuild(self, touched: _Touched, interval: Interval, outdated: Rows) -> Rows:
+        """Rebuild the longer bars of these minutes from all their minutes; return them."""
+        symbol_id, begin, end, label = self.buckets.spans(interval, outdated)
         minutes, bucket = self._tables[M1].within(symbol_id, begin, end)
         bars = roll_up(minutes, label[bucket], end[bucket])
+        bars["by_minutes"] = interval is D1
         ours = bars[~self._is_provided(interval, bars)]
         _touch(touched, interval, self._tables[interval].replace(ours))
         return bars
@@ -315,7 +348,7 @@ class BarEngine:
         for part in parts:
             for interval in BASE_INTERVALS:
                 if interval.name in part:
-                    rows = part[interval.name].copy()
+                    rows = current_rows(part[interval.name])
                     rows["dirty"] = False
                     self._tables[interval].put(rows)
             if "symbols" in part:

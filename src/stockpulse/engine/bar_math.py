@@ -1,27 +1,25 @@
-"""What a bar is inside the engine, and the arithmetic that keeps it exact.
+"""A bar inside the engine, and the arithmetic that builds, merges and rolls up bars.
 
-Bars are rows of one NumPy record type, so that a thousand of them merge in a handful of vector
-operations. Merging is associative and commutative: any split of the ticks into batches, in any order
-of arrival, gives the same bytes.
-
-Sums (volume, and price x size for the vwap) are exact: each addend is split into whole units and
-billionths, and the two are summed as integers. Floats appear only where a bar leaves the system.
+Bars are rows of one NumPy record type, so that a few vector operations merge a thousand of them. Merging is
+associative and commutative: any split of the ticks into batches, in any order of arrival, gives the same bytes.
+Sums are exact (see `exact_sums`); floats appear only where a bar leaves the system.
 """
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from stockpulse.engine import exact_sums
+from stockpulse.engine.exact_sums import UNKNOWN
 from stockpulse.market.arrays import Floats, Ints, Mask
-from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
+from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, DAY_APART, DAY_SHIFT, PRIMARY
 from stockpulse.market.times import MINUTE_MICROS
 
-Rows = npt.NDArray[np.void]
+Rows: TypeAlias = npt.NDArray[np.void]
 """A one-dimensional array of `BAR` records."""
 
-NANOS: Final = 1_000_000_000
-UNKNOWN: Final = -1  # in counts and sums of a provider's bar that does not say them
+Flags: TypeAlias = npt.NDArray[np.uint16]
 
 #: The first price of no trade at all comes after every trade, the last one before every trade.
 NEVER_OPENED: Final = np.iinfo(np.int64).max
@@ -31,7 +29,7 @@ BAR: Final = np.dtype(
     [
         ("symbol_id", "i8"),
         ("ts", "i8"),  # start of the bucket, UTC microseconds
-        ("end", "i8"),  # when the bucket is over, UTC microseconds
+        ("end", "i8"),  # end of the bucket, UTC microseconds
         ("open", "f8"),  # NaN: no trade in it counts for prices
         ("high", "f8"),
         ("low", "f8"),
@@ -40,54 +38,78 @@ BAR: Final = np.dtype(
         ("open_seq", "i8"),
         ("close_ts", "i8"),
         ("close_seq", "i8"),
-        ("volume_units", "i8"),
-        ("volume_nanos", "i8"),
-        ("notional_units", "i8"),  # sum of price x size
-        ("notional_nanos", "i8"),
-        ("trade_count", "i8"),  # trades that count for volume
+        ("volume_units", "i8"),  # see `exact_sums`; below 0: unknown
+        ("volume_picos", "i8"),
+        ("vwap_units", "i8"),  # the volume of the trades that the vwap is made of
+        ("vwap_picos", "i8"),
+        ("notional_high", "i8"),  # the sum of price x size of these trades
+        ("notional_middle", "i8"),
+        ("notional_low", "i8"),
+        ("trade_count", "i8"),  # trades that count for volume; below 0: unknown
         ("revision", "i8"),  # log offset of the newest record in it
-        ("provider_id", "i8"),  # whose own bar this is; 0: built from trades
+        ("provider_id", "i8"),  # the provider whose own bar this is; 0: built from trades
+        ("by_minutes", "?"),  # a day that follows its minutes, because a provider gave some of them
         ("final", "?"),
         ("dirty", "?"),  # changed since it was last written
     ]
 )
 
-_EXACT_UNITS: Final = (1 << 53) // NANOS  # fewer units than that are, in billionths, an exact float
+_VOLUMES: Final = ("volume", "vwap")
+_NOTIONAL: Final = ("notional_high", "notional_middle", "notional_low")
+
+# The effect of a trade on the bars being built. COUNTS_FOR_PRICE and COUNTS_FOR_VOLUME are the first two flags.
+_FIRST_PRICE: Final = 4
+_OPENING_PRICE: Final = 8
+_ANY_PRICE: Final = COUNTS_FOR_PRICE | _FIRST_PRICE | _OPENING_PRICE
+_INTRADAY: Final = COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME
+_DAILY: Final = _ANY_PRICE | COUNTS_FOR_VOLUME
+
 _KEY_MINUTE_BITS: Final = 28  # minutes of the years 1970 to 2480
 _LARGEST_SHORT: Final = np.iinfo(np.uint16).max
 
 
 def keys(symbol_id: Ints, ts: Ints) -> Ints:
-    """(symbol, start of the bucket) as one sortable integer."""
+    """Return (symbol, start of the bucket) as one sortable integer."""
     return (symbol_id << _KEY_MINUTE_BITS) | (ts // MINUTE_MICROS)
 
 
-def split(value: Floats) -> tuple[Ints, Ints]:
-    """Each value as whole units and billionths, rounded to the nearest one; there may be a whole 1e9 of them."""
-    units = np.floor(value)
-    nanos = np.rint((value - units) * NANOS)
-    return units.astype(np.int64), nanos.astype(np.int64)
+# From trades ----------------------------------------------------------------------------------------
 
 
-def total(units: npt.NDArray[Any], nanos: npt.NDArray[Any]) -> Floats:
-    """The float nearest to an exact sum; NaN where it is unknown."""
-    # As one integer a small sum is exact, and rounded only once; for a large one the second rounding is too small.
-    small = units < _EXACT_UNITS
-    nearest = np.where(small, (np.where(small, units, 0) * NANOS + nanos) / NANOS, units + nanos / NANOS)
-    return np.where(units < 0, np.nan, nearest)
+def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: Flags) -> Rows:
+    """Return the 1-minute bars of these ticks alone, sorted by (symbol, ts). All arrays have the same length."""
+    counts = np.where(flags & PRIMARY != 0, flags & _INTRADAY, 0)
+    return _minutes(counts != 0, symbol_id, ts, seq, price, size, counts)
 
 
-def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: npt.NDArray[np.uint8]) -> Rows:
-    """The 1-minute bars of these ticks alone, sorted by (symbol, ts). All arrays have the same length."""
-    counting = (flags & PRIMARY != 0) & (flags & (COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME) != 0)
-    if not counting.all():
-        symbol_id, ts, seq = symbol_id[counting], ts[counting], seq[counting]
-        price, size, flags = price[counting], size[counting], flags[counting]
+def day_parts(
+    symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: Flags
+) -> tuple[Rows, Rows] | None:
+    """Return what these ticks add to daily bars, minute by minute; None if it is the same as `from_ticks`.
+
+    The first rows count for the day if they lie in its session, like the minutes themselves. The second ones
+    are of the ticks with `DAY_APART`: these count for the day of their date.
+    """
+    apart = flags & DAY_APART != 0
+    if not apart.any():
+        return None
+    primary = flags & PRIMARY != 0
+    counts = np.where(primary, flags & _INTRADAY, 0)
+    daily = np.where(primary, (flags >> DAY_SHIFT) & _DAILY, 0)
+    alike = _minutes(~apart & (counts != 0), symbol_id, ts, seq, price, size, counts)
+    return alike, _minutes(apart & (counts | daily != 0), symbol_id, ts, seq, price, size, daily)
+
+
+def _minutes(chosen: Mask, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, counts: Flags) -> Rows:
+    """Return the 1-minute bars of the chosen ticks; `counts` says what each of them counts for."""
+    if not chosen.all():
+        symbol_id, ts, seq = symbol_id[chosen], ts[chosen], seq[chosen]
+        price, size, counts = price[chosen], size[chosen], counts[chosen]
     if len(ts) == 0:
         return np.empty(0, BAR)
     key = keys(symbol_id, ts)
     order = _by_bucket_then_time(key, symbol_id, ts)
-    key, ts, seq, price, size, flags = key[order], ts[order], seq[order], price[order], size[order], flags[order]
+    key, ts, seq, price, size, counts = key[order], ts[order], seq[order], price[order], size[order], counts[order]
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     bars = np.zeros(len(first), BAR)
     bars["symbol_id"] = key[first] >> _KEY_MINUTE_BITS
@@ -95,13 +117,13 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
     bars["end"] = bars["ts"] + MINUTE_MICROS
     bars["revision"] = np.maximum.reduceat(seq, first)
     bars["dirty"] = True
-    _set_prices(bars, first, ts, seq, price, flags & COUNTS_FOR_PRICE != 0)
-    _set_sums(bars, first, price, size, flags & COUNTS_FOR_VOLUME != 0)
+    _set_prices(bars, first, ts, seq, price, counts)
+    _set_sums(bars, first, price, size, counts)
     return bars
 
 
 def _by_bucket_then_time(key: Ints, symbol_id: Ints, ts: Ints) -> Ints:
-    """The order of ticks by bucket, then by event time. It is stable: the log's order decides between equal times."""
+    """Return the order of ticks by bucket, then event time. It is stable: the log decides between equal times."""
     if (ts[1:] < ts[:-1]).any():
         return np.lexsort((ts, key))
     if ts[0] // MINUTE_MICROS == ts[-1] // MINUTE_MICROS:
@@ -110,59 +132,96 @@ def _by_bucket_then_time(key: Ints, symbol_id: Ints, ts: Ints) -> Ints:
 
 
 def by_symbol(symbol_id: Ints) -> Ints:
-    """The order of rows by symbol, and within each as they are."""
+    """Return the order of rows by symbol; rows of one symbol stay in their order."""
     short = symbol_id.max() <= _LARGEST_SHORT  # a radix sort, many times as fast
     return np.argsort(symbol_id.astype(np.uint16) if short else symbol_id, kind="stable")
 
 
-def _set_prices(bars: Rows, first: Ints, ts: Ints, seq: Ints, price: Floats, counts: Mask) -> None:
-    """Open, high, low and close of groups that start at `first` and are sorted by time, then offset."""
+def _set_prices(bars: Rows, first: Ints, ts: Ints, seq: Ints, price: Floats, counts: Flags) -> None:
+    """Set the prices of groups that start at `first` and are sorted by time, then offset."""
     n = len(price)
     row = np.arange(n)
-    opens = np.minimum.reduceat(np.where(counts, row, n), first)
-    closes = np.maximum.reduceat(np.where(counts, row, -1), first)
-    priced = closes >= 0
-    opens, closes = np.where(priced, opens, 0), np.where(priced, closes, 0)
-    bars["open"] = np.where(priced, price[opens], np.nan)
-    bars["close"] = np.where(priced, price[closes], np.nan)
-    bars["high"] = np.where(priced, np.maximum.reduceat(np.where(counts, price, -np.inf), first), np.nan)
-    bars["low"] = np.where(priced, np.minimum.reduceat(np.where(counts, price, np.inf), first), np.nan)
-    bars["open_ts"] = np.where(priced, ts[opens], NEVER_OPENED)
-    bars["open_seq"] = np.where(priced, seq[opens], NEVER_OPENED)
-    bars["close_ts"] = np.where(priced, ts[closes], NEVER_CLOSED)
-    bars["close_seq"] = np.where(priced, seq[closes], NEVER_CLOSED)
+    priced = counts & _ANY_PRICE != 0
+    opens = np.minimum.reduceat(np.where(priced, row, n), first)
+    closes = np.maximum.reduceat(np.where(counts & COUNTS_FOR_PRICE != 0, row, -1), first)
+    opened, closed = opens < n, closes >= 0
+    opens, closes = np.where(opened, opens, 0), np.where(closed, closes, 0)
+    bars["open"] = np.where(opened, price[opens], np.nan)
+    bars["high"] = np.where(opened, np.maximum.reduceat(np.where(priced, price, -np.inf), first), np.nan)
+    bars["low"] = np.where(opened, np.minimum.reduceat(np.where(priced, price, np.inf), first), np.nan)
+    bars["open_ts"] = np.where(opened, ts[opens], NEVER_OPENED)
+    bars["open_seq"] = np.where(opened, seq[opens], NEVER_OPENED)
+    bars["close"] = np.where(closed, price[closes], bars["open"])
+    bars["close_ts"] = np.where(closed, ts[closes], NEVER_CLOSED)
+    bars["close_seq"] = np.where(closed, seq[closes], NEVER_CLOSED)
+    if (counts & _OPENING_PRICE).any():
+        _set_opening_prices(bars, first, seq, price, counts)
 
 
-def _set_sums(bars: Rows, first: Ints, price: Floats, size: Floats, counts: Mask) -> None:
-    size = np.where(counts, size, 0.0)
-    for name, value in (("volume", size), ("notional", price * size)):
-        units, nanos = split(value)
-        _set_exact(bars, name, np.add.reduceat(units, first), np.add.reduceat(nanos, first))
-    bars["trade_count"] = np.add.reduceat(counts.astype(np.int64), first)
+def _set_opening_prices(bars: Rows, first: Ints, seq: Ints, price: Floats, counts: Flags) -> None:
+    """Let the opening print of a minute, in the log's order the last of several, come before its other trades."""
+    newest = np.maximum.reduceat(np.where(counts & _OPENING_PRICE != 0, seq, -1), first)
+    found = newest >= 0
+    bar_of = np.repeat(np.arange(len(first)), np.diff(first, append=len(seq)))
+    rows = np.flatnonzero(found[bar_of] & (seq == newest[bar_of]))
+    bars["open"][found] = price[rows]
+    bars["open_ts"][found] = bars["ts"][found] - 1
+    bars["open_seq"][found] = -newest[found]
+    bars["close"] = np.where(bars["close_ts"] == NEVER_CLOSED, bars["open"], bars["close"])
 
 
-def _set_exact(bars: Rows, name: str, units: Ints, nanos: Ints) -> None:
-    bars[f"{name}_units"] = units + nanos // NANOS
-    bars[f"{name}_nanos"] = nanos % NANOS
+def _set_sums(bars: Rows, first: Ints, price: Floats, size: Floats, counts: Flags) -> None:
+    """Set volume, vwap and trade count. The vwap takes the trades that count for volume and for high and low."""
+    counted = counts & COUNTS_FOR_VOLUME != 0
+    priced = counted & (counts & _ANY_PRICE != 0)
+    units, picos = exact_sums.split(np.where(counted, size, 0.0))
+    _set_volume(bars, "volume", exact_sums.carry(np.add.reduceat(units, first), np.add.reduceat(picos, first)))
+    if (priced == counted).all():
+        bars["vwap_units"], bars["vwap_picos"] = bars["volume_units"], bars["volume_picos"]
+    else:
+        units, picos = np.where(priced, units, 0), np.where(priced, picos, 0)
+        _set_volume(bars, "vwap", exact_sums.carry(np.add.reduceat(units, first), np.add.reduceat(picos, first)))
+    _set_notional(bars, exact_sums.sum_products(np.where(priced, price * size, 0.0), first))
+    bars["trade_count"] = np.add.reduceat(counted.astype(np.int64), first)
+
+
+def _volume(bars: Rows, name: str) -> exact_sums.Volume:
+    return bars[f"{name}_units"], bars[f"{name}_picos"]
+
+
+def _set_volume(bars: Rows, name: str, volume: exact_sums.Volume) -> None:
+    bars[f"{name}_units"], bars[f"{name}_picos"] = volume
+
+
+def _notional(bars: Rows) -> exact_sums.Notional:
+    return bars["notional_high"], bars["notional_middle"], bars["notional_low"]
+
+
+def _set_notional(bars: Rows, notional: exact_sums.Notional) -> None:
+    for name, digits in zip(_NOTIONAL, notional, strict=True):
+        bars[name] = digits
+
+
+# Merging --------------------------------------------------------------------------------------------
 
 
 def merge(old: Rows, new: Rows) -> Rows:
-    """Bars of the same buckets, row by row, as if all their trades had come together."""
+    """Merge bars of the same buckets, row by row, as if all their trades had come together."""
     bars = old.copy()
+    bars["end"] = np.maximum(old["end"], new["end"])
     earlier = _before(new["open_ts"], new["open_seq"], old["open_ts"], old["open_seq"])
     later = _before(old["close_ts"], old["close_seq"], new["close_ts"], new["close_seq"])
     for side, mask in (("open", earlier), ("close", later)):
         for field in (side, f"{side}_ts", f"{side}_seq"):
             bars[field] = np.where(mask, new[field], old[field])
+    bars["close"] = np.where(bars["close_ts"] == NEVER_CLOSED, bars["open"], bars["close"])
     bars["high"] = np.fmax(old["high"], new["high"])
     bars["low"] = np.fmin(old["low"], new["low"])
-    for name in ("volume", "notional"):
-        units, nanos = f"{name}_units", f"{name}_nanos"
-        unknown = (old[units] < 0) | (new[units] < 0)
-        _set_exact(bars, name, old[units] + new[units], old[nanos] + new[nanos])
-        bars[units][unknown] = UNKNOWN
-        bars[nanos][unknown] = 0
+    for name in _VOLUMES:
+        _set_volume(bars, name, exact_sums.add_volumes(_volume(old, name), _volume(new, name)))
+    _set_notional(bars, exact_sums.add_notionals(_notional(old), _notional(new)))
     bars["trade_count"] = _sum_or_unknown(old["trade_count"], new["trade_count"])
+    bars["by_minutes"] = old["by_minutes"] | new["by_minutes"]
     bars["revision"] = np.maximum(old["revision"], new["revision"])
     bars["dirty"] = True
     return bars
@@ -178,7 +237,7 @@ def _sum_or_unknown(a: Ints, b: Ints) -> Ints:
 
 
 def roll_up(minutes: Rows, ts: Ints, end: Ints) -> Rows:
-    """1-minute bars, sorted by (symbol, ts), as bars of the longer buckets [ts, end) that they lie in.
+    """Roll bars, sorted by (symbol, ts), up into the longer buckets [ts, end) that contain them.
 
     `ts` and `end` have one value for each of `minutes` and never decrease within a symbol.
     """
@@ -192,12 +251,9 @@ def roll_up(minutes: Rows, ts: Ints, end: Ints) -> Rows:
     bars["revision"] = np.maximum.reduceat(minutes["revision"], first)
     bars["dirty"] = True
     _roll_up_prices(bars, minutes, first)
-    for name in ("volume", "notional"):
-        units, nanos = minutes[f"{name}_units"], minutes[f"{name}_nanos"]
-        unknown = np.minimum.reduceat(units, first) < 0
-        _set_exact(bars, name, np.add.reduceat(units, first), np.add.reduceat(nanos, first))
-        bars[f"{name}_units"][unknown] = UNKNOWN
-        bars[f"{name}_nanos"][unknown] = 0
+    for name in _VOLUMES:
+        _set_volume(bars, name, exact_sums.sum_volumes(*_volume(minutes, name), first))
+    _set_notional(bars, exact_sums.sum_notionals(*_notional(minutes), first))
     counts = minutes["trade_count"]
     unknown = np.minimum.reduceat(counts, first) < 0
     bars["trade_count"] = np.where(unknown, UNKNOWN, np.add.reduceat(counts, first))
@@ -207,25 +263,27 @@ def roll_up(minutes: Rows, ts: Ints, end: Ints) -> Rows:
 def _roll_up_prices(bars: Rows, minutes: Rows, first: Ints) -> None:
     n = len(minutes)
     row = np.arange(n)
-    priced = ~np.isnan(minutes["open"])
-    opens = np.minimum.reduceat(np.where(priced, row, n), first)
-    closes = np.maximum.reduceat(np.where(priced, row, -1), first)
-    none = closes < 0
+    opens = np.minimum.reduceat(np.where(minutes["open_ts"] != NEVER_OPENED, row, n), first)
+    closes = np.maximum.reduceat(np.where(minutes["close_ts"] != NEVER_CLOSED, row, -1), first)
     # Without a price in the whole bucket any minute will do: its prices are NaN, its stamps "never".
-    opens, closes = np.where(none, first, opens), np.where(none, first, closes)
+    opens, closes = np.where(opens == n, first, opens), np.where(closes < 0, first, closes)
     for field in ("open", "open_ts", "open_seq"):
         bars[field] = minutes[field][opens]
     for field in ("close", "close_ts", "close_seq"):
         bars[field] = minutes[field][closes]
+    bars["close"] = np.where(bars["close_ts"] == NEVER_CLOSED, bars["open"], bars["close"])
     bars["high"] = np.fmax.reduceat(minutes["high"], first)
     bars["low"] = np.fmin.reduceat(minutes["low"], first)
 
 
+# From a provider ------------------------------------------------------------------------------------
+
+
 def from_provider(columns: dict[str, Any], seq: Ints, end: Ints) -> Rows:
-    """A provider's own bars as records.
+    """Return a provider's own bars as records, sorted by (symbol, ts); of several for one bucket the newest.
 
     `columns` holds arrays symbol_id, ts, open, high, low, close, volume, trade_count (-1: not said),
-    vwap (NaN: not said), provider_id. Of several for one bucket the newest stays. Sorted by (symbol, ts).
+    vwap (NaN: not said), provider_id.
     """
     bars = np.zeros(len(seq), BAR)
     for field in ("symbol_id", "ts", "open", "high", "low", "close", "trade_count", "provider_id"):
@@ -234,21 +292,46 @@ def from_provider(columns: dict[str, Any], seq: Ints, end: Ints) -> Rows:
     bars["open_ts"], bars["close_ts"] = bars["ts"], end - 1
     for field in ("open_seq", "close_seq", "revision"):
         bars[field] = seq
-    _set_exact(bars, "volume", *split(columns["volume"]))
-    silent = np.isnan(columns["vwap"])
-    _set_exact(bars, "notional", *split(np.where(silent, 0.0, columns["vwap"]) * columns["volume"]))
-    bars["notional_units"][silent] = UNKNOWN
+    set_sums(bars, columns["volume"], columns["vwap"])
     bars["dirty"] = True
     return newest_of_each(bars)
 
 
+def set_sums(bars: Rows, volume: Floats, vwap: Floats) -> None:
+    """Set the exact sums of bars from their volume and their vwap; NaN means unknown."""
+    known = ~np.isnan(volume)
+    silent = ~known | np.isnan(vwap)
+    units, picos = exact_sums.carry(*exact_sums.split(np.where(known, volume, 0.0)))
+    _set_volume(bars, "volume", (np.where(known, units, UNKNOWN), picos))
+    _set_volume(bars, "vwap", (np.where(silent, UNKNOWN, units), np.where(silent, 0, picos)))
+    products = np.where(silent, 0.0, vwap) * np.where(known, volume, 0.0)
+    high, middle, low = exact_sums.sum_products(products, np.arange(len(bars)))
+    _set_notional(bars, (np.where(silent, UNKNOWN, high), middle, low))
+
+
+# Values ---------------------------------------------------------------------------------------------
+
+
+def volume_of(bars: Rows) -> Floats:
+    """Return the volume of each bar; NaN where it is unknown."""
+    return exact_sums.total(*_volume(bars, "volume"))
+
+
+def vwap_of(bars: Rows) -> Floats:
+    """Return the vwap of each bar, between its low and its high; NaN where it is unknown or there is no volume."""
+    vwap = exact_sums.quotient(_notional(bars), _volume(bars, "vwap"))
+    # The mean of prices lies between them, but for rounding. A provider's own vwap stays as it was given.
+    bounded = np.minimum(np.maximum(vwap, bars["low"]), bars["high"])
+    return np.where(bars["provider_id"] == 0, bounded, vwap)
+
+
 def pairs_in(symbol_id: Ints, ts: Ints, bars: Rows) -> Mask:
-    """Which of these (symbol, start of the bucket) are among the bars."""
+    """Return True for each (symbol, start of the bucket) that is among the bars."""
     return np.isin(keys(symbol_id, ts), keys(bars["symbol_id"], bars["ts"]))
 
 
 def newest_of_each(bars: Rows) -> Rows:
-    """The last one in the array of each (symbol, ts), sorted by it."""
+    """Return the last one in the array of each (symbol, ts), sorted by it."""
     key = keys(bars["symbol_id"], bars["ts"])
     order = np.argsort(key, kind="stable")
     key = key[order]

@@ -1,8 +1,8 @@
 """The bars of one interval that the engine holds in memory.
 
-The table is a cache over what is stored, with write-back: it holds the forming bars, one closed bar
-back, and whatever has changed and is not stored yet. A bar that it does not hold is brought in from
-the store before a record touches it, so a trade of last year takes the same path as one of now.
+The table is a write-back cache over the stored bars: it holds the forming bars, the newest closed bar of each
+symbol, and all bars that changed since they were stored. A bar that it does not hold is loaded before a record
+changes it, so a trade of last year takes the same path as one of now.
 """
 
 import numpy as np
@@ -21,9 +21,15 @@ class BarTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def find(self, wanted: Rows) -> tuple[Ints, Mask]:
-        """Where each of the wanted buckets stands, and whether it is here; the place is 0 where it is not."""
-        return self._find(keys(wanted["symbol_id"], wanted["ts"]))
+    def find(self, symbol_id: Ints, ts: Ints) -> tuple[Ints, Mask]:
+        """Return the place of each bucket, and True where it is in the table; without that the place is 0."""
+        return self._find(keys(symbol_id, ts))
+
+    def marked(self, field: str, symbol_id: Ints, ts: Ints) -> Mask:
+        """Return True for each bucket that is in the table and whose `field` is not 0."""
+        at, found = self.find(symbol_id, ts)
+        found[found] = self.rows[field][at[found]] != 0
+        return found
 
     def _find(self, key: Ints) -> tuple[Ints, Mask]:
         if len(self._keys) == 0:
@@ -33,7 +39,7 @@ class BarTable:
         return at, self._keys[at] == key
 
     def missing(self, symbol_id: Ints, ts: Ints) -> Mask:
-        """Buckets that may be stored but are not here.
+        """Return True for each bucket that may be stored but is not in the table.
 
         The newest bar of a symbol never leaves the table, so what is newer than it is new.
         """
@@ -47,12 +53,12 @@ class BarTable:
         return self._keys[at] if len(self._keys) else np.full(len(at), -1)
 
     def admit(self, stored: Rows) -> None:
-        """Bring stored bars in; one that is here already is newer than the stored one and stays."""
-        _, found = self.find(stored)
+        """Add stored bars; a bar that is in the table already is newer than the stored one and stays."""
+        _, found = self.find(stored["symbol_id"], stored["ts"])
         self._insert(stored[~found])
 
     def merge(self, parts: Rows) -> Ints:
-        """Merge parts of bars, one for each bucket, into the bars that are here; return their keys."""
+        """Merge parts of bars, one for each bucket, into the table; return their keys."""
         key = keys(parts["symbol_id"], parts["ts"])
         at, found = self._find(key)
         self.rows[at[found]] = merge(self.rows[at[found]], parts[found])
@@ -60,10 +66,7 @@ class BarTable:
         return key
 
     def replace(self, bars: Rows) -> Ints:
-        """Put whole bars in the place of those that are here; what was announced as final stays so.
-
-        Returns their keys.
-        """
+        """Replace the bars of these buckets; a bar that was announced as final stays final. Return their keys."""
         key = keys(bars["symbol_id"], bars["ts"])
         at, found = self._find(key)
         bars = bars.copy()
@@ -73,7 +76,7 @@ class BarTable:
         return key
 
     def final(self, key: Ints) -> Rows:
-        """Those with these keys that have been announced as final, each once. All are here."""
+        """Return the bars with these keys that have been announced as final, each once. All are in the table."""
         at, _ = self._find(np.unique(key))
         rows: Rows = self.rows[at[self.rows["final"][at]]]
         return rows
@@ -88,13 +91,13 @@ class BarTable:
         self._keys = np.insert(self._keys, at, key[order])
 
     def put(self, rows: Rows) -> None:
-        """Put rows in as they are, over those that are here."""
-        at, found = self.find(rows)
+        """Put rows into the table as they are, in place of those with the same keys."""
+        at, found = self.find(rows["symbol_id"], rows["ts"])
         self.rows[at[found]] = rows[found]
         self._insert(rows[~found])
 
     def within(self, symbol_id: Ints, start: Ints, end: Ints) -> tuple[Rows, Ints]:
-        """The bars of symbols with start <= ts < end, one range after the other, and the range of each."""
+        """Return the bars with start <= ts < end of each range, range by range, and the range of each bar."""
         first = np.searchsorted(self._keys, keys(symbol_id, start))
         counts = np.searchsorted(self._keys, keys(symbol_id, end)) - first
         of_range = np.repeat(np.arange(len(first)), counts)
@@ -102,13 +105,13 @@ class BarTable:
         return self.rows[first[of_range] + within_range], of_range
 
     def of_symbol(self, symbol_id: int) -> Rows:
-        """The bars of a symbol."""
+        """Return the bars of a symbol."""
         bounds = keys(np.array([symbol_id, symbol_id + 1]), np.array([0, 0]))
         first, last = np.searchsorted(self._keys, bounds)
         return self.rows[first:last]
 
     def evict(self) -> None:
-        """Let go of what is stored and final, but for the newest final bar of each symbol."""
+        """Drop bars that are stored and final, except the newest final bar of each symbol."""
         final = np.flatnonzero(self.rows["final"])
         symbol_id = self.rows["symbol_id"][final]
         followed = final[:-1][symbol_id[:-1] == symbol_id[1:]]

@@ -1,4 +1,4 @@
-"""From frames of the log to what the engine takes."""
+"""Conversions of frames of the log to the engine's records."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +16,7 @@ _LONGEST_FIRST: Final = (D1, M5, M1)
 
 
 def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
-    """A frame of `frames.LOGGED_TICKS` as arrays."""
+    """Convert a frame of `schemas.LOGGED_TICKS` to arrays."""
     kind_id = frame["kind_id"].to_numpy()
     return TickBatch(
         seq=frame["seq"].to_numpy(),
@@ -32,7 +32,7 @@ def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
 def bar_batches(
     frame: pl.DataFrame, calendar_of: Callable[[int], Calendar], *, extended_day: bool
 ) -> list[ProviderBars]:
-    """A frame of `frames.LOGGED_BARS` as the engine's records.
+    """Convert a frame of `schemas.LOGGED_BARS` to the engine's records.
 
     The longest interval is first: a bar in the frame then never replaces one that was built from newer minutes
     of the same frame, and no revision goes down.

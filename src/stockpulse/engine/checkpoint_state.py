@@ -1,4 +1,4 @@
-"""The state of a shard as it goes into a checkpoint and comes back."""
+"""The state of a shard, as a checkpoint stores it."""
 
 import io
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SYMBOL_STATE: Final = np.dtype(
     [
         ("symbol_id", "i8"),
         ("watermark", "i8"),  # greatest event time of a trade, UTC microseconds
-        ("provider_id", "i8"),  # whose clock closes its bars when it is quiet; 0: nothing has come yet
+        ("provider_id", "i8"),  # the provider whose clock closes its bars; 0: no record yet
         ("dirty", "?"),
     ]
 )
@@ -25,22 +25,22 @@ SYMBOL_STATE: Final = np.dtype(
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since the last flush, up to the log's `offset`."""
+    """The changes since the last flush, up to the log's `offset`."""
 
     offset: int
     moved: bool
-    """Whether the offset is another one."""
+    """True if the offset has changed."""
     bars: dict[Interval, Rows]
     """Final bars, to be stored."""
     state: State
-    """All that changed, for the checkpoint."""
+    """The changed state, for the checkpoint."""
 
     def __bool__(self) -> bool:
         return self.moved or bool(self.state)
 
 
 def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.void]:
-    """Records that stand at the numbers of their symbols, with room for this one, which has none yet."""
+    """Return records that are indexed by symbol id, grown until this symbol has one too."""
     have = len(records)
     more = max(symbol_id + 1, 2 * have) - have
     grown = np.zeros(more, records.dtype)
@@ -49,18 +49,18 @@ def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.v
 
 
 def of_symbols(records: npt.NDArray[np.void], among: npt.NDArray[np.int64] | None) -> npt.NDArray[np.void]:
-    """A copy of the records, or of those of these symbols."""
+    """Return a copy of the records, or of those of these symbols."""
     return records.copy() if among is None else records[np.isin(records["symbol_id"], among)]
 
 
 def encode(state: State) -> bytes:
-    """The state as one blob that names and types its own fields (NumPy's npz)."""
+    """Encode the state as a blob that names and types its own fields (NumPy's npz)."""
     blob = io.BytesIO()
     np.savez(blob, allow_pickle=False, **state)
     return blob.getvalue()
 
 
 def decode(blob: bytes) -> State:
-    """What `encode` was given."""
+    """Decode what `encode` returned."""
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
         return dict(arrays)

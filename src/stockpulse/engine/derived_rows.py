@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.engine.bar_math import Rows, keys, total
+from stockpulse.engine.bar_math import Rows, keys, volume_of
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.market.arrays import Floats, Ints, Mask
 
@@ -59,7 +59,7 @@ class Sequences:
 def bar_inputs(rows: Rows, sessions: Callable[[Ints, Ints], Ints]) -> dict[str, Floats]:
     """Return the engine's bars as columns named as in `INPUTS`; `sessions` returns the trading date of each."""
     columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
-    columns["volume"] = np.nan_to_num(total(rows["volume_units"], rows["volume_nanos"]))
+    columns["volume"] = np.nan_to_num(volume_of(rows))
     columns["session"] = sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
     return columns
 

@@ -13,11 +13,11 @@ from stockpulse.market.intervals import M5, Interval
 
 @dataclass(frozen=True)
 class EngineChanges:
-    """What changed since the last flush, up to the log's `offset`."""
+    """The changes since the last flush, up to the log's `offset`."""
 
     offset: int
     moved: bool
-    """Whether the offset has changed."""
+    """True if the offset has changed."""
     bars: dict[Interval, Rows]
     """Final bars, to be stored."""
     analytics: AnalyticsChanges

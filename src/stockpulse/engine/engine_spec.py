@@ -1,4 +1,4 @@
-"""What an engine calculates, apart from any state."""
+"""The definitions of an engine, apart from any state."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

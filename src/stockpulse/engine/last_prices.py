@@ -48,7 +48,7 @@ class LastPrices:
         self._symbols = with_room(self._symbols, symbol_id)
         self._seen = np.concatenate([self._seen, np.full(len(self._symbols) - len(self._seen), -1)])
 
-    def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint8]) -> None:
+    def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint16]) -> None:
         """Apply trades in the order of the log. Those that do not count for prices are ignored."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
         if not counting.all():

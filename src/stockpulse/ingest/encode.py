@@ -151,14 +151,15 @@ _SEPARATOR = "\x1f"
 
 
 def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
-    """Return the kind of each tick as text: exchange, conditions, and "-" if another feed leads the symbol."""
-    exchange, conditions = pl.col("exchange").fill_null(""), pl.col("conditions").fill_null("")
-    if not followers and frame["conditions"].null_count() == len(frame):
+    """Return the kind of each tick as text: exchange, conditions, tape, and "-" if another feed leads the symbol."""
+    if not followers and all(frame[name].null_count() == len(frame) for name in ("conditions", "tape")):
         return frame["exchange"].fill_null("")  # the usual case; joining texts would cost more than all the rest
+    texts = [pl.col(name).fill_null("") for name in ("exchange", "conditions", "tape")]
     follows = pl.when(pl.col("symbol").is_in(list(followers))).then(pl.lit("-")).otherwise(pl.lit(""))
-    return frame.select(pl.concat_str([exchange, conditions, follows], separator=_SEPARATOR)).to_series()
+    return frame.select(pl.concat_str([*texts, follows], separator=_SEPARATOR)).to_series()
 
 
 def _kind(provider_id: int, feed: Feed, label: str) -> TickKind:
-    exchange, conditions, follows = (*label.split(_SEPARATOR), "", "")[:3]
-    return TickKind(provider_id, exchange, conditions, feed.rule(conditions) | (0 if follows else PRIMARY))
+    exchange, conditions, tape, follows = (*label.split(_SEPARATOR), "", "", "")[:4]
+    flags = feed.rule(conditions, tape) | (0 if follows else PRIMARY)
+    return TickKind(provider_id, exchange, conditions, flags, tape)

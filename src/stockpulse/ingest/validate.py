@@ -18,8 +18,8 @@ from stockpulse.market.times import MINUTE_MICROS, micros
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
 """The largest price, and the largest size."""
-LARGEST_PRODUCT: Final = 1e12
-"""The largest price x size of a trade: a bar sums nine million of these without an overflow."""
+LARGEST_PRODUCT: Final = 1e18
+"""The largest price x size of a trade: a bar sums a hundred million of these without an overflow."""
 LARGEST_SUM: Final = 1e14
 """The largest volume, and volume x vwap, of a provider's minute bar: a month of these sums without an overflow."""
 LARGEST_SUM_OF_DAY: Final = 1e17
@@ -28,6 +28,8 @@ LARGEST_COUNT: Final = 10**12
 """The largest number of trades of a provider's bar."""
 
 _RAW_BYTES: Final = 8192
+_TEXTS: Final = {"exchange": 16, "conditions": 64, "trade_id": 64}
+"""The longest text of each of these columns."""
 
 Check = tuple[Mask | np.bool_, str]
 """For each row (or for all) whether it passes, and the reason for those that do not."""
@@ -55,7 +57,8 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
             _positive("price", price),
             ((size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"),
             (~(price * size > LARGEST_PRODUCT), "size: price x size is absurdly large"),
-            *(_texts(frame, name, length) for name, length in (("exchange", 16), ("conditions", 64), ("trade_id", 64))),
+            *(_texts(frame, name, length) for name, length in _TEXTS.items()),
+            _tapes(frame["tape"]),
         ]
     return _split(frame, checks, list(TICKS))
 
@@ -108,6 +111,12 @@ def _checked_symbols(frame: pl.DataFrame) -> tuple[pl.DataFrame, Check]:
     return frame, (fine, f"symbol: {SYMBOL_TAKES}")
 
 
+def _tapes(tapes: pl.Series) -> Check:
+    if tapes.null_count() == len(tapes):
+        return np.bool_(True), ""
+    return tapes.str.contains("^[A-Z]$").fill_null(value=True).to_numpy(), "tape: must be one letter of A-Z"
+
+
 def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:
     missing = frame["ts"].is_null()
     yield np.bool_(True) if not missing.any() else ~missing.to_numpy(), "ts: missing"
@@ -133,10 +142,14 @@ def _positive(name: str, value: npt.NDArray[np.float64]) -> Check:
 
 
 def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
-    """Check an optional text: short and printable, with spaces inside only."""
+    """Check an optional text: short and printable, with spaces inside only.
+
+    Conditions may begin or end with a code that is a space: on tape A and B that is a regular sale.
+    """
     texts = frame[name]
     distinct = texts if name == "trade_id" else texts.unique()
-    pattern = rf"^[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?$"
+    text = rf"[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?"
+    pattern = rf"^( |( ,)?{text}(, )?)$" if name == "conditions" else f"^{text}$"
     fine = (
         np.bool_(True) if texts.null_count() == len(texts) else _matching(texts, distinct, pattern, null_is_fine=True)
     )

@@ -40,7 +40,7 @@ class SymbolNames:
             {
                 "symbol": self.symbols(frame["symbol_id"]),
                 **{name: frame[name] for name in ("ts", "price", "size", "received_at", "trade_id")},
-                **{name: kinds[name] for name in ("provider", "exchange", "conditions", "flags")},
+                **{name: kinds[name] for name in ("provider", "exchange", "conditions", "tape", "flags")},
             }
         ).select(list(RECORDED_TICKS))
 
@@ -54,6 +54,7 @@ class SymbolNames:
                     "provider": _by_number(provider),
                     "exchange": _by_number({number: kind.exchange or None for number, kind in known.items()}),
                     "conditions": _by_number({number: kind.conditions or None for number, kind in known.items()}),
+                    "tape": _by_number({number: kind.tape or None for number, kind in known.items()}),
                     "flags": pl.Series([flags.get(at) for at in range(max(flags, default=0) + 1)], dtype=pl.Int64),
                 }
             )
@@ -116,9 +117,9 @@ class RecordEncoder:
             self._kinds.learn(labels, [self._store.names.kinds[kind] for kind in kinds])
 
     async def _kind(self, label: str) -> TickKind:
-        provider, exchange, conditions, flags = label.split(_SEPARATOR)
-        counts = int(flags) if flags else installed_providers().condition_rule(provider)(conditions) | PRIMARY
-        return TickKind(await self._store.provider_named(provider), exchange, conditions, counts)
+        provider, exchange, conditions, tape, flags = label.split(_SEPARATOR)
+        counts = int(flags) if flags else installed_providers().condition_rule(provider)(conditions, tape) | PRIMARY
+        return TickKind(await self._store.provider_named(provider), exchange, conditions, counts, tape)
 
     async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Convert RECORDED_BARS with `seq`, and without nulls in provider and received_at, to LOGGED_BARS."""
@@ -138,5 +139,6 @@ class RecordEncoder:
 
 
 def _labels(frame: pl.DataFrame) -> pl.Series:
-    texts = [pl.col(name).cast(pl.String).fill_null("") for name in ("provider", "exchange", "conditions", "flags")]
+    names = ("provider", "exchange", "conditions", "tape", "flags")
+    texts = [pl.col(name).cast(pl.String).fill_null("") for name in names]
     return frame.select(pl.concat_str(texts, separator=_SEPARATOR)).to_series()

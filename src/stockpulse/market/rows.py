@@ -46,6 +46,7 @@ TICK_FIELDS: Final = (
     Field("exchange", TEXT),
     Field("trade_id", IDENTIFIER),
     Field("conditions", CODES),
+    Field("tape", TEXT),
 )
 
 #: TICKS as they were read: `problem` says why a row cannot be a tick (null: it can), `raw` what was sent in that case.

@@ -18,6 +18,7 @@ TICKS: Final = pl.Schema(
         "size": pl.Float64(),
         "exchange": pl.String(),  # null: unknown
         "trade_id": pl.String(),  # null: unknown; such ticks are never deduplicated
+        "tape": pl.String(),  # A to C, N or O; null: not said
         "conditions": pl.String(),  # null: none; else the provider's codes, several joined by a comma
     }
 )
@@ -39,9 +40,21 @@ BARS: Final = pl.Schema(
 )
 
 # Flags of a tick: the parts of a bar that it counts for. They are added up.
-COUNTS_FOR_PRICE: Final = 1
-COUNTS_FOR_VOLUME: Final = 2
+COUNTS_FOR_PRICE: Final = 1  # open, high, low and close; together with volume it is part of the vwap
+COUNTS_FOR_VOLUME: Final = 2  # volume and trade count
 PRIMARY: Final = 4  # it is from the feed that builds the symbol's bars, if several feeds send it
+
+# The first two flags hold for intraday bars, and for the day if the tick lies in its session. A tick with DAY_APART
+# counts for the day of its date instead, whatever the time, by flags of its own: the others moved up by DAY_SHIFT.
+DAY_APART: Final = 8
+DAY_SHIFT: Final = 4
+DAY_PRICE: Final = COUNTS_FOR_PRICE << DAY_SHIFT
+DAY_VOLUME: Final = COUNTS_FOR_VOLUME << DAY_SHIFT
+DAY_FIRST_PRICE: Final = 4 << DAY_SHIFT  # high and low; open and close only where the day has none yet
+DAY_OPENING: Final = 8 << DAY_SHIFT  # the open of the day, if it comes in the first minute that has a price
+
+UNREADABLE: Final = 256  # the rule could not read the conditions
+ALL_FLAGS: Final = 511
 
 #: Ticks as the log stores them, with ids for names.
 LOGGED_TICKS: Final = pl.Schema(

@@ -96,6 +96,7 @@ class TickKind:
     exchange: str
     conditions: str
     flags: int
+    tape: str = ""
 
 
 class Names:
@@ -109,7 +110,7 @@ class Names:
         self.provider_by_id: dict[int, ProviderName] = {}
         self.kinds: dict[TickKind, int] = {}
         self.kind_by_id: dict[int, TickKind] = {}
-        self._flags = np.zeros(1, np.uint8)
+        self._flags = np.zeros(1, np.uint16)
         self._provider_of_kind = np.zeros(1, np.int64)
         self._venue_of_kind = np.zeros(1, np.int64)
         self._venues: dict[tuple[int, str], int] = {}
@@ -133,13 +134,13 @@ class Names:
             self.kinds[kind] = number
             self.kind_by_id[number] = kind
         size = max(self.kind_by_id, default=0) + 1
-        flags, providers, venues = np.zeros(size, np.uint8), np.zeros(size, np.int64), np.zeros(size, np.int64)
+        flags, providers, venues = np.zeros(size, np.uint16), np.zeros(size, np.int64), np.zeros(size, np.int64)
         for number, kind in self.kind_by_id.items():
             flags[number], providers[number] = kind.flags, kind.provider_id
             venues[number] = self._venues.setdefault((kind.provider_id, kind.exchange), len(self._venues))
         self._flags, self._provider_of_kind, self._venue_of_kind = flags, providers, venues
 
-    def flags_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def flags_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
         """Return the flags of these kinds of ticks."""
         return self._flags[kind_id]
 

@@ -11,6 +11,7 @@ from stockpulse.engine.bar_math import BAR, Rows
 from stockpulse.journal.codecs import Codec
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names
+from stockpulse.storage.bar_rows import rows_of_topic
 
 _MOST_BARS: Final = 3
 """The newest bars of each symbol and interval to keep; the database has the others by then."""
@@ -33,7 +34,7 @@ class FollowedBars:
 
     def _take(self, bars: pl.DataFrame) -> None:
         for key, part in bars.group_by("interval", maintain_order=True):
-            rows = self._rows(part)
+            rows = rows_of_topic(part, {name: one.id for name, one in self._names.providers.items()})
             for symbol, row in zip(part["symbol"], rows, strict=True):
                 kept = self._bars.setdefault((str(key[0]), symbol), {})
                 known = kept.get(int(row["ts"]))
@@ -41,23 +42,6 @@ class FollowedBars:
                     kept[int(row["ts"])] = row
                 while len(kept) > _MOST_BARS:
                     del kept[min(kept)]
-
-    def _rows(self, bars: pl.DataFrame) -> Rows:
-        """Convert bars of the topic to the engine's rows."""
-        rows = np.zeros(len(bars), BAR)
-        for name in ("open", "high", "low", "close", "revision", "final"):
-            rows[name] = bars[name].to_numpy()
-        rows["ts"] = bars["timestamp"].to_physical().to_numpy()
-        rows["trade_count"] = bars["trade_count"].fill_null(-1).to_numpy()
-        volume = bars["volume"].fill_null(float("nan")).to_numpy()
-        for name, value in (("volume", volume), ("notional", volume * bars["vwap"].fill_null(0.0).to_numpy())):
-            known = ~np.isnan(value)
-            units = np.floor(np.where(known, value, -1))
-            rows[f"{name}_units"] = units
-            rows[f"{name}_nanos"] = np.where(known, np.round((value - units) * 1e9), 0)
-        providers = {name: one.id for name, one in self._names.providers.items()}
-        rows["provider_id"] = [providers.get(source, 0) for source in bars["source"]]
-        return rows
 
     async def in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return the newest bars of one symbol, or of all symbols, including forming bars."""

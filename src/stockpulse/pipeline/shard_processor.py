@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
+import numpy as np
 import polars as pl
 import structlog
 
@@ -25,6 +26,7 @@ from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unreadable
 from stockpulse.market.calendar import Calendar, trading_calendar
 from stockpulse.market.intervals import Interval
+from stockpulse.market.schemas import UNREADABLE
 from stockpulse.market.symbology import Names
 from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
 from stockpulse.pipeline.locked_engine import LockedEngine
@@ -217,7 +219,9 @@ class ShardProcessor:
         if isinstance(batch, Bars):
             return bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
         self.clocks.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
-        return await offload.run(len(frame), partial(tick_batch, frame, self._names))
+        records = await offload.run(len(frame), partial(tick_batch, frame, self._names))
+        self._counters.unreadable_conditions += int(np.count_nonzero(records.flags & UNREADABLE))
+        return records
 
     def _calendar_of(self, symbol_id: int) -> Calendar:
         return trading_calendar(self._names.symbol_by_id[symbol_id].calendar)

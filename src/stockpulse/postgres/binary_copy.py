@@ -19,7 +19,7 @@ PG_EPOCH_MICROS: Final = 946_684_800_000_000
 
 _SLICE_BYTES: Final = 1 << 18
 _NULL: Final = -1
-_TYPES: Final = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
+_TYPES: Final = {"int2": ">i2", "int4": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8", "bool": ">?"}
 
 
 class Layout:

@@ -24,7 +24,7 @@ class NameStore:
             )
             providers = await connection.fetch("SELECT id, name, clock, delay_us FROM providers")
             kinds = await connection.fetch(
-                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds WHERE id <> ALL($1::int[])",
+                "SELECT id, provider_id, exchange, conditions, flags, tape FROM tick_kinds WHERE id <> ALL($1::int[])",
                 list(self.names.kind_by_id),
             )
         self.names.add_symbols(Symbol(*row) for row in symbols)
@@ -86,16 +86,17 @@ class NameStore:
         new = list(set(kinds) - self.names.kinds.keys())
         if not new:
             return
-        columns = list(zip(*((k.provider_id, k.exchange, k.conditions, k.flags) for k in new), strict=True))
-        wanted = "SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::smallint[])"
+        columns = list(zip(*((k.provider_id, k.exchange, k.conditions, k.flags, k.tape) for k in new), strict=True))
+        wanted = "SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::smallint[], $5::text[])"
         async with self._pool.acquire() as connection:
             await connection.execute(
-                f"INSERT INTO tick_kinds (provider_id, exchange, conditions, flags) {wanted} ON CONFLICT DO NOTHING",
+                f"INSERT INTO tick_kinds (provider_id, exchange, conditions, flags, tape) {wanted}"
+                " ON CONFLICT DO NOTHING",
                 *columns,
             )
             rows = await connection.fetch(
-                "SELECT id, provider_id, exchange, conditions, flags FROM tick_kinds "  # noqa: S608 - constants
-                f"WHERE (provider_id, exchange, conditions, flags) IN ({wanted})",
+                "SELECT id, provider_id, exchange, conditions, flags, tape FROM tick_kinds "  # noqa: S608 - constants
+                f"WHERE (provider_id, exchange, conditions, flags, tape) IN ({wanted})",
                 *columns,
             )
         self.names.add_kinds((number, TickKind(*rest)) for number, *rest in rows)

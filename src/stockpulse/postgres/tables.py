@@ -71,8 +71,15 @@ tick_kinds = Table(
     Column("provider_id", Integer, nullable=False),
     Column("exchange", Text, nullable=False, comment="'': not said"),
     Column("conditions", Text, nullable=False, comment="'': none"),
-    Column("flags", SmallInteger, nullable=False, comment="1: counts for prices, 2: for volume, 4: first feed"),
-    UniqueConstraint("provider_id", "exchange", "conditions", "flags"),
+    Column("flags", SmallInteger, nullable=False, comment="what a tick counts for: see market/schemas.py"),
+    Column(
+        "tape",
+        Text,
+        nullable=False,
+        server_default=text("''"),
+        comment="the consolidated tape, A to C, N or O; '': not said",
+    ),
+    UniqueConstraint("provider_id", "exchange", "tape", "conditions", "flags"),
 )
 
 # The log ----------------------------------------------------------------------------------------
@@ -173,6 +180,11 @@ checkpoint_parts = Table(
 )
 
 
+def _digits(name: str, comment: str | None = None) -> Column[int]:
+    """A part of an exact sum: see `engine/exact_sums.py`."""
+    return Column(name, BigInteger, nullable=False, server_default=text("0"), comment=comment)
+
+
 def _bars(name: str, **options: Any) -> Table[Any]:
     return Table(
         name,
@@ -189,12 +201,22 @@ def _bars(name: str, **options: Any) -> Table[Any]:
         Column("close_us", BigInteger, nullable=False),
         Column("close_seq", BigInteger, nullable=False),
         Column("volume_units", BigInteger, nullable=False, comment="-1: unknown"),
-        Column("volume_nanos", Integer, nullable=False),
-        Column("notional_units", BigInteger, nullable=False, comment="sum of price x size; -1: unknown"),
-        Column("notional_nanos", Integer, nullable=False),
         Column("trade_count", BigInteger, nullable=False, comment="-1: unknown"),
         Column("revision", BigInteger, nullable=False, comment="log offset of the newest record in it"),
         Column("provider_id", Integer, nullable=False, comment="whose own bar it is; 0: built from trades"),
+        _digits("volume_picos", "trillionths of a unit"),
+        _digits("vwap_units", "volume of the trades that the vwap is made of; -1: unknown"),
+        _digits("vwap_picos"),
+        _digits("notional_high", "sum of price x size of these trades; -1: unknown"),
+        _digits("notional_middle"),
+        _digits("notional_low"),
+        Column(
+            "by_minutes",
+            Boolean,
+            nullable=False,
+            server_default=text("false"),
+            comment="a day that is built from minutes, since a provider gave some of them",
+        ),
         PrimaryKeyConstraint("symbol_id", "ts"),
         **options,
     )

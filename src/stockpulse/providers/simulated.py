@@ -173,6 +173,7 @@ class SimulatedProvider:
             "exchange": EXCHANGES.gather(low_bits >> 10 & (len(EXCHANGES) - 1)),
             "trade_id": nulls,
             "conditions": nulls,
+            "tape": nulls,
         }
         return pl.DataFrame(columns, schema=TICKS)
 

@@ -81,18 +81,22 @@ class BarReader:
         """
         base = interval.base
         count = limit * bases_per_bucket(interval)
-        memory = _priced(await self._in_memory(base, symbol.id))
+        query = f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1"  # noqa: S608 - names of ours
+        if base is interval:
+            query += " AND open <> 'NaN' ORDER BY ts DESC LIMIT $2 + 1"
+        else:
+            # So many bars with a price reach over enough buckets; the others are wanted for their volume.
+            query += (
+                f" AND ts >= coalesce((SELECT ts FROM {TABLE[base]} WHERE symbol_id = $1 AND open <> 'NaN'"  # noqa: S608
+                " ORDER BY ts DESC OFFSET $2 LIMIT 1), '-infinity')"
+            )
+        memory = await self._in_memory(base, symbol.id)
         read = fetch_out if count <= _FEW else copy_out
         async with self._pool.acquire() as connection:
-            stored = await read(
-                connection,
-                f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1 AND open <> 'NaN'"  # noqa: S608 - ours
-                " ORDER BY ts DESC LIMIT $2",
-                symbol.id,
-                count + 1,
-            )
+            stored = await read(connection, query, symbol.id, count)
         rows = newest_of_each(np.concatenate([stored, memory]))
-        return self.served(self._derivation(symbol, interval).derive(rows, micros(closed_until)), interval).tail(limit)
+        bars = _priced(self._derivation(symbol, interval).derive(rows, micros(closed_until)))
+        return self.served(bars, interval).tail(limit)
 
     async def newest(self, interval: Interval, symbol_ids: list[int], most: int | None) -> Rows:
         """Return the `most` newest bars (or all) of each symbol, of a stored interval, by symbol and time."""
@@ -123,10 +127,15 @@ class BarReader:
         start: datetime | None,
         end: datetime | None,
         closed_until: datetime,
+        *,
+        priced: bool = True,
     ) -> AsyncIterator[pl.DataFrame]:
-        """Yield the bars whose start lies in [start, end), oldest first, in pieces of `SERVED_BARS`."""
+        """Yield the bars whose start lies in [start, end), oldest first, in pieces of `SERVED_BARS`.
+
+        Without `priced`, bars are among them that have a volume but no price: NaN.
+        """
         span = _span(symbol, start, end)
-        async for rows in self._bars([span], interval, lambda _: closed_until):
+        async for rows in self._bars([span], interval, lambda _: closed_until, priced=priced):
             yield self.served(rows, interval)
 
     async def page(
@@ -191,6 +200,7 @@ class BarReader:
         rows_at_once: int | None = None,
         *,
         descending: bool = False,
+        priced: bool = True,
     ) -> AsyncIterator[Rows]:
         """Yield the bars of each span in turn, in ascending pieces; if `descending`, the latest piece first."""
         derivation = {span.symbol.id: self._derivation(span.symbol, interval) for span in spans}
@@ -209,6 +219,7 @@ class BarReader:
                 cut = labels == labels[0 if descending else -1]
                 whole, held = rows[~cut], rows[cut]
             bars = how.derive(whole, micros(closed_until(symbol)))
+            bars = _priced(bars) if priced else bars
             bars = bars[(bars["ts"] >= span.first) & (bars["ts"] < span.last)]
             if len(bars):
                 yield bars
@@ -217,7 +228,7 @@ class BarReader:
         self, spans: Sequence[_Span], base: Interval, rows_at_once: int, *, descending: bool
     ) -> AsyncIterator[tuple[Symbol, Rows, bool]]:
         """Yield ascending pieces of each span in turn, and whether the piece is the last one of its span."""
-        memory = _priced(await self._in_memory(base, spans[0].symbol.id if len(spans) == 1 else None))
+        memory = await self._in_memory(base, spans[0].symbol.id if len(spans) == 1 else None)
         in_memory = _by_symbol(newest_of_each(memory))
         left = list(spans)
         while left:
@@ -246,7 +257,7 @@ class BarReader:
             " unnest($1::int[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (symbol_id, first_us, last_us, place),"
             f" LATERAL (SELECT * FROM {TABLE[base]} t WHERE t.symbol_id = w.symbol_id"
             f" AND t.ts >= {_AT} w.first_us AND t.ts < {_AT} w.last_us AND t.ts >= $4 AND t.ts < $5"
-            f" AND t.open <> 'NaN' ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
+            f" ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
         )
         async with self._pool.acquire() as connection:
             return await copy_out(
@@ -295,6 +306,6 @@ def _within(rows: Rows, span: _Span) -> Rows:
 
 
 def _priced(rows: Rows) -> Rows:
-    """The bars with a price; those without one are kept for their volume and never shown."""
+    """The bars with a price; those without one are kept for their volume, and no interval shows them."""
     priced: Rows = rows[~np.isnan(rows["open"])]
     return priced

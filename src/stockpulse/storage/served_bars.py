@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from stockpulse.engine.bar_math import Rows, total
+from stockpulse.engine.bar_math import Rows, volume_of, vwap_of
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
@@ -43,11 +43,6 @@ def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
     def source(provider_id: int) -> str:
         return names.provider_by_id[provider_id].name if provider_id else "trades"
 
-    volume = total(rows["volume_units"], rows["volume_nanos"])
-    notional = total(rows["notional_units"], rows["notional_nanos"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        vwap = np.where(volume > 0, notional / volume, np.nan)
-        vwap = np.where(vwap >= 1, np.round(vwap, 12), vwap)  # the sums carry no more; of tiny prices they do
     # Built series by series: for ten bars, one expression costs as much as this whole function.
     counts = pl.Series(np.ascontiguousarray(rows["trade_count"]))
     return pl.DataFrame(
@@ -56,9 +51,9 @@ def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
             "interval": pl.Series([interval.name], dtype=pl.String).new_from_index(0, len(rows)),
             "ts": pl.Series(np.ascontiguousarray(rows["ts"])).cast(UTC_MICROS),
             **{name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")},
-            "volume": pl.Series(volume, nan_to_null=True),
+            "volume": pl.Series(volume_of(rows), nan_to_null=True),
             "trade_count": counts if (rows["trade_count"] >= 0).all() else counts.set(counts < 0, None),
-            "vwap": pl.Series(vwap, nan_to_null=True),
+            "vwap": pl.Series(vwap_of(rows), nan_to_null=True),
             "revision": np.ascontiguousarray(rows["revision"]),
             "final": np.ascontiguousarray(rows["final"]),
             "source": _named(rows["provider_id"], source),

@@ -13,6 +13,8 @@ class Counters:
     rejected: int = 0
     dropped: int = 0
     """Ticks that were dropped because the queue was full and their feed cannot be slowed down."""
+    unreadable_conditions: int = 0
+    """Ticks whose trade conditions their rule could not read: these count for volume alone."""
     appends: int = 0
     bars_closed: int = 0
     bars_revised: int = 0

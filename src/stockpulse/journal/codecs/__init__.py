@@ -24,6 +24,7 @@ RECORDED_TICKS: Final = pl.Schema(
         "provider": pl.String(),
         "exchange": pl.String(),
         "conditions": pl.String(),
+        "tape": pl.String(),
         "trade_id": pl.String(),
         "received_at": UTC_MICROS,
         "flags": pl.Int64(),  # the sum of `schemas.COUNTS_FOR_PRICE` etc.; null: to be derived from the conditions

@@ -20,7 +20,7 @@ _TRADES: Final = (Field("trade_count", WHOLE), Field("vwap", NUMBER))
 TRADE_FIELDS: Final = (
     *(_OF_TICK[name] for name in ("symbol", "ts", "price", "size")),
     _PROVIDER,
-    *(_OF_TICK[name] for name in ("exchange", "trade_id", "conditions")),
+    *(_OF_TICK[name] for name in ("exchange", "trade_id", "conditions", "tape")),
     _RECEIVED_AT,
     Field("flags", WHOLE),
 )

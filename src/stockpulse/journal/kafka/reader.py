@@ -22,7 +22,7 @@ from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Appended, Bars, End, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
 from stockpulse.journal.symbol_names import RecordEncoder
-from stockpulse.market.schemas import BARS, COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY, TICKS, UTC_MICROS
+from stockpulse.market.schemas import ALL_FLAGS, BARS, DAY_APART, TICKS, UNREADABLE, UTC_MICROS
 from stockpulse.market.symbology import PROVIDER
 from stockpulse.postgres import connect
 
@@ -33,7 +33,6 @@ _POLL_MILLIS: Final = 500
 _OTHERS: Final = "kafka"
 """The provider of records whose writer does not name one."""
 
-_ALL_FLAGS: Final = COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME | PRIMARY
 _FARTHEST: Final = 86_400_000_000  # microseconds: a clock that is wrong by more than a day is refused
 
 
@@ -225,7 +224,10 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
         .then(pl.lit("provider: takes 1 to 32 of a-z 0-9 _, beginning with a letter"))
     )
     if "flags" in frame.columns:
-        wrong = wrong.when(~pl.col("flags").is_between(0, _ALL_FLAGS)).then(pl.lit(f"flags: takes 0 to {_ALL_FLAGS}"))
+        flags = pl.col("flags")
+        of_day = flags.is_between(0, ALL_FLAGS) & (flags & DAY_APART != 0)
+        known = flags.is_between(0, DAY_APART - 1) | of_day | (flags & ~UNREADABLE).is_between(0, DAY_APART - 1)
+        wrong = wrong.when(~known).then(pl.lit(f"flags: takes 0 to 7, and up to {ALL_FLAGS} with {DAY_APART}"))
     frame = frame.with_columns(pl.coalesce("problem", wrong).alias("problem"))
     own = pl.struct(pl.exclude("row", "seq", "stamped", "problem", "raw")).struct.json_encode()
     needs_raw = pl.col("problem").is_not_null() & pl.col("raw").is_null()
