@@ -339,7 +339,7 @@ async def test_records_that_were_dropped_before_they_were_worked_in_stop_the_sta
             pass
     assert "stockpulse topics accept-loss" in str(refused.value)
     status, said = await command(postgres_dsn, settings, "topics", "accept-loss")
-    assert (status, said.strip()) == (0, "partition 2: processed up to 3, goes on at 6")
+    assert (status, said.strip()) == (0, "partition 2: processed up to 3, continues at 6")
     async with serve(postgres_dsn, **settings) as client:
         await processed(postgres_dsn, kafka, raw)
         await post(client, trade(SYMBOL, T0, 20.0))

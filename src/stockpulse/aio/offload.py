@@ -15,5 +15,5 @@ INLINE_ROWS: Final = 2000
 
 
 async def run(rows: int, work: Callable[[], T]) -> T:
-    """Return the result of `work`, which processes this many rows."""
+    """Run `work` here if it has at most INLINE_ROWS rows, else in a thread; return its result."""
     return work() if rows <= INLINE_ROWS else await asyncio.to_thread(work)

@@ -91,7 +91,7 @@ class Supervisor:
         lag: Callable[[], int] | None = None,
         transient: _Faults = (),
     ) -> None:
-        """Start a task; `run` is called again after a transient fault, of which `transient` names further ones.
+        """Start a task; `run` is called again after a transient fault, `transient` adds types of such faults.
 
         Without a `stage`, the name is the stage.
         """

@@ -33,7 +33,7 @@ def topics_of(settings: Settings) -> TopicNames:
 
 
 def codec_of(settings: Settings) -> Codec:
-    """Return the codec of the records."""
+    """Return the configured codec for records on Kafka."""
     secret = settings.schema_registry_secret
     return choose(
         settings.kafka_codec,

@@ -1,4 +1,4 @@
-"""Moving from one log to the other: the old one is drained, and the state of its shards is divided anew.
+"""Moving from one log to the other: the old one is drained, and the state of its shards is divided among the new ones.
 
 Revisions go on growing, since each log counts its offsets above those of the logs before.
 """
@@ -44,14 +44,17 @@ Target = Literal["kafka", "postgres"]
 
 @dataclass(frozen=True)
 class Moved:
-    """The size of a move."""
+    """The number of shards and symbols that a move of the log covered."""
 
     shards: int
     symbols: int
 
 
 async def move(settings: Settings, target: Target) -> Moved:
-    """Make the database follow the other log. Nothing else may run on it; a process that does is fenced."""
+    """Move the database to the other log; return the size of the move.
+
+    No other process may use the database meanwhile: one that does is fenced.
+    """
     async with _ground(settings) as (database, tasks):
         current = await followed_log(database.pool)
         if current is None:
@@ -133,7 +136,7 @@ async def _drained(
 
 
 async def accept_loss(settings: Settings) -> list[str]:
-    """Go on where the partitions have records, without those that were lost; return the losses in words."""
+    """Continue where the partitions have records, without those that were lost; return the losses in words."""
     async with _ground(settings) as (database, _):
         target = await kafka_target(settings)
         oldest, ends = await bounds_of(target.connection, target.topic, target.partitions)
@@ -143,7 +146,7 @@ async def accept_loss(settings: Settings) -> list[str]:
             known = one.offset - one.first_seq
             start = min(max(known, oldest[one.shard]), ends[one.shard])
             if start != known:
-                losses.append(f"partition {one.shard}: processed up to {known:,}, goes on at {start:,}")
+                losses.append(f"partition {one.shard}: processed up to {known:,}, continues at {start:,}")
             leaving.append(one)
             first_seq = first_of(slot + one.shard)
             entering.append(Entering(one.shard, target.identity, first_seq, first_seq + start, b""))

@@ -160,7 +160,7 @@ async def remember_deliveries(node: Node) -> None:
 
 @dataclass(frozen=True)
 class NewestData:
-    """Where readers find the newest ticks and bars."""
+    """The functions through which readers find the newest ticks and bars."""
 
     ticks: Callable[[int], TickSource]
     bars: Callable[[Interval, int | None], Awaitable[Rows]]

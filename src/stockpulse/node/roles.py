@@ -1,4 +1,4 @@
-"""What a process does, by its role: each function lists the parts of one role and starts their tasks."""
+"""The roles of a process: each function lists the parts of one role and starts their tasks."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

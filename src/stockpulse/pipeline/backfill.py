@@ -19,7 +19,7 @@ DEPTH: Final[dict[Interval, timedelta]] = {
     M5: timedelta(days=30),
     M1: timedelta(days=1),
 }
-"""How far back a fresh database is filled. 1-minute bars only of the running day: its daily bar is made of them."""
+"""The depth of the history of a fresh database. 1-minute bars are for the daily bar of the running day."""
 
 
 class Backfill:

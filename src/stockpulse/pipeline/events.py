@@ -45,10 +45,10 @@ class Listener:
         """Hear the signals of bars that have closed or were revised."""
 
     async def until_room(self) -> None:
-        """Return when the listener may hear more. Only a listener that must not lose an event waits here."""
+        """Wait until the listener may hear more. Only a listener that must not lose an event overrides this."""
 
     async def until_delivered(self) -> None:
-        """Return when everything heard so far is where it must be; the flush that stores the same waits for it."""
+        """Wait until everything heard so far is where it must be; the flush that stores the same waits for this."""
 
 
 class Listeners(Listener):

@@ -56,11 +56,11 @@ class DerivedTopic:
             self._came.set()
 
     async def until_room(self) -> None:
-        """Return when the queue is not full."""
+        """Wait until the queue has room."""
         await self._until(lambda: self._rows < _QUEUE_ROWS)
 
     async def until_delivered(self) -> None:
-        """Return when everything queued before is on the brokers' disks."""
+        """Wait until everything queued before is on the brokers' disks."""
         await self._until(lambda: self._rows == 0)
 
     async def _until(self, reached: Callable[[], bool]) -> None:
@@ -132,12 +132,12 @@ class KafkaPublisher(Listener):
         self._signals.put(self._signals_frame(signals))
 
     async def until_room(self) -> None:
-        """Return when no topic's queue is full."""
+        """Wait until every topic's queue has room."""
         for topic in self._topics:
             await topic.until_room()
 
     async def until_delivered(self) -> None:
-        """Return when everything heard so far is on the brokers' disks."""
+        """Wait until everything heard so far is on the brokers' disks."""
         for topic in self._topics:
             await topic.until_delivered()
 

@@ -121,7 +121,7 @@ class ShardProcessor:
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
 
     async def step(self) -> None:
-        """Process what was appended, close bars that are due, and let indicators catch up in between."""
+        """Run until cancelled: process appended records, close due bars, let indicators catch up in between."""
         catching_up, self.writer.live = False, True
         while True:
             if not self._taken:
