@@ -33,6 +33,7 @@ from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
 from stockpulse.providers.trade_conditions import RULES
+from stockpulse.rules import parse
 from stockpulse.settings import Settings, variables_of
 from stockpulse.storage.retention import RETENTION
 
@@ -176,6 +177,19 @@ class TestTables:
         (query,) = documents.code(documents.page("sql-views"), "sql")
         await connection.fetch(query)
         await connection.close()
+
+    def test_the_conditions_of_the_manual_are_conditions(self):
+        lines = [line for block in documents.code(documents.page("rules"), "rules") for line in block.splitlines()]
+        assert len(lines) > 2
+        for line in lines:
+            parse(line)
+
+    def test_the_rules_of_the_manual_can_be_set(self, monkeypatch):
+        (block,) = documents.code(documents.page("signals"), "bash")
+        for name, value in re.findall(r"^export (\w+)='?(.*?)'?$", block, re.MULTILINE):
+            monkeypatch.setenv(name, value)
+        settings = Settings(_env_file=None)
+        assert (settings.signal_interval, list(settings.signal_rules)) == ("5m", ["breakout"])
 
     def test_the_rules_for_trade_conditions(self):
         written = [name.strip("`") for name, *_ in documents.rows(documents.page("trade-conditions"))]
