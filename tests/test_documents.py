@@ -29,6 +29,7 @@ from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.rows import TICK_FIELDS
 from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.symbology import read_symbol
 from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
@@ -190,6 +191,12 @@ class TestTables:
             monkeypatch.setenv(name, value)
         settings = Settings(_env_file=None)
         assert (settings.signal_interval, list(settings.signal_rules)) == ("5m", ["breakout"])
+
+    def test_the_symbols_of_the_manual_are_symbols(self):
+        (sentence,) = re.findall(r"what vendors write: (.*?)\. A part", documents.page("symbols"), re.DOTALL)
+        symbols = documents.names_in(sentence)
+        assert len(symbols) > 10
+        assert [symbol for symbol in symbols if read_symbol(symbol) != symbol] == []
 
     def test_the_rules_for_trade_conditions(self):
         written = [name.strip("`") for name, *_ in documents.rows(documents.page("trade-conditions"))]
