@@ -1,5 +1,6 @@
 """What is written about StockPulse is so."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -307,6 +308,18 @@ class TestPages:
                 line for line in path.read_text().splitlines() if len(line) > 150 and not line.startswith(("|", "{"))
             ]
             assert long == [], name
+
+
+def test_every_message_of_troubleshooting_is_one_of_ours():
+    trees = [ast.parse(path.read_text()) for path in (PROJECT / "src").rglob("*.py")]
+    texts = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    ours = [" ".join(text.split()) for text in texts if isinstance(text, str)]
+    table = documents.rows(documents.page("troubleshooting"))
+    messages = [name for cells in table for name in documents.names_in(cells[0]) if " " in name or "…" in name]
+    assert len(messages) > 12
+    for message in set(messages) - {"address already in use"}:  # the system says that
+        for part in message.split("…"):
+            assert any(part.strip() in text for text in ours), f"{message}: nothing says {part.strip()!r}"
 
 
 def test_pre_commit_runs_what_ci_runs():
