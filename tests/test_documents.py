@@ -29,12 +29,12 @@ from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.validate import validate_bars, validate_ticks
 from stockpulse.market.rows import TICK_FIELDS
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, DAY_FIRST_PRICE, DAY_PRICE, DAY_VOLUME, TICKS
 from stockpulse.market.symbology import read_symbol
 from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
-from stockpulse.providers.trade_conditions import RULES
+from stockpulse.providers.trade_conditions import ALL, RULES, alpaca
 from stockpulse.rules import parse
 from stockpulse.settings import Settings, variables_of
 from stockpulse.storage.retention import RETENTION
@@ -200,8 +200,28 @@ class TestTables:
         assert [symbol for symbol in symbols if read_symbol(symbol) != symbol] == []
 
     def test_the_rules_for_trade_conditions(self):
-        written = [name.strip("`") for name, *_ in documents.rows(documents.page("trade-conditions"))]
-        assert written == list(RULES)
+        table = documents.page("trade-conditions").partition("\n## ")[0]
+        assert [name.strip("`") for name, *_ in documents.rows(table)] == list(RULES)
+
+    def test_alpacas_table(self):
+        table = documents.rows(documents.section(documents.page("trade-conditions"), "Alpaca's table"))
+        assert len(table) > 10
+        for conditions, tapes, minute, day in table:
+            codes = [" "] * ("space" in conditions) + documents.names_in(conditions)
+            for tape in tapes.split():
+                effects = {_effects(alpaca(code, tape)) for code in codes}
+                assert effects == {(minute, day)}, (conditions, tape)
+
+
+def _effects(flags):
+    """What a trade updates in minute and in daily bars, in the words of the manual."""
+    minute = {3: "everything", 2: "volume", 1: "prices", 0: "nothing"}[flags & ALL]
+    day = [
+        word
+        for word, flag in (("prices", DAY_PRICE), ("volume", DAY_VOLUME), ("first", DAY_FIRST_PRICE))
+        if flags & flag
+    ]
+    return minute, "everything" if day == ["prices", "volume"] else ", ".join(day) or "nothing"
 
 
 def _timedelta(text):
