@@ -17,11 +17,15 @@ Array = npt.NDArray[np.float64]
 Bars = dict[str, Array]
 
 FOLDER = Path(os.environ.get("STOCKPULSE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-MISSING = f"the real data is not in {FOLDER} (STOCKPULSE_REAL_DATA says where it is)"
+MISSING = f"the data that may not be passed on is not in {FOLDER} (STOCKPULSE_REAL_DATA names its folder)"
 FILES = {name: FOLDER / f"{name}.parquet" for name in ("daily", "bars_1m", "bars_1m_av2019")}
+OURS = Path(__file__).parents[1] / "data"
+"""Excerpts with a licence that lets us pass them on; the README there names it."""
+EXCERPT = {"bars_1m_eqker": OURS / "bars_1m_eqker.parquet"}
 
 
 def is_real_data_there() -> bool:
+    """Return True if the data that may not be passed on is on this machine."""
     return all(file.exists() for file in FILES.values())
 
 
@@ -43,10 +47,10 @@ def bars_of(
     return {"open": closes, "close": closes} | {name: np.array(one, np.float64) for name, one in others.items()}
 
 
-def real_bars() -> dict[str, Bars]:
-    """The real series, by file and symbol."""
+def real_bars(files: Mapping[str, Path]) -> dict[str, Bars]:
+    """Return the series of these files, by file and symbol."""
     found = {}
-    for name, file in FILES.items():
+    for name, file in files.items():
         frame = pl.read_parquet(file)
         day = pl.col("date") if "date" in frame.columns else pl.col("ts").dt.convert_time_zone("America/New_York")
         frame = frame.with_columns(session=day.cast(pl.Date).to_physical().cast(pl.Float64))

@@ -1,6 +1,5 @@
 """What TA-Lib does not have is equal to its published formula, and much of the rest to another library."""
 
-import json
 import math
 from fractions import Fraction
 from functools import cache
@@ -10,8 +9,10 @@ import polars as pl
 import pytest
 from formulas import FORMULAS
 from indicator_data import (
-    FOLDER,
+    EXCERPT,
+    FILES,
     MISSING,
+    OURS,
     Array,
     Bars,
     bars_of,
@@ -33,7 +34,8 @@ from stockpulse.indicators.definition import Value
 TOLERANCE = 1e-9
 UNITLESS = {"tsi", "historical_volatility", "ulcer"}
 OF_ONE = {"cmf", "bb_percent", "bb_width", "supertrend_direction"}
-GOLDEN = FOLDER / "golden_indicators"
+GOLDEN = pl.read_parquet(OURS / "golden_indicators.parquet")
+"""Daily bars, and the results of the other library as columns `file.field`."""
 
 
 @cache
@@ -41,10 +43,18 @@ def made_up() -> dict[str, Bars]:
     return generated_bars()
 
 
+REAL = [
+    pytest.param("excerpt"),
+    pytest.param("all", marks=[pytest.mark.slow, pytest.mark.skipif(not is_real_data_there(), reason=MISSING)]),
+]
+"""The real bars that the repository contains, and all that may be on this machine."""
+
+
 @cache
-def real() -> dict[str, Bars]:
+def real(source: str) -> dict[str, Bars]:
     # The formulas are slow, and say nothing new about a third thousand of bars.
-    return {label: {name: one[-1500:] for name, one in bars.items()} for label, bars in real_bars().items()}
+    found = real_bars(FILES if source == "all" else EXCERPT)
+    return {label: {name: one[-1500:] for name, one in bars.items()} for label, bars in found.items()}
 
 
 def scale_of(name: str, output: str, bars: Bars) -> float:
@@ -90,10 +100,10 @@ def test_supertrend_where_the_close_is_just_at_the_band(compiler, multiplier):
     compare(compiler, "supertrend", {"period": 1, "multiplier": multiplier}, series)
 
 
-@pytest.mark.skipif(not is_real_data_there(), reason=MISSING)
+@pytest.mark.parametrize("source", REAL)
 @pytest.mark.parametrize("name", FORMULAS)
-def test_real_series(compiler, name):
-    compare(compiler, name, {}, real())
+def test_real_series(compiler, name, source):
+    compare(compiler, name, {}, real(source))
 
 
 def test_deviation_of_high_prices_that_hardly_move_is_right_to_their_last_bit(compiler):
@@ -142,20 +152,15 @@ PUBLISHED: dict[str, tuple[str, dict[str, Value], dict[str, str], int]] = {
     "trange": ("atr", {}, {"true_range": "tr"}, 0),
 }
 
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason=MISSING)
-
 
 def quotes() -> Bars:
-    frame = pl.read_csv(GOLDEN / "quotes.csv")
-    return bars_of(*(frame[name].to_numpy() for name in ("close", "high", "low", "volume")))
+    return bars_of(*(GOLDEN[name].to_numpy() for name in ("close", "high", "low", "volume")))
 
 
 def published(file: str, field: str) -> Array:
-    rows = json.loads((GOLDEN / f"{file}.json").read_text(encoding="utf-8"))
-    return np.array([row[field] for row in rows], np.float64)
+    return GOLDEN[f"{file}.{field}"].fill_null(math.nan).to_numpy()
 
 
-@golden
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_results(compiler, name):
     file, values, fields, settled = PUBLISHED[name]
@@ -169,13 +174,13 @@ def test_published_results(compiler, name):
         assert np.allclose(ours[output][start:], theirs[start:], rtol=1e-9, atol=1e-9), output
 
 
-@golden
 def test_published_on_balance_volume_begins_with_zero_instead_of_the_first_volume(compiler):
     bars = quotes()
     ours = calculated(compiler, instance("obv"), bars)["obv"]
     assert np.array_equal(ours - bars["volume"][0], published("obv", "obv"))
 
 
-@golden
 def test_all_that_is_published_is_compared():
-    assert {file.stem for file in GOLDEN.glob("*.json")} == {file for file, *_ in PUBLISHED.values()} | {"obv"}
+    assert {name.partition(".")[0] for name in GOLDEN.columns if "." in name} == {
+        file for file, *_ in PUBLISHED.values()
+    } | {"obv"}

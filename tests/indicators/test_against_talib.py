@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from formulas import FORMULAS
 from indicator_data import (
+    EXCERPT,
+    FILES,
     MISSING,
     Array,
     Bars,
@@ -44,9 +46,16 @@ def made_up() -> dict[str, Bars]:
     return generated_bars()
 
 
+REAL = [
+    pytest.param("excerpt"),
+    pytest.param("all", marks=[pytest.mark.slow, pytest.mark.skipif(not is_real_data_there(), reason=MISSING)]),
+]
+"""The real bars that the repository contains, and all that may be on this machine."""
+
+
 @cache
-def real() -> dict[str, Bars]:
-    return real_bars()
+def real(source: str) -> dict[str, Bars]:
+    return real_bars(FILES if source == "all" else EXCERPT)
 
 
 def test_every_indicator_has_something_to_be_compared_with():
@@ -73,11 +82,11 @@ def test_any_parameters(ta, compiler, name):
         compare(ta, compiler, name, values, series)
 
 
-@pytest.mark.skipif(not is_real_data_there(), reason=MISSING)
+@pytest.mark.parametrize("source", REAL)
 @pytest.mark.parametrize("name", TALIB)
-def test_real_series(ta, compiler, name):
+def test_real_series(ta, compiler, name, source):
     for values in ({}, *TALIB[name].others):
-        compare(ta, compiler, name, values, real())
+        compare(ta, compiler, name, values, real(source))
 
 
 def some_bars(seed: int) -> Bars:
