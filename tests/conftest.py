@@ -13,7 +13,7 @@ Markers, for `pytest -m`:
 
     kafka      the test needs a real Kafka broker (every test that uses one of its fixtures)
     crash      the test kills, freezes or cuts off running processes (every test in tests/crash)
-    slow       the test takes more than a few seconds on two cores
+    slow       the test needs a database, the app or another process, or it takes more than two seconds
     thorough   a slow test that repeats what a quicker one shows: it runs only with `--thorough`
 
 Commands:
@@ -66,6 +66,9 @@ CRASH_GROUPS = 2
 KAFKA_FIXTURES = {"kafka", "kafka_jars"}
 """Each test with a broker has one of these among its fixtures."""
 
+SLOW_FIXTURES = {"_template_dsn", "compiled", "app"}
+"""Each test with a database or a running app has one of these among its fixtures."""
+
 MOST_WORKERS = 8
 """Above this, workers wait for the one database server."""
 
@@ -98,6 +101,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             crashes += 1
         if KAFKA_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.kafka)
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("thorough") and not config.getoption("--thorough"):
             item.add_marker(skip)
 
@@ -151,19 +156,19 @@ def _template_dsn(run_dir: Path) -> Iterator[str]:
         yield dsn
 
 
-def _new_database(template_dsn: str, template: str) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def _databases(_template_dsn: str) -> Iterator[Callable[[str], None]]:
+    """Return a function that executes a command on the server, on one connection for the whole session."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(_of_database(_template_dsn, "postgres")))
+        yield lambda command: runner.run(connection.execute(command))
+        runner.run(connection.close())
+
+
+def _new_database(execute: Callable[[str], None], template_dsn: str, template: str) -> Iterator[str]:
     """Yield the address of a new copy of `template`; drop it afterwards, whoever is still connected to it."""
     name = f"test_{uuid.uuid4().hex}"
-
-    def execute(command: str) -> None:
-        async def run() -> None:
-            connection = await asyncpg.connect(_of_database(template_dsn, "postgres"))
-            await connection.execute(command)
-            await connection.close()
-
-        asyncio.run(run())
-
-    execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")  # without fsync it is the cheaper one
     yield _of_database(template_dsn, name)
     execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -173,13 +178,13 @@ def _of_database(dsn: str, database: str) -> str:
 
 
 @pytest.fixture
-def postgres_dsn(_template_dsn: str) -> Iterator[str]:
-    yield from _new_database(_template_dsn, DATABASE)
+def postgres_dsn(_databases: Callable[[str], None], _template_dsn: str) -> Iterator[str]:
+    yield from _new_database(_databases, _template_dsn, DATABASE)
 
 
 @pytest.fixture
-def empty_dsn(_template_dsn: str) -> Iterator[str]:
-    yield from _new_database(_template_dsn, "template0")
+def empty_dsn(_databases: Callable[[str], None], _template_dsn: str) -> Iterator[str]:
+    yield from _new_database(_databases, _template_dsn, "template0")
 
 
 @pytest.fixture

@@ -30,10 +30,11 @@ FILES = [FOLDER / f"trades_2013100{day}.parquet" for day in (7, 8, 9)]
 SYMBOLS = ("AIG", "BAC", "IBM", "SPY")
 FIELDS = ("open", "high", "low", "close", "volume")
 
-pytestmark = pytest.mark.skipif(
+REAL_DATA = pytest.mark.skipif(
     not all(file.exists() for file in [*FILES, FOLDER / "bars_1m.parquet", FOLDER / "daily.parquet"]),
     reason=f"the real data is not in {FOLDER} (STOCKPULSE_REAL_DATA says where it is)",
 )
+pytestmark = [pytest.mark.slow, REAL_DATA, pytest.mark.xdist_group("real data")]
 
 # What the vendor leaves out, in flags of its own; see ingest/conditions.py.
 AUCTION = 0x40 | 0x80 | 0x1000000 | 0x4000000

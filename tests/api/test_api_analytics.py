@@ -74,7 +74,7 @@ async def submit_minutes(context, client, closes, *, symbol="BTC/USD", provider=
             "vwap": closes,
         }
     )
-    await context.pipeline.submit(bars.cast(dict(BARS)), Feed(provider, "24/7", Clock.EVENT), of_bars=True)
+    await context.pipeline.intake.submit(bars.cast(dict(BARS)), Feed(provider, "24/7", Clock.EVENT), of_bars=True)
     while (await client.get("/health")).json()["tasks"]["flush"]["lag"]:
         await asyncio.sleep(0.02)
 

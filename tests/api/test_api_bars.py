@@ -422,7 +422,7 @@ async def test_a_providers_bars_count_before_trades(contexts, client):
         ("AAPL", "1m", start + timedelta(minutes=1), 11.0, 11.0, 11.0, 11.0, 5.0, None, None),
     ]
     feed = Feed("vendor", "XNYS", Clock.EVENT)
-    receipt = await context.pipeline.submit(pl.DataFrame(given, schema=BARS, orient="row"), feed, of_bars=True)
+    receipt = await context.pipeline.intake.submit(pl.DataFrame(given, schema=BARS, orient="row"), feed, of_bars=True)
     assert receipt.accepted == 2
     await send(client, ticks("AAPL", [(f"{WEDNESDAY}T14:30:10Z", 500.0, 9), (f"{WEDNESDAY}T14:33:01Z", 20.0, 1)]))
     bars = await bars_of(client, interval="1m")
@@ -450,7 +450,7 @@ async def test_more_bars_than_a_page(contexts, client):
         pl.lit(1, pl.Int64).alias("trade_count"),
         (100.0 + pl.col("row")).alias("vwap"),
     )
-    await context.pipeline.submit(frame.cast(dict(BARS)), Feed("vendor", "24/7", Clock.EVENT), of_bars=True)
+    await context.pipeline.intake.submit(frame.cast(dict(BARS)), Feed("vendor", "24/7", Clock.EVENT), of_bars=True)
     while (await client.get("/health")).json()["tasks"]["flush"]["lag"]:
         await asyncio.sleep(0.02)
     bars = pl.read_ipc_stream((await client.get("/data/BTC/USD?interval=1m&format=arrow")).content)

@@ -399,6 +399,7 @@ class TestWrongRules:
                 with pytest.raises(CannotStart, match=r"^STOCKPULSE_SIGNAL_RULES: got "):
                     load_settings()
 
+    @pytest.mark.slow
     def test_stop_the_start_with_nothing_but_that(self):
         wrong = {
             "STOCKPULSE_SIGNAL_RULES": '{"a": {"buy": "close > smaa(20)", "sell": "close < 1"}}',

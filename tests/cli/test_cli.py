@@ -219,6 +219,7 @@ def test_a_recording_takes_its_time(replay, app, tmp_path):
 # Replay without a server ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_server_it_goes_into_the_database(run, postgres_dsn, monkeypatch):
     command = ("replay", BINANCE, "--speed", "max", "--url", f"http://127.0.0.1:{free_port()}", "--calendar", "24/7")
     done = run_alone(*command, DATABASE_URL=postgres_dsn)
@@ -241,6 +242,7 @@ def test_without_a_server_it_goes_into_the_database(run, postgres_dsn, monkeypat
     assert counts(again.stdout) == (ROWS, 0, ROWS, 0)
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal_it_stores_what_was_sent_and_says_how_much(postgres_dsn, tmp_path):
     file = write_csv(tmp_path / "long.csv", "LONG", 60)
     command = [
@@ -581,6 +583,7 @@ def test_a_setting_that_is_wrong(run, monkeypatch):
         assert done.stderr.startswith("stockpulse: STOCKPULSE_LATENESS_SECONDS: got 'soon'; ")
 
 
+@pytest.mark.slow
 def test_serve(postgres_dsn):
     port = free_port()
     command = [sys.executable, "-m", "stockpulse", "serve", "--port", str(port)]

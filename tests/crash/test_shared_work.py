@@ -137,6 +137,7 @@ async def assert_all_right(work: Work, kafka: str, topic: str, load: Load) -> No
         assert (await one.terminate())[0] == 0
 
 
+@pytest.mark.thorough
 async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str, kafka: str, topic: str) -> None:
     seed = seed_of(41)
     dice = random.Random(seed)

@@ -17,6 +17,8 @@ from numba.core.caching import FunctionCache
 from stockpulse.indicators.compiler import _FUNCTIONS, Compiler
 from stockpulse.indicators.evaluation import Instance
 
+pytestmark = pytest.mark.slow
+
 CHEAP = (instance("momentum"), instance("trange"))
 
 

@@ -22,6 +22,8 @@ from stockpulse.postgres.embedded import folders, processes, server_settings, un
 from stockpulse.postgres.embedded import server as server_code
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

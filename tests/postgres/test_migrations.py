@@ -22,6 +22,8 @@ from stockpulse.postgres import migrate
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.postgres.tables import metadata
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 
 VIEWS = {

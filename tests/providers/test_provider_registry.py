@@ -134,6 +134,7 @@ class TestInstalled:
         with pytest.raises(CannotStart, match="got 'acne'; takes one of simulated, test, acme, acme_inc, none"):
             load_settings()
 
+    @pytest.mark.slow
     def test_the_app_runs_with_a_provider_that_pip_installed(self, site, tmp_path):
         """Its rule judges its trades, its faults restart its feed, and its missing history is not asked for."""
         wheel = build_wheel(tmp_path, "acme-feed", {"acme_feed.py": ACME}, {"acme": "acme_feed:ENTRY"})
@@ -196,6 +197,7 @@ class TestRefusals:
             "entry point 'acme' (acme_feed:ENTRY) of package acme-feed 1.0; remove one"
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("provider", ["acme", "none"])
     def test_the_server_says_so_in_one_line(self, site, tmp_path, provider):
         lay_out(site, "acme-feed", {"acme_feed.py": "1 / 0"}, {"acme": "acme_feed:ENTRY"})

@@ -53,10 +53,10 @@ async def test_all_pages_together_are_each_bar_once(postgres_dsn, monkeypatch, w
     async with stack(postgres_dsn, clock=SetClock(NOW + 30 * DAY)) as parts:
         for name, feed in feeds.items():
             half = {"STORED": len(trades[name]), "FORMING": 1}.get(name, len(trades[name]) // 2)
-            await parts.pipeline.submit(frame_of(name, trades[name][:half]), feed)
+            await parts.ingestor.submit(frame_of(name, trades[name][:half]), feed)
             await parts.settled()
             if half < len(trades[name]):
-                await parts.pipeline.submit(frame_of(name, trades[name][half:]), feed)
+                await parts.ingestor.submit(frame_of(name, trades[name][half:]), feed)
         while parts.shard.offset < parts.journal.head:  # what came last is in memory alone, or in both places
             await parts.settled()
         for interval in ALL:
