@@ -146,7 +146,7 @@ class TestAlgoseek:
             (f"{OPEN}:16", 10.1, 900, "40"),
         ]
         bars = bars_of(algoseek, *trades, batches=batches)
-        assert shown(bars[D1])[:5] == (10.1, 10.2, 10, 10.1, 911)
+        assert shown(bars[D1])[:5] == (10.1, 10.2, 10, 10.2, 911)
         assert bars[M1]["open"].tolist() == [10]
 
     def test_an_opening_print_of_a_later_minute_comes_too_late(self):
