@@ -16,7 +16,7 @@ START_SECONDS = 60
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -80,13 +80,13 @@ class AppProcess:
         return found
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye; its PostgreSQL lives on."""
+        """Send SIGKILL; its PostgreSQL lives on."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self, seconds: float = 30) -> int:
-        """SIGTERM, and wait for the end; returns the exit status."""
+        """Send SIGTERM and wait for the end; return the exit status."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

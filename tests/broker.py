@@ -1,7 +1,6 @@
-"""A real Apache Kafka of one node, to be stopped, killed and frozen: a Java process on a folder of its own.
+"""A real Apache Kafka of one node that a test may stop, kill and freeze: a Java process on its own folder.
 
-Its jars come once from Maven into the user's cache. Where Java or Maven is missing, or Maven cannot load them,
-`Unavailable` says what is missing.
+Maven loads its jars once into the user's cache. `Unavailable` says what is missing: Java, Maven or the jars.
 """
 
 import contextlib
@@ -54,12 +53,12 @@ POM = f"""\
 </project>
 """
 
-#: For a broker to be killed: it waits, when it is back, until the session of its former life is over, 9 s by default.
+#: For a broker that is killed: after its restart it waits until its old session has timed out, 9 s by default.
 SOON_BACK = {"broker_session_timeout_ms": "2000", "broker_heartbeat_interval_ms": "500"}
 
 JAVA_OPTIONS = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
-#: As small as one node can be; the replication of Kafka's own topics would need three.
+#: The smallest configuration of one node; by default, the replication of Kafka's own topics would need three.
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -96,17 +95,17 @@ USER = "stockpulse"
 PASSWORD = "correct-horse"  # no secret: it guards an empty broker on this machine
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
-#: Below the ports that Linux gives to outgoing connections: a client that tries again and again to reach a broker
-#: that is down would some day get the broker's own port, be connected with itself, and keep the broker from it.
+#: Below the ports that Linux gives to outgoing connections. Otherwise a client that keeps trying to reach a stopped
+#: broker may be given the broker's own port, connect to itself, and keep the port from the broker.
 PORTS = (20_000, 32_000)
 
 
 class Unavailable(Exception):
-    """There can be no Kafka on this machine; the message says why."""
+    """Kafka cannot run on this machine; the message says why."""
 
 
 def jars() -> Path:
-    """The folder with Kafka's jars, loaded by Maven if this is the first time."""
+    """Return the folder with Kafka's jars; Maven loads them the first time."""
     _check_java()
     cache = platformdirs.user_cache_path("stockpulse-tests")
     folder = cache / f"kafka-{VERSION}"
@@ -132,7 +131,7 @@ def _check_java() -> None:
 
 
 def _load_jars(folder: Path) -> None:
-    """In place only once it is whole: what an interruption leaves is never taken for the jars."""
+    """Load the jars into a temporary folder and rename it, so that an interruption leaves no incomplete one."""
     maven = shutil.which("mvn")
     if maven is None:
         raise Unavailable(f"the jars of Kafka {VERSION} are loaded with Maven: there is no `mvn` on the PATH")
@@ -150,7 +149,7 @@ def _load_jars(folder: Path) -> None:
 
 
 class Broker:
-    """One Kafka; everything waits until it is done, so in a coroutine call it by `asyncio.to_thread`.
+    """One broker. Its methods block; in a coroutine call them with `asyncio.to_thread`.
 
     `settings` are Kafka's own, with underscores for dots.
     """
@@ -171,12 +170,12 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """Where clients connect without a password."""
+        """The address for clients without a password."""
         return f"127.0.0.1:{self._port}"
 
     @property
     def secure_bootstrap(self) -> str:
-        """Where they connect by SASL_SSL, with PLAIN or SCRAM."""
+        """The address for clients with SASL_SSL, PLAIN or SCRAM."""
         assert self._secured, "ask for it by secured=True"
         return f"127.0.0.1:{self._secure_port}"
 
@@ -186,7 +185,7 @@ class Broker:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start it, on what it has stored if this is not the first time, and wait until it answers."""
+        """Start it, with the data of earlier starts, and wait until it answers."""
         assert not self._runs(), "it runs already"
         self.kill()
         if self._formatted:
@@ -208,30 +207,30 @@ class Broker:
             return self
 
     def stop(self) -> None:
-        """SIGTERM: it says goodbye and leaves its log as the next start wants it."""
+        """Send SIGTERM: it stops in good order."""
         if self._runs():
             self.thaw()
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and are accepted, nothing is answered."""
+        """Send SIGSTOP: connections stay open and are accepted, but nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Kill it, and remove all that it has stored."""
+        """Kill it and remove its data."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tail(self) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.log.exists() else ""
 
     def __enter__(self) -> Self:
@@ -248,7 +247,7 @@ class Broker:
         return self._process is not None and self._process.poll() is None
 
     def _format(self) -> None:
-        """Choose ports, write the settings, and make the folder of the data."""
+        """Choose ports, write the settings and format the data folder."""
         self._port, self._secure_port, controller_port = free_ports(3)
         listeners = {"PLAIN": self._port, "CONTROLLER": controller_port}
         protocols = {"PLAIN": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
@@ -274,7 +273,7 @@ class Broker:
         self._run([*tool, "-c", str(self.folder / "server.properties"), *accounts])
 
     def _make_secure(self) -> dict[str, str]:
-        """A certificate that is its own authority, and who may log in."""
+        """Return the settings of the secured listener: a self-signed certificate, and the user who may log in."""
         store = self.folder / "keys.p12"
         if not store.exists():
             keytool = ["keytool", "-keystore", str(store), "-storepass", PASSWORD, "-alias", "broker"]
@@ -320,7 +319,7 @@ class Broker:
         )
 
     def _end(self, by: signal.Signals) -> None:
-        """To be called for one that died by itself as well: its number may be another process's some day."""
+        """End the process and its watchdog, also after it died: its pid may be given to another process."""
         if self._process is None or self._watchdog is None:
             return
         self._process.send_signal(by)  # does nothing if it is dead
@@ -345,13 +344,13 @@ class Broker:
 
 @contextlib.contextmanager
 def bootstrap_of_broker(jars: Path) -> Iterator[str]:
-    """Yield the bootstrap servers of a broker that runs meanwhile."""
+    """Run a broker and yield its bootstrap servers."""
     with Broker(jars) as broker:
         yield broker.bootstrap
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a broker there says that the cluster has brokers: before that, it may know of no leaders."""
+    """Return True if a broker there knows the brokers of its cluster; before that, it may know no leaders."""
     request = struct.pack(">hhihi", 3, 1, 0, -1, 0)  # Metadata, version 1, of no topics
     with contextlib.suppress(OSError, struct.error), socket.create_connection((host, port), 5) as connection:
         connection.sendall(struct.pack(">i", len(request)) + request)
@@ -362,7 +361,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now, all different."""
+    """Return different ports that are free now."""
     choice = random.SystemRandom()  # not what a plugin has seeded alike for all workers
     with contextlib.ExitStack() as probes:
         ports: list[int] = []

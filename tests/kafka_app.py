@@ -1,4 +1,4 @@
-"""What tests of the app on Kafka share: its settings for one test, what stands in the topics, what is stored."""
+"""Helpers for tests of the app on Kafka: settings for one test, the records of topics, the stored rows."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ Put = tuple[int, str, dict[str, Any] | bytes | None]
 
 
 def on_kafka(bootstrap: str, topic: str, **more: Any) -> dict[str, Any]:
-    """Settings with topics and a group that only this test has; pairs trade around the clock."""
+    """Return settings with topics and a group of their own; pairs trade around the clock."""
     names = {f"kafka_topic_{name}": f"{topic}.{name}" for name in ("raw", "ohlcv", "analytics", "signals")}
     return {"kafka_bootstrap_servers": bootstrap, "kafka_group": topic, "calendar": "24/7", **names} | more
 
 
 def in_environment(settings: dict[str, Any]) -> dict[str, str]:
-    """The environment of a process of its own with these settings, and no others of ours."""
+    """Return the environment of a process with these settings of StockPulse and no others."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("STOCKPULSE_")}
     clean |= {"STOCKPULSE_CACHE_DIR": os.environ["STOCKPULSE_CACHE_DIR"], "STOCKPULSE_PROVIDER": "none"}
     plain = {"database_url", "kafka_bootstrap_servers"}
@@ -45,7 +45,7 @@ def in_environment(settings: dict[str, Any]) -> dict[str, str]:
 
 
 async def command(dsn: str, settings: dict[str, Any], *words: str) -> tuple[int, str]:
-    """A command of ours in a process of its own: its exit status, and all that it said."""
+    """Run a command of StockPulse in a process of its own; return its exit status and its output."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "stockpulse", *words],
@@ -63,20 +63,20 @@ def partition_of(symbol: str, partitions: int = PARTITIONS) -> int:
 
 
 def symbols_on(partition: int, count: int, prefix: str = "K") -> list[str]:
-    """Symbols that belong to a partition."""
+    """Return symbols that belong to a partition."""
     names = (f"{prefix}{number}/USD" for number in range(10_000))
     found = [name for name in names if partition_of(name) == partition]
     return found[:count]
 
 
 def trade(symbol: str, ts: datetime, price: float, size: float = 1.0, trade_id: str | None = None) -> dict[str, Any]:
-    """A tick as other programs write it to the topic, and as POST /ticks takes it."""
+    """Return a tick as other programs write it to the topic and as POST /ticks takes it."""
     made = {"symbol": symbol, "ts": ts.astimezone(UTC).isoformat(), "price": price, "size": size}
     return made if trade_id is None else {**made, "trade_id": trade_id}
 
 
 async def put(bootstrap: str, topic: str, records: Iterable[Put], **options: Any) -> list[int]:
-    """Write records as another program does, one after the other; their offsets."""
+    """Write records as another program does, one after the other; return their offsets."""
     offsets = []
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", **options) as producer:
         for partition, key, value in records:
@@ -96,7 +96,7 @@ class Record:
 
 
 async def read_topic(bootstrap: str, topic: str) -> list[Record]:
-    """All records of a topic that count, in the order of their partitions and offsets."""
+    """Return all committed records of a topic, ordered by partition and offset."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         auto_offset_reset="earliest",
@@ -150,7 +150,7 @@ class StoredTick:
 
 
 async def stored_ticks(dsn: str) -> list[StoredTick]:
-    """The tick table, in the order of the log."""
+    """Return the tick table in the order of the log."""
     found = await rows(
         dsn,
         "SELECT seq, symbol, ts, price, size, trade_id FROM realtime_prices JOIN symbols ON id = symbol_id"
@@ -160,7 +160,7 @@ async def stored_ticks(dsn: str) -> list[StoredTick]:
 
 
 async def first_seqs(dsn: str) -> dict[int, int]:
-    """What the offsets of each shard are counted from."""
+    """Return the first seq of each shard: the seq of its offset 0."""
     return dict(await rows(dsn, "SELECT shard, first_seq FROM checkpoints"))  # type: ignore[arg-type]
 
 
@@ -172,7 +172,7 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float 
 
 
 async def processed(dsn: str, bootstrap: str, topic: str, seconds: float = 30) -> None:
-    """Wait until the checkpoints stand at the ends of a topic, marks of transactions included."""
+    """Wait until the checkpoints have reached the ends of a topic, transaction markers included."""
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
         places = [TopicPartition(topic, number) for number in await _partitions(bootstrap, topic)]
         ends = {place.partition: end for place, end in (await consumer.end_offsets(places)).items()}
@@ -181,7 +181,7 @@ async def processed(dsn: str, bootstrap: str, topic: str, seconds: float = 30) -
         known = await rows(dsn, "SELECT shard, journal_offset - first_seq FROM checkpoints")
         return bool(known) and all(offset >= ends[shard] for shard, offset in known)
 
-    await until(are_there, f"that {topic} is worked in up to {ends}", seconds)
+    await until(are_there, f"that {topic} is processed up to {ends}", seconds)
 
 
 # Bars, one tick at a time -----------------------------------------------------------------------
@@ -191,7 +191,7 @@ Bar = tuple[float, float, float, float, int, int, int]
 
 
 def bars_of(ticks: Sequence[StoredTick], seconds: int) -> dict[tuple[str, datetime], Bar]:
-    """The bars that these ticks make, of symbols that trade around the clock; each tick counts for all."""
+    """Return the bars of these ticks, for symbols that trade around the clock; every tick counts."""
     bars: dict[tuple[str, datetime], Bar] = {}
     for tick in sorted(ticks, key=lambda tick: (tick.ts, tick.seq)):
         start = tick.ts - timedelta(seconds=tick.ts.timestamp() % seconds)
@@ -220,7 +220,7 @@ async def stored_bars(dsn: str, seconds: int) -> dict[tuple[str, datetime], Bar]
 
 
 async def assert_bars_right(dsn: str, ticks: Sequence[StoredTick]) -> None:
-    """All bars are those of these ticks; every one of them has to be closed."""
+    """Assert that the stored bars are those of these ticks, and that all of them are closed."""
     for seconds in TABLES:
         have, want = await stored_bars(dsn, seconds), bars_of(ticks, seconds)
         assert have.keys() == want.keys(), f"{seconds} s: {have.keys() ^ want.keys()}"

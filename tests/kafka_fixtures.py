@@ -1,11 +1,11 @@
-"""Kafka for tests, skipped with a reason where there is none.
+"""Kafka for tests; without Java or Maven they are skipped with a reason.
 
-kafka           bootstrap servers of the one Kafka that all tests of a run share; KAFKA_BOOTSTRAP_SERVERS, if it was set
-                when pytest began, else a broker started for it
-topic           what the names of a test's topics on it begin with; they are deleted after the test
+kafka           bootstrap servers of the broker that all tests of a run share: KAFKA_BOOTSTRAP_SERVERS, if it was set
+                when pytest began, else a broker that is started for the run
+topic           the prefix of a test's topics on that broker; the topics are deleted after the test
 own_broker      a started `Broker` that the test may stop, kill, freeze and start again
-secured_broker  one for the tests of a module, with a listener that wants a password as well
-mock_cluster    bootstrap servers of librdkafka's imitation of a cluster, for machines without Java
+secured_broker  a broker for the tests of a module, with a second listener that requires a password
+mock_cluster    bootstrap servers of librdkafka's mock cluster, for machines without Java
 """
 
 import contextlib
@@ -61,7 +61,7 @@ async def topic(kafka: str) -> AsyncIterator[str]:
     admin_module = pytest.importorskip("aiokafka.admin")
     prefix = f"t{uuid.uuid4().hex}"
     yield prefix
-    with contextlib.suppress(Exception):  # what stays is in nobody's way
+    with contextlib.suppress(Exception):  # a topic that stays harms no other test
         admin = admin_module.AIOKafkaAdminClient(bootstrap_servers=kafka)
         try:
             await admin.start()
@@ -84,7 +84,7 @@ def secured_broker(kafka_jars: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def mock_cluster() -> Iterator[str]:
-    """Topics come into being when they are asked for; there are no logins, and it is gone with the fixture."""
+    """It creates topics on request and has no logins; it ends with the fixture."""
     confluent_kafka = pytest.importorskip("confluent_kafka")
     cluster = confluent_kafka.Producer({"bootstrap.servers": "in this process", "test.mock.num.brokers": 3})
     brokers = cluster.list_topics(timeout=10).brokers.values()

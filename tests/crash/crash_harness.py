@@ -1,6 +1,7 @@
-"""What the crash tests are made of: the app as a process to be killed, a client that never gives up, a market
-to send, the bars worked out anew from the log, one tick at a time, by code that knows nothing of the app's, and
-the analytics and signals worked out anew from the bars, in one go.
+"""The parts of the crash tests: the app as a process to kill, a client that never gives up, and a market to send.
+
+The checks recompute the bars from the log, one tick at a time, with code that shares nothing with the app, and the
+indicators and signals from the bars, in one calculation.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ PICOS = 10**12
 
 
 def seed_of(default: int) -> int:
-    """STOCKPULSE_CRASH_SEED, or this; printed, so that a failure can be run again."""
+    """Return STOCKPULSE_CRASH_SEED or the default; print it, so that a failure can be repeated."""
     seed = int(os.environ.get("STOCKPULSE_CRASH_SEED", default))
     print(f"STOCKPULSE_CRASH_SEED={seed}")
     return seed
@@ -70,7 +71,7 @@ def spread(values: list[float]) -> str:
 
 @contextlib.contextmanager
 def data_folder() -> Iterator[Path]:
-    """A short path, for the socket's sake; nothing of it, and no server on it, is left."""
+    """Yield a new folder with a path short enough for a socket. Afterwards remove it and kill every process on it."""
     folder = Path(tempfile.mkdtemp(prefix="sp-crash-"))
     try:
         yield folder
@@ -83,7 +84,7 @@ def data_folder() -> Iterator[Path]:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Whatever runs for this folder: the app and the postmaster name it, the others their cluster."""
+    """Return the processes of this data folder: the app, the postmaster and its children, known by their titles."""
     marks = [str(folder)]
     with contextlib.suppress(OSError):
         cluster = (folder / "postgres").stat()
@@ -139,7 +140,7 @@ class App:
             )
 
     async def start(self) -> float:
-        """Start it and wait until it is ready; how many seconds that took."""
+        """Start the app and wait until it is ready; return the seconds that it took."""
         started = time.monotonic()
         self.spawn()
         await self.wait_ready()
@@ -159,7 +160,7 @@ class App:
         raise AssertionError(f"not ready after {seconds} s:\n{self.tail()}")
 
     async def analytics(self) -> dict[str, object]:
-        """What it says of its indicators: `compiled`, and how many symbols are `behind`."""
+        """Return the state of its indicators: `compiled`, and the number of symbols that are `behind`."""
         status, health = await self.get("/health")
         assert status == 200
         assert isinstance(health, dict)
@@ -167,7 +168,7 @@ class App:
         return found
 
     async def caught_up(self, seconds: float = CAUGHT_UP_SECONDS) -> None:
-        """Wait until it says that no symbol is behind."""
+        """Wait until no symbol is behind."""
         deadline = time.monotonic() + seconds
         while (said := await self.analytics()) != {"compiled": True, "behind": 0}:
             assert time.monotonic() < deadline, f"not caught up after {seconds} s: {said}\n{self.tail()}"
@@ -183,14 +184,14 @@ class App:
             caller.close()
 
     async def kill(self) -> None:
-        """SIGKILL, and until it is gone."""
+        """Send SIGKILL and wait until the process is gone."""
         assert self.process is not None
         self.ready.clear()
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
 
     async def terminate(self, seconds: float = 30) -> tuple[int, float]:
-        """SIGTERM; the exit status, and how many seconds it took."""
+        """Send SIGTERM; return the exit status and the seconds that the stop took."""
         assert self.process is not None
         started = time.monotonic()
         self.ready.clear()
@@ -202,7 +203,7 @@ class App:
         return status, time.monotonic() - started
 
     def postmaster(self) -> int | None:
-        """Its number, if there is one just now."""
+        """Return the process id of its PostgreSQL, or None if none runs."""
         try:
             pid = int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
         except (OSError, ValueError, IndexError):
@@ -213,7 +214,7 @@ class App:
         return self.log.read_bytes()[-size:].decode(errors="replace")
 
     def said(self, words: str) -> list[dict[str, object]]:
-        """The log lines whose event has these words."""
+        """Return the log lines whose event contains these words."""
         lines = []
         for line in self.log.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
@@ -225,7 +226,7 @@ class App:
 
 @contextlib.asynccontextmanager
 async def running_app(**settings: object) -> AsyncIterator[App]:
-    """A started app; on an error its log is shown."""
+    """Yield a started app; print its log after an error."""
     with data_folder() as folder:
         app = App(folder, **settings)
         try:
@@ -244,11 +245,11 @@ async def running_app(**settings: object) -> AsyncIterator[App]:
 
 
 class NoAnswer(Exception):
-    """The connection ended before the answer was there: what was asked may have happened or not."""
+    """The connection ended before the answer: the request may have been carried out or not."""
 
 
 class Caller:
-    """One connection to the app, made anew when it breaks. Plain HTTP/1.1, so that no library hides what happens."""
+    """One connection to the app, opened again when it breaks. Plain HTTP/1.1, so that no library hides a fault."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -300,7 +301,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Source:
-    """A provider and how it sends."""
+    """A provider with its symbols, calendar and condition codes."""
 
     name: str
     symbols: tuple[str, ...]
@@ -337,7 +338,7 @@ SENT = ("provider", "trade_id", "symbol", "exchange", "conditions", "ts", "price
 
 @dataclass
 class Batch:
-    """Ticks of one POST, what became of it, and how often it was sent."""
+    """The ticks of one POST, its answer, and the number of times that it was sent."""
 
     source: Source
     ticks: pl.DataFrame
@@ -345,12 +346,12 @@ class Batch:
     content_type: str
     poison: int
     in_parts: bool = False
-    """Whether some of it may have landed without the rest, as on several partitions."""
+    """True if a part of it may be stored without the rest, as on several partitions."""
     tries: int = 0
     receipt: dict[str, object] | None = None
 
     def take(self, receipt: object) -> None:
-        """A definite answer: of what is good all is new, or all was there already, where it lands whole."""
+        """Check and keep a definite answer: the good ticks are all new or, if a batch lands whole, all duplicates."""
         assert isinstance(receipt, dict)
         self.receipt = receipt
         good = len(self.ticks)
@@ -361,15 +362,15 @@ class Batch:
             assert receipt["accepted"] == good, f"sent once, and yet {receipt}"
 
 
-#: Pairs with a bar of five minutes for each of so many that anchors are made on the way.
+#: Pairs with so many 5-minute bars that the app stores anchors of their indicators.
 OLD_PAIRS = PAIRS[:3]
 OLD_BARS = 4500
 
 
 class Market:
-    """Makes batches: mostly of now, a few ticks minutes or days late; whole stretches of the past; some poisoned.
+    """Makes batches: most ticks are current, a few are minutes or days late, some batches are long pieces of history.
 
-    The first ones are the last two weeks of a few pairs.
+    Some batches contain an invalid tick. The first batches are the last two weeks of a few pairs.
     """
 
     def __init__(
@@ -403,7 +404,7 @@ class Market:
         return self._batch(source, self._ticks(source, count))
 
     def _of_symbol(self, source: Source, symbol: str, ts: np.ndarray) -> pl.DataFrame:
-        """One tick at each of these times, as far as they are not in the future."""
+        """Return one tick for each of these times that is not in the future."""
         ts = ts[ts < self._clock[source.name]]
         return self._frame(source, [symbol] * len(ts), ts)
 
@@ -465,7 +466,7 @@ def _encoded(ticks: pl.DataFrame, content_type: str) -> bytes:
 
 @dataclass
 class Load:
-    """Several connections that send, and send again whatever got no definite answer."""
+    """Several connections that send batches, and repeat each one until it gets a definite answer."""
 
     app: App
     market: Market
@@ -474,7 +475,7 @@ class Load:
     answers: Counter[str] = field(default_factory=Counter)
     serving_seconds: float = 0.0
     gives_up: bool = False
-    """Whether it leaves what got no answer, because the app is not coming back."""
+    """True if batches without an answer are not repeated, because the app does not come back."""
     _finish: bool = False
     _sent: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -484,12 +485,12 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Acknowledged ticks a second of the time in which the app was ready."""
+        """Acknowledged ticks per second of the time in which the app was ready."""
         return self.ticks / self.serving_seconds if self.serving_seconds else math.nan
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        """Sends while this lasts; at its end everything is acknowledged."""
+        """Send as long as this lasts; at its end every batch is acknowledged."""
         async with asyncio.TaskGroup() as group:
             meter = group.create_task(self._meter())
             senders = [group.create_task(self._send_all()) for _ in range(self.connections)]
@@ -501,7 +502,7 @@ class Load:
             meter.cancel()
 
     async def _meter(self) -> None:
-        """How long it serves: a load generator cannot push what is down."""
+        """Count the seconds in which the app is ready; nothing can be sent while it is down."""
         last = time.monotonic()
         while True:
             await asyncio.sleep(0.01)
@@ -540,7 +541,7 @@ class Load:
             batch.take(answer)
 
     def finish(self) -> None:
-        """Begin nothing more."""
+        """Start no more batches."""
         self._finish = True
 
     async def sent(self) -> None:
@@ -549,7 +550,7 @@ class Load:
         await self._sent.wait()
 
     async def end(self) -> None:
-        """Say that the recordings are over, and wait until their last bars are stored."""
+        """End all recordings, and wait until their last bars are stored."""
         caller = Caller(self.app.port)
         for source in SOURCES:
             status, answer = await caller.call("POST", source.path(end=True))
@@ -557,7 +558,7 @@ class Load:
         caller.close()
 
     async def settle(self) -> None:
-        """After the end, wait until the app has caught up, and until all of that is stored as well."""
+        """End all recordings, and wait until the indicators have caught up and everything is stored."""
         await self.end()
         started = time.monotonic()
         await self.app.caught_up()
@@ -607,7 +608,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database holds."""
+    """The contents of the database."""
 
     log: list[Tick]
     sent: pl.DataFrame
@@ -618,7 +619,7 @@ class Stored:
 
 
 async def read_stopped(folder: Path) -> Stored:
-    """What a stopped app has left."""
+    """Read the database that a stopped app has left."""
     server = EmbeddedPostgres(folder)
     await server.start()
     try:
@@ -663,7 +664,7 @@ async def read(dsn: str) -> Stored:
 
 
 def assert_each_once(stored: Stored, batches: list[Batch]) -> None:
-    """Every acknowledged tick of these batches is in the log once, the others at most once, and nothing else is."""
+    """Assert that the log has every acknowledged tick once, the others at most once, and nothing else."""
     order = ["provider", "trade_id"]
     every = pl.concat([batch.ticks.with_columns(acknowledged=batch.receipt is not None) for batch in batches])
     sent = every.with_columns(pl.col("ts").dt.epoch("us"))
@@ -679,7 +680,7 @@ def assert_each_once(stored: Stored, batches: list[Batch]) -> None:
 
 
 def assert_bars_right(stored: Stored) -> None:
-    """The bars are those of the log worked out anew, bit for bit."""
+    """Assert that the stored bars equal a recomputation from the log, bit for bit."""
     wanted = bars_of(stored.log)
     for interval, bars in wanted.items():
         have = stored.bars[interval]
@@ -696,7 +697,7 @@ def assert_bars_right(stored: Stored) -> None:
 
 
 async def assert_derived_right(app: App) -> None:
-    """Analytics and signals are those of the stored bars, calculated in one go."""
+    """Assert that stored indicators and signals equal one calculation over the stored bars."""
     spec = parts.build_engine_spec(Settings(_env_file=None))
     compiler = Compiler(Path(app.settings.get(CACHE) or os.environ[CACHE]) / "loops")
     connection = await asyncpg.connect(app.dsn)
@@ -715,7 +716,7 @@ async def assert_derived_right(app: App) -> None:
 
 
 def _bits(values: tuple[object, ...]) -> tuple[object, ...]:
-    """With floats as their bits, so that NaN equals NaN and nothing else is rounded."""
+    """Return the values with floats as their bits, so that NaN equals NaN and nothing is rounded."""
     return tuple(value.hex() if isinstance(value, float) else value for value in values)
 
 
@@ -726,7 +727,7 @@ _NEVER = (math.nan, math.nan, math.nan, math.nan, _FOREVER, _FOREVER, -(2**63), 
 
 
 class Fold:
-    """A bar while its ticks come, in any order."""
+    """A bar under construction; ticks may arrive in any order."""
 
     def __init__(self) -> None:
         self.first: tuple[int, int, float] | None = None
@@ -772,7 +773,7 @@ def trillionths(value: float) -> int:
 
 
 def bars_of(log: list[Tick]) -> Bars:
-    """All final bars of a log."""
+    """Return all final bars of a log."""
     folds: dict[str, dict[tuple[int, int], Fold]] = {"1m": {}, "5m": {}, "1d": {}}
 
     def add(interval: str, tick: Tick, counts: int, start: int, end: int) -> None:
@@ -812,7 +813,7 @@ def _day_of(calendar: str, minute: int, by_date: bool) -> tuple[int, int] | None
 
 @functools.cache
 def sessions() -> dict[str, tuple[int, int]]:
-    """New York's sessions around the time of the market: open and close by date, from the library itself."""
+    """Return open and close of New York's sessions by date, from the calendar library itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import exchange_calendars

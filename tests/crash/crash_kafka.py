@@ -1,5 +1,5 @@
-"""The log on Kafka for the crash tests: what stands in the topic, read and understood by code that knows nothing of
-the app's, and what must be stored because of it.
+"""Checks for crash tests with the log on Kafka: they read the topic with code that shares nothing with the app, and
+compare it with what is stored.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Trade:
-    """A tick as it must stand in the tick table."""
+    """A tick as the tick table must have it."""
 
     seq: int
     symbol: str
@@ -61,7 +61,7 @@ class Trade:
 
 @contextlib.asynccontextmanager
 async def app_on_kafka(bootstrap: str, topic: str, **settings: object) -> AsyncIterator[App]:
-    """A started app with its log on the topic `raw_of(topic)`."""
+    """Yield a started app with its log on the topic `raw_of(topic)`."""
     names = {f"kafka_topic_{name}": f"{topic}.{name}" for name in ("raw", "ohlcv", "analytics", "signals")}
     async with running_app(kafka_bootstrap_servers=bootstrap, **names, **settings) as app:
         yield app
@@ -72,7 +72,7 @@ def raw_of(topic: str) -> str:
 
 
 async def read_topic(bootstrap: str, topic: str) -> list[Record]:
-    """All records of a topic, in the order of their partitions and offsets."""
+    """Return all records of a topic, ordered by partition and offset."""
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
     )
@@ -93,7 +93,7 @@ async def read_topic(bootstrap: str, topic: str) -> list[Record]:
 
 
 async def first_seqs(dsn: str) -> dict[int, int]:
-    """What the offsets of each partition are counted from."""
+    """Return the first seq of each partition: the seq of its offset 0."""
     connection = await asyncpg.connect(dsn)
     try:
         return dict(map(tuple, await connection.fetch("SELECT shard, first_seq FROM checkpoints")))
@@ -102,7 +102,7 @@ async def first_seqs(dsn: str) -> dict[int, int]:
 
 
 def trades_of(records: list[Record], firsts: dict[int, int]) -> list[Trade]:
-    """The ticks that these records are; each must be one or the end of a recording."""
+    """Return the ticks in these records; each record must be a tick or the end of a recording."""
     trades = []
     for record in records:
         assert record.value is not None
@@ -132,13 +132,13 @@ def trades_of(records: list[Record], firsts: dict[int, int]) -> list[Trade]:
 
 
 def micros(text: str) -> int:
-    """A time as microseconds since the epoch, without any rounding."""
+    """Return a time as microseconds since 1970, without rounding."""
     since = datetime.fromisoformat(text) - _EPOCH
     return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
 async def stored_trades(dsn: str) -> list[Trade]:
-    """What the tick table holds."""
+    """Return the rows of the tick table."""
     connection = await asyncpg.connect(dsn)
     try:
         rows = await connection.fetch(
@@ -166,7 +166,7 @@ async def processed(app: App, bootstrap: str, topic: str, seconds: float = 60) -
         return all(offset >= counts[shard] for shard, offset in rows)
 
     try:
-        await until_true(are_there, f"that all of {topic} is worked in:\n{app.tail()}", seconds)
+        await until_true(are_there, f"that all of {topic} is processed:\n{app.tail()}", seconds)
     finally:
         await connection.close()
 
@@ -174,9 +174,9 @@ async def processed(app: App, bootstrap: str, topic: str, seconds: float = 60) -
 async def assert_log_right(
     app: App, bootstrap: str, topic: str, batches: list[Batch], *, leave_out: frozenset[tuple[int, int]] = frozenset()
 ) -> Stored:
-    """Every acknowledged tick stands in the topic once, what stands there is in the tick table once and as it stands
-    there, and the bars are those of the topic. `leave_out` are partition and offset of what is no tick; returns what
-    must be stored.
+    """Assert that the topic has every acknowledged tick once, that the tick table equals the topic, and the bars too.
+
+    `leave_out` are partition and offset of records that are not ticks. Return what must be stored.
     """
     records = [one for one in await read_topic(bootstrap, topic) if (one.partition, one.offset) not in leave_out]
     wanted = sorted(trades_of(records, await first_seqs(app.dsn)), key=lambda trade: trade.seq)
@@ -212,7 +212,7 @@ def _as_sent(trades: list[Trade], providers: set[str]) -> pl.DataFrame:
 
 
 async def _symbols(dsn: str) -> dict[str, tuple[int, str]]:
-    """Number and calendar of each symbol."""
+    """Return id and calendar of each symbol."""
     connection = await asyncpg.connect(dsn)
     try:
         rows = await connection.fetch("SELECT symbol, id, calendar FROM symbols")

@@ -1,4 +1,4 @@
-"""A PostgreSQL connection that can be cut at any message: between the app's sockets and the server's."""
+"""A proxy between the app and PostgreSQL that can cut a connection at any message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANSWERED = b"QS"
 
 
 class Cut(Enum):
-    """What becomes of the message at which a connection is cut."""
+    """The fate of the message at which a connection is cut."""
 
     BEFORE = "the message does not reach the server"
     WITHIN = "half of the message reaches the server"
@@ -40,7 +40,7 @@ class _Link:
 
 
 class Proxy:
-    """Listens in a folder of its own and passes everything on, until `decide` says where to cut."""
+    """Listens on a socket in its own folder and forwards everything, until `decide` says where to cut."""
 
     def __init__(self, folder: Path, upstream: Path) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def arm(self, number: int, cut: Cut) -> None:
-        """Cut once, at the client's message of this number from now on; what comes then passes again."""
+        """Cut once, at the client's message with this number, counted from now; later messages pass again."""
         self.messages.clear()
 
         def decide(at: int, _message: bytes) -> Cut | None:

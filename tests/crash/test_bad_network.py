@@ -1,4 +1,4 @@
-"""The whole app against a database whose connections keep dying, at any message, for a while at once."""
+"""The whole app with a database whose connections die at any message."""
 
 import asyncio
 import random

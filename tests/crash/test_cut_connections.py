@@ -120,7 +120,7 @@ def some_ticks(first: int, count: int) -> pl.DataFrame:
 
 
 async def assert_log_holds(way: Way, count: int, base: int) -> None:
-    """Numbers 0 to count, each once, in order, from this offset."""
+    """Assert that the log has the numbers 0 to `count`, each once and in order, from this offset."""
     rows = await way.direct.fetch("SELECT seq, trade_id::bigint, size FROM realtime_prices ORDER BY seq")
     assert [tuple(row) for row in rows] == [(base + number, number, float(number)) for number in range(count)]
     assert await way.value("SELECT head FROM journal_heads") == base + count
@@ -153,7 +153,7 @@ async def test_append_cut_at_any_message_is_there_once(way: Way, cut: Cut) -> No
 
 
 async def test_append_cut_again_and_again_is_there_once(way: Way) -> None:
-    """Every try dies at another message, so some die on the way to find out what became of the one before."""
+    """Every try is cut at another message; some are cut while they look up the outcome of the try before."""
     dice = np.random.default_rng(5)
     async with a_journal(way) as journal:
         base, done = journal.head, 0
@@ -201,7 +201,7 @@ async def test_append_across_the_edge_of_a_segment_is_there_once(way: Way) -> No
 
 
 class Bars:
-    """A shard that works in ticks, and what its bars must be."""
+    """A bar engine that processes ticks, and whose memory says what must be stored."""
 
     def __init__(self) -> None:
         self.shard = BarEngine()
@@ -210,7 +210,7 @@ class Bars:
         self.shard.offset = first_offset(1)
 
     def changes(self) -> Changes:
-        """Some more ticks in many minutes, all of which close."""
+        """Process ticks in many minutes, close all of them, and return the changes."""
         base = self.shard.offset
         seq = np.arange(base, base + 100)
         batch = TickBatch(
@@ -272,7 +272,7 @@ async def test_flush_cut_at_any_message_is_there_once(way: Way, cut: Cut, whole:
 
 
 async def assert_state_comes_back(way: Way, bars: Bars) -> None:
-    """From the parts of the checkpoint the next process has the state that this one has."""
+    """Assert that the next process restores the same state from the parts of the checkpoint."""
     bars.shard.flushed()
     sink = written(through(way.proxy), Partitions(way.direct), SHARD, "postgres")
     checkpoint = await sink.take(2, 0)

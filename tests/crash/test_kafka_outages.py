@@ -1,5 +1,5 @@
-"""R3: Kafka stopped, frozen and killed under load. The app says so meanwhile, keeps what it was given within bounds,
-and goes on by itself.
+"""Kafka is stopped, frozen and killed under load. Meanwhile the app reports it and keeps what it was given within
+bounds; afterwards it goes on by itself.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from broker import Broker
 
 pytestmark = pytest.mark.timeout(900)
 
-#: RELIABILITY.md wants 60; a few are enough to see the same happen.
+#: A few seconds are enough to see what happens in a longer outage.
 OUTAGE_SECONDS = float(os.environ.get("STOCKPULSE_CRASH_OUTAGE_SECONDS", "4"))
 NOTICED_SECONDS = 8
 BACK_SECONDS = 20
 DRAINED_SECONDS = 60
 DURABLE_SECONDS = 2
-#: What the bounded queues hold and what is under way, generously.
+#: A generous bound for the queues and the requests under way.
 MOST_GROWTH_MIB = 400
 TOPIC = "outage"
 
 
 @dataclass
 class Watcher:
-    """Looks at /ready and at the memory of an app all the time."""
+    """Observes /ready and the memory of an app."""
 
     app: App
     ready: bool = True
@@ -62,7 +62,7 @@ class Watcher:
             await asyncio.sleep(0.1)
 
     async def until_ready_is(self, ready: bool, seconds: float) -> float:
-        """Wait until /ready says this; how long that took."""
+        """Wait until /ready says this; return the seconds that it took."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(seconds), self._changed:
@@ -73,7 +73,7 @@ class Watcher:
 
 
 Outage = Callable[[Broker, Callable[[], Awaitable[None]]], Awaitable[None]]
-"""Takes a broker away, awaits what it is given, and brings the broker back."""
+"""A function that takes a broker away, awaits its argument, and brings the broker back."""
 
 
 async def stopped(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> None:
@@ -138,7 +138,7 @@ async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker
 
 @pytest.mark.thorough
 async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
-    """What was under way may have landed or not."""
+    """Batches under way may have landed or not."""
     seed = seed_of(33)
     async with app_on_kafka(own_broker.bootstrap, TOPIC) as app:
         load = Load(app, Market(seed, in_parts=True))
@@ -161,7 +161,7 @@ async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
 
 @pytest.mark.thorough
 async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
-    """More than there is room for, while nothing is appended: memory stays bounded, and what is in it lands once."""
+    """More ticks arrive than fit, while nothing is appended: memory stays bounded, and what was taken lands once."""
     seed = seed_of(35)
     async with app_on_kafka(own_broker.bootstrap, TOPIC, durable_timeout_seconds=DURABLE_SECONDS) as app:
         market = Market(

@@ -1,4 +1,4 @@
-"""R6: poison among the records of the raw topic. Each is a dead letter, once; the rest flows as if there were none."""
+"""Poison among the records of the raw topic: each becomes one dead letter, and the other records are not held up."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ def _huge(good: dict[str, Any]) -> bytes:
     return json.dumps(good | {"comment": "x" * (5 << 20)}).encode()
 
 
-#: Values, and what the reason says of them.
+#: Values, and a part of the reason that each one gets.
 POISON: dict[str, tuple[Make, str]] = {
     "cut": (_cut, "not JSON"),
     "no JSON": (lambda _: b"hello, world", "not JSON"),
@@ -90,11 +90,11 @@ class Foreigner:
     dice: random.Random
     good: int = 0
     poison: dict[tuple[int, int], str] = field(default_factory=dict)
-    """By partition and offset, which it is."""
+    """The kind of poison, by partition and offset."""
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """Writes while this lasts; at its end all of it is in the topic."""
+        """Write as long as this lasts; at its end all records are in the topic."""
         over = asyncio.Event()
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, max_request_size=LARGEST, linger_ms=1)
         await producer.start()
@@ -227,7 +227,7 @@ async def test_poison_is_set_aside_and_the_rest_flows(kafka: str, topic: str) ->
         await assert_all_are_dead_letters(app.dsn, raw_of(topic), foreigner.poison)
 
         async def are_right() -> bool:
-            """The last bars of those who have no end are closed by the clock."""
+            """Return True once the clock has closed the last bars of providers that sent no end."""
             try:
                 await assert_log_right(app, kafka, raw_of(topic), load.batches, leave_out=frozenset(foreigner.poison))
             except AssertionError as wrong:

@@ -1,4 +1,4 @@
-"""R1: SIGKILL of the app at any moment under load. Nothing acknowledged is lost, nothing is there twice."""
+"""SIGKILL of the app at any moment under load: nothing acknowledged is lost, nothing is stored twice."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from crash_harness import (
 
 
 async def kill_now_and_then(app: App, load: Load, kills: int, dice: random.Random) -> list[float]:
-    """Kill it at any time, right after something was sent, or while it starts; how long it took to serve again."""
+    """Kill the app at any time, right after a request, or while it starts; return the seconds until it served again."""
     seconds = []
     for _ in range(kills):
         await asyncio.sleep(dice.uniform(0.05, 2.0))
@@ -108,7 +108,7 @@ async def test_killed_before_its_indicators_are_compiled_and_while_they_catch_up
 
 
 async def test_compiling_ends_with_the_app(tmp_path: Path) -> None:
-    """However the app ends; the next one compiles as well."""
+    """No compiler outlives the app, even if the app is killed."""
     async with running_app(cache_dir=tmp_path / "cache") as app:
         await until(lambda: compilers_of(app), "that it compiles")
         await app.kill()

@@ -1,4 +1,4 @@
-"""R2: SIGKILL of the embedded postmaster, of one of its backends, of the app as well. The app comes back by itself."""
+"""SIGKILL of the embedded postmaster, of a backend, or of the app too: the app recovers by itself."""
 
 import asyncio
 import os
@@ -25,13 +25,13 @@ from crash_harness import (
 
 
 def backend_of(app: App, dice: random.Random) -> int | None:
-    """One that works for the app."""
+    """Return the pid of a backend that serves the app, if there is one."""
     backends = [process.pid for process in processes_of(app.folder) if "[local]" in " ".join(process.cmdline())]
     return dice.choice(backends) if backends else None
 
 
 async def kill_postgres(app: App, load: Load, dice: random.Random) -> float:
-    """How many seconds until it takes ticks again."""
+    """Kill the postmaster or a backend; return the seconds until the app takes ticks again."""
     await asyncio.sleep(dice.uniform(0.05, 1.5))
     if dice.random() < 0.5:
         await load.sent()

@@ -1,4 +1,4 @@
-"""R1 with the log on Kafka: SIGKILL of the app at any moment under load. Nothing acknowledged is lost or doubled."""
+"""SIGKILL of the app at any moment under load, with the log on Kafka: nothing acknowledged is lost or doubled."""
 
 import asyncio
 import random

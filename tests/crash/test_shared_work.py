@@ -1,5 +1,6 @@
-"""Several processes share the partitions of one log and one database. They are killed and frozen under load: what is
-stored in the end is what one process would have stored.
+"""Several processes share the partitions of one log and one database, and are killed and frozen under load.
+
+In the end the database has what one process would have stored.
 """
 
 import asyncio
@@ -37,14 +38,14 @@ FROZEN_SECONDS = 8.0
 
 
 class Part(App):
-    """A process with one role, on a database that others have as well."""
+    """A process with one role, on a database that it shares with others."""
 
     @property
     def dsn(self) -> str:
         return self.settings["STOCKPULSE_DATABASE_URL"]
 
     async def shards(self) -> dict[str, dict[str, int]]:
-        """What it says of the shards that it works on; nothing if it does not answer."""
+        """Return its shards with their lags, as /health has them; none if it does not answer."""
         with contextlib.suppress(NoAnswer, TimeoutError):
             _, health = await asyncio.wait_for(self.get("/health"), 2)
             assert isinstance(health, dict)
@@ -59,18 +60,18 @@ class Part(App):
 
 @dataclass(frozen=True)
 class Work:
-    """One process that takes ticks in, and those that share the work on them."""
+    """One process that takes ticks, and the processes that share their processing."""
 
     ingest: Part
     workers: list[Part]
 
     async def shared_out(self) -> bool:
-        """Whether each shard is worked on by exactly one of those that live, all of them having some."""
+        """Return True if each shard has exactly one live owner, and each live process owns at least one."""
         owned = [await one.shards() for one in self.workers if one.lives]
         return sorted(shard for some in owned for shard in some) == [str(n) for n in range(PARTITIONS)] and all(owned)
 
     async def done(self) -> None:
-        """Wait until nothing is left to be worked in, stored or caught up with."""
+        """Wait until everything is processed and stored, and no indicator is behind."""
         deadline = time.monotonic() + CAUGHT_UP_SECONDS
         while (left := await self._left()) or not await self.shared_out():
             assert time.monotonic() < deadline, f"not done after {CAUGHT_UP_SECONDS} s: {left}"
@@ -82,7 +83,7 @@ class Work:
         return [*lags, *[analytics for _, analytics in said if analytics != {"compiled": True, "behind": 0}]]
 
     def tails(self) -> str:
-        """What they said of late, requests apart."""
+        """Return the last lines of all logs, without those of requests."""
         said = ""
         for one in self._all:
             lines = [line for line in one.tail(200_000).splitlines() if '"event": "request"' not in line]
@@ -96,7 +97,7 @@ class Work:
 
 @contextlib.asynccontextmanager
 async def working(dsn: str, kafka: str, topic: str) -> AsyncIterator[Work]:
-    """One `ingest` and two `process`, sharing all partitions; on an error all that they said is shown."""
+    """Run one `ingest` and two `process` that share all partitions; print their logs after an error."""
     settings = on_kafka(kafka, topic, database_url=dsn)
     del settings["calendar"]
     with contextlib.ExitStack() as stack:
@@ -121,7 +122,7 @@ async def working(dsn: str, kafka: str, topic: str) -> AsyncIterator[Work]:
 
 
 async def assert_all_right(work: Work, kafka: str, topic: str, load: Load) -> None:
-    """Each tick once, and all that follows from them as one process would have made it."""
+    """Assert that each tick is stored once, and everything derived is what one process would have made."""
     raw = f"{topic}.raw"
     await load.end()
     await until_true(work.shared_out, f"that all partitions are shared out:{work.tails()}")
@@ -195,7 +196,7 @@ def of_shards(epochs: dict[int, int], shards: dict[str, dict[str, int]]) -> list
 async def test_who_takes_a_shard_from_one_that_is_still_at_it_fences_it(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
-    """A third program raises the epochs, as a process would that takes all: the others stop writing, then take back."""
+    """Another program raises the epochs, as a new owner of every shard does: the owners stop, then take over again."""
     seed = seed_of(45)
     async with working(postgres_dsn, kafka, topic) as work:
         load = Load(work.ingest, Market(seed, in_parts=True, most=1000), connections=2)

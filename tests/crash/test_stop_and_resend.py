@@ -1,4 +1,4 @@
-"""Stops in good order, and what a client may rely on when it sends again."""
+"""Stops in good order, and the guarantees for a client that sends again."""
 
 import asyncio
 import os
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.timeout(180)
 
 
 async def test_sigterm_under_load_ends_well_and_leaves_nothing_to_do() -> None:
-    """R8."""
     async with running_app() as app:
         load = Load(app, Market(seed_of(3)), gives_up=True)
         async with load.flowing():
@@ -164,7 +163,7 @@ async def test_frozen_database_gives_503_and_sending_again_is_safe() -> None:
 
 
 async def test_app_that_was_fenced_goes_down() -> None:
-    """Somebody else took the log over: the process ends, loudly, and the next one takes it back."""
+    """Another process took the log over: this one ends with an error, and the next start takes the log back."""
     market = Market(seed_of(8))
     batches = [market.batch() for _ in range(4)]
     async with running_app() as app:
@@ -188,7 +187,6 @@ async def test_app_that_was_fenced_goes_down() -> None:
 
 @pytest.mark.thorough
 async def test_restart_with_many_symbols() -> None:
-    """STOCKPULSE_CRASH_SYMBOLS=10000 for the whole of it."""
     count = int(os.environ.get("STOCKPULSE_CRASH_SYMBOLS", "2000"))
     source = SOURCES[0]
     async with running_app() as app:
