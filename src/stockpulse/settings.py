@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stockpulse.engine.signals import RULE_NAME
 from stockpulse.errors import CannotStart, InvalidInput, NotFound
+from stockpulse.market.calendar_corrections import read_corrections
 from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
 from stockpulse.market.symbology import read_symbol
 from stockpulse.providers.registry import NO_PROVIDER, installed_providers
@@ -157,6 +158,11 @@ class Settings(BaseSettings):
         "XNYS",
         description="Trading calendar of symbols whose provider does not say one: `XNYS`, `XLON`, `24/7`, …",
     )
+    calendar_corrections: str | None = Field(
+        None,
+        description="Days of calendars to correct, as JSON or the path of a `.json` or `.toml` file:"
+        ' `{"XKRX": {"2024-11-14": "10:00-16:30", "2024-12-31": "closed"}}`.',
+    )
     extended_day: bool = Field(
         False,
         description="`true` if daily bars include the trades before and after the regular session.",
@@ -181,6 +187,15 @@ class Settings(BaseSettings):
             return providers.named(value.lower()).name
         except NotFound:
             raise ValueError(f"takes one of {', '.join(providers.names)}, {NO_PROVIDER}") from None
+
+    @field_validator("calendar_corrections")
+    @classmethod
+    def _readable_corrections(cls, value: str | None) -> str | None:
+        try:
+            read_corrections(value or "{}")
+        except InvalidInput as wrong:
+            raise ValueError(str(wrong).partition(": ")[2]) from None
+        return value
 
     @field_validator("symbols", mode="before")
     @classmethod

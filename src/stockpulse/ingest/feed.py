@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from stockpulse.market.calendar import ALWAYS_OPEN
+from stockpulse.market.calendar_names import ALWAYS_OPEN, calendar_name
 from stockpulse.market.clocks import Clock
 from stockpulse.market.symbology import is_pair
 from stockpulse.providers.trade_conditions import Rule, all_count
@@ -17,6 +17,10 @@ class Feed:
     clock: Clock = Clock.WALL
     delay_micros: int = 0
     rule: Rule = field(default=all_count)
+
+    def __post_init__(self) -> None:
+        """Store the calendar under one name, whatever its spelling."""
+        object.__setattr__(self, "calendar", calendar_name(self.calendar))
 
     def calendar_of(self, symbol: str) -> str:
         """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, whoever sends them."""

@@ -22,7 +22,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.errors import InvalidInput
+from stockpulse.errors import InvalidInput, shown
+from stockpulse.market.calendar_corrections import Corrections, Days, shipped_corrections
+from stockpulse.market.calendar_names import ALWAYS_OPEN, calendar_name
 from stockpulse.market.intervals import D1, MO1, W1, Interval
 
 Times: TypeAlias = npt.NDArray[np.int64]
@@ -30,8 +32,6 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 #: The daily label of what belongs to no day.
 NO_DAY: Final = int(np.iinfo(np.int64).min)
-
-ALWAYS_OPEN: Final = "24/7"
 
 _SECOND: Final = 1_000_000
 _DAY: Final = 86_400 * _SECOND
@@ -213,16 +213,30 @@ def _period_starts(dates: Times, interval: Interval, ahead: int) -> Times:
 
 
 def trading_calendar(name: str) -> Calendar:
-    """The calendar of an exchange ("XNYS", "XLON", ...), or "24/7": always open, its days those of UTC.
+    """Return the calendar of an exchange (XNYS, XLON, NYSE, ...), or "24/7": always open, with the days of UTC.
 
-    Raises InvalidInput for a name that the `exchange_calendars` library does not have. The first use of an
-    exchange takes up to some seconds; whoever asks for it meanwhile, from whatever thread, waits for the same one.
+    Raises InvalidInput for an unknown name. The first call for an exchange takes up to some seconds; other threads
+    that ask for a calendar meanwhile wait.
     """
     with _BUILDING:  # the filters of warnings belong to all threads
-        return _built(name)
+        return _built(calendar_name(name))
+
+
+def use_corrections(corrections: Corrections) -> None:
+    """Correct days of calendars from now on, beside the shipped corrections. Call it before any calendar is in use.
+
+    Raises InvalidInput for a calendar that does not exist.
+    """
+    for name in corrections:
+        trading_calendar(name)
+    with _BUILDING:
+        _user_corrections.clear()
+        _user_corrections.update(corrections)
+        _built.cache_clear()
 
 
 _BUILDING: Final = threading.Lock()
+_user_corrections: Final[dict[str, Days]] = {}
 
 
 @functools.cache
@@ -249,7 +263,7 @@ def _load(name: str) -> tuple[Any, int, int]:
     import exchange_calendars as library  # noqa: PLC0415 (brings pandas: a second that 24/7 does without)
 
     if name not in library.get_calendar_names():
-        raise InvalidInput("calendar", f"got {name[:40]!r}; takes 24/7, XNYS, XNAS, XLON, XTKS, XHKG, …")
+        raise InvalidInput("calendar", f"got {shown(name)}; takes 24/7, XNYS, XNAS, XLON, XTKS, XHKG, NYSE, LSE, …")
     try:
         # Only the class says what it knows, and a year that all of them know leads to the class.
         kind = type(library.get_calendar(name, start="2022-01-03", end="2022-12-30"))
@@ -273,7 +287,24 @@ def _from_library(name: str, source: Any, first: int, last: int) -> Calendar:
     traded[rows] = True
     opens[rows] = source.opens_nanos // 1000
     closes[rows] = source.closes_nanos // 1000
+    for day, hours in _days_to_correct(name, source.name).items():
+        row = (day - _EPOCH).days
+        traded[row] = hours is not None
+        if hours is not None:
+            opens[row], closes[row] = (_local(source.tz, day, at) for at in (hours.open, hours.close))
     return _calendar(name, source.tz, midnights, (opens, closes), traded)
+
+
+def _days_to_correct(name: str, original: str) -> Days:
+    """Return the corrected days of a calendar; `name` may be another name (XNAS) of the original (XNYS)."""
+    corrections = (shipped_corrections(), _user_corrections)
+    return {
+        day: hours for known in corrections for one in (original, name) for day, hours in known.get(one, {}).items()
+    }
+
+
+def _local(zone: ZoneInfo, day: date, at: time) -> int:
+    return int(datetime.combine(day, at, zone).timestamp()) * _SECOND
 
 
 def _local_times(zone: ZoneInfo, times: Iterable[tuple[Any, time]], days_later: int) -> Times:

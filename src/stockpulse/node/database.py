@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import CannotStart, InvalidInput
-from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.market.calendar import Calendar, trading_calendar, use_corrections
+from stockpulse.market.calendar_corrections import read_corrections
 from stockpulse.market.symbology import Names
 from stockpulse.postgres import migrate
 from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
@@ -47,7 +48,7 @@ async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[
     Raises CannotStart if it does not answer, if its schema is out of date, or if the default calendar is unknown.
     """
     # Loading a calendar takes a second, in which the database starts as well.
-    async with _loading(settings.calendar) as calendar, database_address(settings, tasks) as dsn:
+    async with _loading(settings) as calendar, database_address(settings, tasks) as dsn:
         await _check(settings, dsn, calendar)
         pool = await create_pool(dsn, settings.database_pool)
         try:
@@ -60,15 +61,23 @@ async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _loading(calendar: str) -> AsyncIterator[asyncio.Task[Calendar]]:
-    """Load a calendar in the background; leave no task behind."""
-    task = asyncio.create_task(asyncio.to_thread(trading_calendar, calendar))
+async def _loading(settings: Settings) -> AsyncIterator[asyncio.Task[Calendar]]:
+    """Load the default calendar in the background; leave no task behind."""
+    task = asyncio.create_task(asyncio.to_thread(_load, settings))
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
         yield task
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _load(settings: Settings) -> Calendar:
+    try:
+        use_corrections(read_corrections(settings.calendar_corrections) if settings.calendar_corrections else {})
+    except InvalidInput as wrong:
+        raise CannotStart(f"STOCKPULSE_CALENDAR_CORRECTIONS: {wrong}") from None
+    return trading_calendar(settings.calendar)
 
 
 async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) -> None:

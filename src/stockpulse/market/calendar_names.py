@@ -1,0 +1,75 @@
+"""The names of trading calendars: market codes of ISO 10383, and the customary names of exchanges."""
+
+from typing import Final
+
+ALWAYS_OPEN: Final = "24/7"
+
+#: Customary names, in upper case, and the calendars that they stand for.
+_CUSTOMARY: Final = {
+    "24X7": ALWAYS_OPEN,
+    "CRYPTO": ALWAYS_OPEN,
+    "FOREX": "24/5",
+    "FX": "24/5",
+    "NYSE": "XNYS",
+    "NASDAQ": "XNAS",
+    "AMEX": "XASE",
+    "ARCA": "ARCX",
+    "BATS": "XNYS",
+    "CBOE": "XCBF",
+    "CFE": "XCBF",
+    "CME": "CMES",
+    "CBOT": "CMES",
+    "COMEX": "CMES",
+    "NYMEX": "CMES",
+    "ICE": "IEPA",
+    "ICEUS": "IEPA",
+    "NYFE": "IEPA",
+    "US_FUTURES": "us_futures",
+    "TSX": "XTSE",
+    "TSXV": "XTSX",
+    "B3": "BVMF",
+    "BMF": "BVMF",
+    "BOVESPA": "BVMF",
+    "BMV": "XMEX",
+    "LSE": "XLON",
+    "XETRA": "XETR",
+    "FWB": "XFRA",
+    "EUREX": "XEUR",
+    "SIX": "XSWX",
+    "BME": "XMAD",
+    "OSE": "XOSL",
+    "WSE": "XWAR",
+    "GPW": "XWAR",
+    "BVB": "XBSE",
+    "LUXSE": "XLUX",
+    "ATHEX": "ASEX",
+    "BIST": "XIST",
+    "MOEX": "XMOS",
+    "TASE": "XTAE",
+    "TADAWUL": "XSAU",
+    "JSE": "XJSE",
+    "NSE": "XBOM",  # the National Stock Exchange of India, which keeps the sessions of Bombay
+    "XNSE": "XBOM",
+    "BSE": "XBOM",
+    "JPX": "XTKS",
+    "TSE": "XTKS",
+    "HKEX": "XHKG",
+    "SEHK": "XHKG",
+    "SSE": "XSHG",
+    "SZSE": "XSHG",
+    "XSHE": "XSHG",
+    "KRX": "XKRX",
+    "TWSE": "XTAI",
+    "SGX": "XSES",
+    "SET": "XBKK",
+    "IDX": "XIDX",
+    "JKT": "XIDX",
+    "ASX": "XASX",
+    "NZX": "XNZE",
+}
+
+
+def calendar_name(text: str) -> str:
+    """Return the name under which a calendar is stored: `nyse` is `XNYS`. A name that nobody knows stays as it is."""
+    name = text.strip().upper()
+    return _CUSTOMARY.get(name, name)
