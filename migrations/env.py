@@ -2,19 +2,23 @@
 
 import asyncio
 
+import asyncpg
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from stockpulse.errors import CannotStart
 from stockpulse.node.database import database_address
+from stockpulse.postgres.connect import TRANSIENT
 from stockpulse.postgres.migrate import sqlalchemy_engine
 from stockpulse.postgres.tables import metadata
 from stockpulse.settings import load_settings
 
+FAULTS: tuple[type[BaseException], ...] = (*TRANSIENT, asyncpg.PostgresError)
+
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Partitions are made as the data comes and are no business of the migrations."""
+    """Return False for partitions, which the app creates as data arrives."""
     return not (kind == "table" and name is not None and name not in metadata.tables)
 
 
@@ -36,7 +40,13 @@ async def migrate_by_settings() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    # Another style of parameters would double each % of the statements.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        target_metadata=metadata,
+        literal_binds=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 elif (given := context.config.attributes.get("connection")) is not None:
@@ -46,3 +56,5 @@ else:
         asyncio.run(migrate_by_settings())
     except CannotStart as refusal:
         raise CommandError(str(refusal)) from None
+    except FAULTS as fault:
+        raise CommandError(f"the database does not answer: {type(fault).__name__}: {fault}") from None

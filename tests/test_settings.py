@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from stockpulse.errors import CannotStart
 from stockpulse.node.kafka import codec_of, connection_of
 from stockpulse.node.lifecycle import running
-from stockpulse.postgres.connect import normal_dsn
+from stockpulse.postgres.address import normal_dsn
 from stockpulse.settings import Settings, load_settings, variables_of
 
 SECRET = "hunter2"
@@ -114,7 +114,7 @@ class TestValues:
     @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
     def test_every_customary_spelling_of_a_database(self, monkeypatch, scheme):
         url = given(monkeypatch, DATABASE_URL=f"{scheme}://me:{SECRET}@host:5433/prices?ssl=require").database_url
-        assert normal_dsn(url.get_secret_value()) == f"postgresql://me:{SECRET}@host:5433/prices?ssl=require"
+        assert normal_dsn(url.get_secret_value()) == f"postgresql://me:{SECRET}@host:5433/prices?sslmode=require"
 
     @pytest.mark.parametrize(
         ("variable", "value"),
@@ -166,7 +166,9 @@ class TestWrong:
     @pytest.mark.parametrize("url", [f"mysql://me:{SECRET}@host/prices", SECRET, f"me:{SECRET}@host"])
     def test_a_secret_is_not_echoed(self, monkeypatch, variable, url):
         assert refusal(monkeypatch, **{variable: url}) == (
-            f"{variable}: got a value that is not shown; takes an address that begins with postgresql://"
+            f"{variable}: got a value that is not shown; takes an address that begins with postgresql://: "
+            "postgresql://user:password@host:port/database; "
+            "in a password, write %2F for /, %23 for #, %3F for ? and %25 for %"
         )
 
     def test_one_line_for_each(self, monkeypatch):

@@ -15,6 +15,7 @@ from stockpulse.errors import CannotStart, InvalidInput, NotFound
 from stockpulse.market.calendar_corrections import read_corrections
 from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
 from stockpulse.market.symbology import read_symbol
+from stockpulse.postgres.address import normal_dsn
 from stockpulse.providers.registry import NO_PROVIDER, installed_providers
 from stockpulse.rules import parse
 
@@ -243,10 +244,11 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
-        scheme = value.get_secret_value().partition("://")[0].split("+")[0] if value else "postgresql"
-        if scheme not in {"postgres", "postgresql"}:
-            raise ValueError("takes an address that begins with postgresql://")
+    def _readable_address(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            normal_dsn(value.get_secret_value() if value else "postgresql://")
+        except InvalidInput as wrong:
+            raise ValueError(str(wrong).partition(": ")[2]) from None
         return value
 
 

@@ -1,12 +1,15 @@
 """The schema: the migrations make what the tables say, both ways, by every way to run them."""
 
 import asyncio
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncpg
 import numpy as np
@@ -19,12 +22,14 @@ from sqlalchemy import inspect
 from stockpulse.engine.older_state import current_rows
 from stockpulse.errors import CannotStart, SchemaOutOfDate
 from stockpulse.postgres import migrate
+from stockpulse.postgres.address import normal_dsn
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.postgres.tables import metadata
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
+SECRET = "p@ss:w/rd?#%"
 
 VIEWS = {
     "stock_ticks": {
@@ -131,6 +136,50 @@ def alembic(*arguments, **variables):
         timeout=100,
         check=False,
     )
+
+
+async def catalogue(dsn):
+    """What PostgreSQL says of a schema, as text: tables, columns, constraints, indexes, views, functions, comments."""
+    queries = {
+        "columns": "SELECT table_name, ordinal_position, column_name, data_type, udt_name, is_nullable, column_default,"
+        " is_identity FROM information_schema.columns WHERE table_schema = 'public'",
+        "constraints": "SELECT conrelid::regclass, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace",
+        "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public'",
+        "functions": "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " AND prokind = 'f' UNION ALL SELECT aggfnoid::text, aggtransfn::text FROM pg_aggregate a JOIN pg_proc p"
+        " ON p.oid = a.aggfnoid WHERE pronamespace = 'public'::regnamespace UNION ALL"
+        " SELECT version_num, '' FROM alembic_version UNION ALL SELECT relname, array_to_string(reloptions, ',') ||"
+        " coalesce(pg_get_partkeydef(oid), '') FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+        "comments": "SELECT c.relname, objsubid, description FROM pg_description d JOIN pg_class c ON c.oid = d.objoid"
+        " WHERE c.relnamespace = 'public'::regnamespace",
+    }
+    async with connected(dsn) as connection:
+        return {name: sorted(map(str, await connection.fetch(query))) for name, query in queries.items()}
+
+
+@pytest.fixture
+async def tcp(empty_dsn):
+    """A port of this machine behind which the embedded server is, which itself has a socket only."""
+    folder = re.search(r"host=([^&]+)", empty_dsn)[1]
+
+    async def forward(reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        to_server = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        async with asyncio.TaskGroup() as both:
+            both.create_task(forward(reader, to_server[1]))
+            both.create_task(forward(to_server[0], writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 class TestSchema:
@@ -315,6 +364,41 @@ class TestCommandLine:
         script = alembic("upgrade", "head", "--sql", DATABASE_URL="postgresql://nobody@localhost:1/none")
         assert script.returncode == 0, script.stderr
         assert "CREATE TABLE realtime_prices" in script.stdout
+
+    async def test_the_script_makes_the_same_schema(self, empty_dsn, postgres_dsn):
+        script = await asyncio.to_thread(alembic, "upgrade", "head", "--sql")
+        assert script.returncode == 0, script.stderr
+        async with connected(empty_dsn) as connection:
+            await connection.execute(script.stdout)
+        assert await migrate.is_current(empty_dsn)
+        offline, online = await catalogue(empty_dsn), await catalogue(postgres_dsn)
+        assert min(len(rows) for rows in online.values()) > 2
+        assert offline == online
+
+    @pytest.mark.parametrize("parameters", ["sslmode=disable", "sslmode=prefer&channel_binding=prefer", "ssl=allow"])
+    async def test_takes_the_address_as_clouds_print_it(self, empty_dsn, tcp, parameters):
+        """Over TCP, the second of two hosts, with a password."""
+        name = empty_dsn.partition("?")[0].rpartition("/")[2]
+        url = f"postgres://stockpulse:{quote(SECRET)}@127.0.0.1:1,127.0.0.1:{tcp}/{name}?{parameters}"
+        done = await asyncio.to_thread(alembic, "upgrade", "head", DATABASE_URL=url)
+        assert done.returncode == 0, done.stderr
+        assert await migrate.is_current(empty_dsn)
+        assert await migrate.is_current(normal_dsn(url))
+
+    @pytest.mark.parametrize("url", [
+        "postgresql://me:{}@127.0.0.1:1/prices?sslmode=require",
+        "postgresql://me:{}@127.0.0.1:port/prices",
+        "postgresql://me:{}#@127.0.0.1/prices",
+        "mysql://me:{}@127.0.0.1/prices",
+    ])  # fmt: skip
+    def test_says_what_is_wrong_in_one_line_without_the_password(self, url):
+        done = alembic("upgrade", "head", DATABASE_URL=url.format(quote(SECRET)))
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "Traceback" not in said
+        assert "does not answer" in said or "takes an address that begins with postgresql://" in said
+        assert SECRET not in said
+        assert quote(SECRET) not in said
 
     async def test_upgrades_the_embedded_database(self, tmp_path):
         folder = {"STOCKPULSE_DATA_DIR": str(tmp_path / "data")}

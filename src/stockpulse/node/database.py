@@ -13,7 +13,8 @@ from stockpulse.market.calendar import Calendar, trading_calendar, use_correctio
 from stockpulse.market.calendar_corrections import read_corrections
 from stockpulse.market.symbology import Names
 from stockpulse.postgres import migrate
-from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool, normal_dsn
+from stockpulse.postgres.address import normal_dsn
+from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool
 from stockpulse.postgres.database import Database
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.postgres.symbology_store import NameStore

@@ -75,12 +75,6 @@ async def create_pool(dsn: str, size: int) -> Pool:
     )
 
 
-def normal_dsn(url: str) -> str:
-    """Return the address in the driver's form; `postgres://` and SQLAlchemy's forms are accepted."""
-    scheme, separator, rest = url.partition("://")
-    return f"postgresql://{rest}" if separator and scheme.split("+")[0] in {"postgres", "postgresql"} else url
-
-
 def is_transient(fault: Exception) -> bool:
     """Return True if the server may take the same request later: see TRANSIENT."""
     return isinstance(fault, TRANSIENT)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from stockpulse.errors import CannotStart, SchemaOutOfDate
+from stockpulse.postgres.connect import connect
 
 
 def _config() -> Config:
@@ -28,7 +29,8 @@ def _config() -> Config:
 @asynccontextmanager
 async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
     """Open an engine for the migrations."""
-    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
+    # The driver reads the address: SQLAlchemy does not know its parameters, such as sslmode.
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(dsn), poolclass=NullPool)
     try:
         yield engine
     finally:
