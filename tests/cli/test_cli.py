@@ -29,6 +29,7 @@ from stockpulse import __version__
 from stockpulse.cli import cli, failures
 from stockpulse.postgres import migrate
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.providers.trade_conditions import RULES
 
 BINANCE = Path(__file__).parents[1] / "data" / "trades_binance.parquet"
 ROWS = 2578
@@ -193,6 +194,28 @@ def test_what_cannot_be_read_is_said_and_its_dead_letter_has_the_original(
     ]
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+def test_a_second_time_without_ids_is_warned_of(replay, app, tmp_path, postgres_dsn, monkeypatch, with_server):
+    if not with_server:
+        monkeypatch.setenv("DATABASE_URL", postgres_dsn)
+    url = app.url if with_server else f"http://127.0.0.1:{free_port()}"
+    file = write_csv(tmp_path / "twice.csv", "TWICE", 3)
+    first, second = (replay(file, "--url", url, "--provider", "twice") for _ in range(2))
+    warning = "Warning: TWICE has bars between 2024-01-03 14:30:00 and 2024-01-03 14:30:02 already, and trades of"
+    assert warning not in first.stderr
+    assert warning in second.stderr
+    assert counts(second.stdout) == (3, 3, 0, 0)  # a warning, and no refusal
+    assert "All rows are sent; waiting until their bars are stored." in second.stderr
+    with_ids = write_csv(tmp_path / "ids.csv", "TWICE", 3, trade_id=pl.Series(["1", "2", "3"]))
+    assert "Warning" not in replay(with_ids, "--url", url, "--provider", "twice").stderr
+
+
+def test_the_help_names_the_rules_of_conditions(run):
+    shown = " ".join(run("replay", "--help").stdout.replace("\u2502", " ").split())
+    for rule in RULES:
+        assert re.search(rf"trade conditions count: .*\b{rule}\b", shown), rule
+
+
 def test_several_files_are_one_recording(replay, app, tmp_path):
     first = write_csv(tmp_path / "first.csv", "SEV", 3)
     second = write_csv(tmp_path / "second.csv", "SEV", 2, price=pl.Series([20.0, -1.0]))
@@ -212,6 +235,7 @@ def test_a_recording_takes_its_time(replay, app, tmp_path):
     file = write_csv(tmp_path / "slow.csv", "SLOW", 41)
     started = time.monotonic()
     done = replay(file, "--speed", "60", "--url", app.url)
+    assert f"{file} covers 0:00:40; at --speed 60 it takes 0:00:01, with max the least." in done.stderr
     assert counts(done.stdout) == (41, 41, 0, 0)
     assert time.monotonic() - started > 40 / 60
 

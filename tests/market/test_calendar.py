@@ -293,7 +293,7 @@ sorted_times = st.lists(times_near_corners | times_anywhere, min_size=1, max_siz
     lambda times: np.array(sorted(times))
 )
 calendars = st.sampled_from(CALENDARS).map(trading_calendar)
-intraday = st.integers(1, 240).map(lambda minutes: parse_interval(f"{minutes}m"))
+intraday = (st.integers(1, 240) | st.sampled_from([360, 480, 720])).map(lambda minutes: parse_interval(f"{minutes}m"))
 multiples_of_5m = st.integers(1, 48).map(lambda fives: parse_interval(f"{5 * fives}m"))
 
 

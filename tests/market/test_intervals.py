@@ -18,13 +18,16 @@ SPELLINGS = {
     "1h": "60m 60min 60Min 60T 60 1h 1H 1hr 1hour 1Hour h hour hourly",
     "2h": "120m 2h 2H 2Hours 120",
     "4h": "240m 240min 4h 4H 4Hour 240",
+    "6h": "360m 6h 6Hours 360",
+    "8h": "480min 8h 8H",
+    "12h": "720m 12h 12Hour 12hr",
     "1d": "1d 1D 1day 1Day 1days d D day Day daily Daily",
     "1w": "1w 1W 1wk 1week 1Week w W week weekly",
     "1mo": "1mo 1Mo 1MO 1M M 1mon 1mth 1month 1Month 1months mo month monthly",
 }
 
 WRONG = (
-    "", " ", "0", "0m", "241m", "241", "5h", "24h", "1440m", "2d", "2w", "3mo", "5M", "0h", "0d", "-5m",
+    "", " ", "0", "0m", "241m", "241", "5h", "7h", "10h", "24h", "300m", "721m", "1440m", "2d", "2w", "3mo", "5M", "0h", "0d", "-5m",
     "1.5h", "1s", "60s", "1y", "five", "5m5m", "m5", "5 m x", "99999999999m", "\u0665m", "1\x00m",
 )  # fmt: skip
 
@@ -50,7 +53,7 @@ def test_anything_else_is_refused_with_what_is_taken(text):
     with pytest.raises(InvalidInput) as caught:
         parse_interval(text, field="timeframe")
     assert caught.value.field == "timeframe"
-    assert str(caught.value).startswith(f"timeframe: got {text!r}; takes 1m … 240m, 1h … 4h, 1d, 1w, 1mo")
+    assert str(caught.value).startswith(f"timeframe: got {text!r}; takes 1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo")
 
 
 def test_a_long_text_is_not_repeated_in_full():

@@ -266,6 +266,16 @@ async def test_rows_that_cannot_be_read_say_what_was_there(tmp_path):
     assert sent.row(3)[:4] == ("SPY", START.replace(hour=0, microsecond=0), None, -1)
 
 
+async def test_an_overview_has_the_times_of_the_file_and_of_trades_without_an_id(parquet):
+    path = parquet(trades_with(trade_id=pl.Series([None, "1", None]), symbol=pl.Series(["B", "A", "B"])))
+    overview = ReplayProvider(path, batch_rows=2).overview()
+    assert (overview.first, overview.last) == (START, START + timedelta(milliseconds=600))
+    assert overview.seconds == 0.6
+    assert overview.without_id == {"B": (START, START + timedelta(milliseconds=600))}
+    nothing = ReplayProvider(parquet(trades_with(ts=pl.Series([None] * 3, dtype=pl.String)))).overview()
+    assert (nothing.first, nothing.last, nothing.seconds, nothing.without_id) == (None, None, 0, {})
+
+
 async def test_rows_out_of_order_and_identical_rows_are_passed_on(parquet):
     frame = pl.concat([trades(5).reverse(), trades(5)])
     assert (await replay_one(parquet(frame))).equals(frame)

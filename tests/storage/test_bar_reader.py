@@ -22,7 +22,7 @@ from stockpulse.testing import SetClock
 from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, bar, engine_rows, frame_of_ticks, stack, tick
 
 NEW_YORK = ZoneInfo("America/New_York")
-ALL = [parse_interval(name) for name in ("1m", "2m", "5m", "7m", "15m", "1h", "4h", "1d", "1w", "1mo")]
+ALL = [parse_interval(name) for name in ("1m", "2m", "5m", "7m", "15m", "1h", "4h", "12h", "1d", "1w", "1mo")]
 HOLIDAYS = {date(2025, 11, 27), date(2025, 12, 25), date(2026, 1, 1)}
 HALF_DAYS = {date(2025, 11, 28), date(2025, 12, 24)}
 

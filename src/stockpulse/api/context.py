@@ -146,7 +146,7 @@ async def _interval(
     interval: Annotated[
         str,
         Query(
-            description="1m … 240m, 1h … 4h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …",
+            description="1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …",
             examples=["5min"],
             max_length=32,
         ),

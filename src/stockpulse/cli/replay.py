@@ -1,30 +1,42 @@
 """`stockpulse replay`: sends recorded trades, by the clock of the recording."""
 
 import asyncio
+import math
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import polars as pl
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from stockpulse.cli.replay_target import Destination, destination_at
 from stockpulse.errors import OutcomeUnknown, StockPulseError
 from stockpulse.ingest.feed import Receipt
 from stockpulse.market.symbology import check_provider_name
 from stockpulse.providers.replay import ReplayProvider, parse_speed
+from stockpulse.providers.trade_conditions import RULES
 
 _T = TypeVar("_T")
 
 _BATCH_ROWS: Final = 50_000
 _SHOWN_REJECTS: Final = 5
+_CHECKED_SYMBOLS: Final = 20
+"""So many symbols are looked up before a replay, to see whether their times are stored already."""
 
 
 def replay(
@@ -32,12 +44,14 @@ def replay(
         list[Path], typer.Argument(help="Recorded trades (.parquet, .csv, .csv.gz, .arrow), one after the other.")
     ],
     speed: Annotated[
-        str, typer.Option(help="1: as recorded, 60: a minute in a second, max: as fast as they are taken.")
+        str, typer.Option(help="1: as recorded, 60: a minute in a second, max: as fast as the server takes them.")
     ] = "1",
     url: Annotated[str, typer.Option(help="The running server.")] = "http://127.0.0.1:8000",
     calendar: Annotated[str, typer.Option(help="Trading calendar of new symbols: XNYS, 24/7, …")] = "XNYS",
-    conditions: Annotated[str, typer.Option(help="The rule by which trade conditions count.")] = "all",
-    provider: Annotated[str, typer.Option(help="Under which name the trades are stored.")] = "replay",
+    conditions: Annotated[
+        str, typer.Option(help=f"The rule by which trade conditions count: {', '.join(RULES)}.")
+    ] = "all",
+    provider: Annotated[str, typer.Option(help="The name of the sender, stored with the trades.")] = "replay",
 ) -> None:
     """Replay recorded trades into the running server, by the clock of the recording.
 
@@ -107,14 +121,35 @@ async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, p
     total = await asyncio.to_thread(lambda: sum(recording.total_rows for recording in recordings))
     with _progress() as progress:
         async with destination_at(url, recordings[0].calendar, conditions, provider, progress.console) as destination:
+            for recording in recordings:
+                await _say_first(recording, destination, progress.console)
             task = progress.add_task("", total=total, rate=0, event_time="")
             tally.started = time.monotonic()
             for recording in recordings:
                 async for ticks in _send_all(recording, destination, tally):
                     reached = _shown(ticks["ts"].max())
                     progress.update(task, completed=tally.sent, rate=tally.rate, event_time=reached)
+            progress.console.print("All rows are sent; waiting until their bars are stored.", highlight=False)
             await destination.end()
             tally.stop_clock()
+
+
+async def _say_first(recording: ReplayProvider, destination: Destination, console: Console) -> None:
+    """Say how long the recording takes at its speed, and warn if its times are stored already."""
+    overview = await asyncio.to_thread(recording.overview)
+    if math.isfinite(recording.speed):
+        covers, takes = (timedelta(seconds=round(overview.seconds / by)) for by in (1, recording.speed))
+        line = f"{recording.path} covers {covers}; at --speed {recording.speed:g} it takes {takes}, with max the least."
+        console.print(line, highlight=False, soft_wrap=True)
+    for symbol, (first, last) in list(overview.without_id.items())[:_CHECKED_SYMBOLS]:
+        start = first.replace(second=0, microsecond=0)
+        if await destination.has_bars(symbol, start, last + timedelta(microseconds=1)):
+            line = (
+                f"Warning: {symbol} has bars between {_shown(first)} and {_shown(last)} already, and trades of"
+                f" {recording.path} have no trade_id. If they were replayed before, volumes double."
+            )
+            console.print(line, highlight=False, soft_wrap=True)
+            return
 
 
 async def _send_all(recording: ReplayProvider, destination: Destination, tally: _Tally) -> AsyncIterator[pl.DataFrame]:
@@ -147,10 +182,13 @@ def _shown(moment: object) -> str:
 def _progress() -> Progress:
     return Progress(
         BarColumn(),
+        TaskProgressColumn(),
         MofNCompleteColumn(),
         TextColumn("rows, {task.fields[rate]:,.0f}/s"),
         TextColumn("{task.fields[event_time]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
     )
 

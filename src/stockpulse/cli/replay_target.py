@@ -5,21 +5,25 @@ import io
 import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final, Protocol
+from urllib.parse import quote
 
 import httpx2
 import polars as pl
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from stockpulse.api.context import Context
 from stockpulse.cli import failures, http_client
 from stockpulse.errors import OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
+from stockpulse.market.intervals import M1
 from stockpulse.market.schemas import TICKS
+from stockpulse.market.symbology import read_symbol
 from stockpulse.node.lifecycle import running
-from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.trade_conditions import rule_named
 from stockpulse.settings import load_settings
 
@@ -34,6 +38,10 @@ class Destination(Protocol):
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
         """Send TICKS or PARSED_TICKS; return once the valid ones are durable and the others are dead letters."""
+        ...
+
+    async def has_bars(self, symbol: str, start: datetime, end: datetime) -> bool:
+        """Return True if minute bars of the symbol start in [start, end)."""
         ...
 
     async def end(self) -> None:
@@ -58,7 +66,7 @@ async def destination_at(
     console.print(f"No server at {url}: replaying into the database.", highlight=False, soft_wrap=True)
     with failures.database_faults():
         async with running(settings, CollectorRegistry()) as context:
-            yield _Database(context.pipeline.intake, feed)
+            yield _Database(context, feed)
 
 
 async def _server_answers(client: httpx2.AsyncClient) -> bool:
@@ -86,15 +94,23 @@ def _is_here(host: str) -> bool:
 class _Database:
     """The database of this machine, which this process writes."""
 
-    def __init__(self, ingestor: Ingestor, feed: Feed) -> None:
-        self._ingestor = ingestor
+    def __init__(self, context: Context, feed: Feed) -> None:
+        self._context = context
+        self._intake = context.pipeline.intake
         self._feed = feed
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
-        return await self._ingestor.submit(ticks, self._feed)
+        return await self._intake.submit(ticks, self._feed)
+
+    async def has_bars(self, symbol: str, start: datetime, end: datetime) -> bool:
+        known = self._context.names.symbols.get(read_symbol(symbol) or "")
+        if known is None:
+            return False
+        pages = self._context.bars.between(known, M1, start, end, end)
+        return any([len(page) > 0 async for page in pages])
 
     async def end(self) -> None:
-        await self._ingestor.end(self._feed)
+        await self._intake.end(self._feed)
 
 
 class _Server:
@@ -128,6 +144,18 @@ class _Server:
             for row, reason in part.rejected
         )
         return Receipt(receipt.accepted + refused.accepted, receipt.duplicates + refused.duplicates, tuple(rejected))
+
+    async def has_bars(self, symbol: str, start: datetime, end: datetime) -> bool:
+        query = {"interval": M1.name, "start": start.isoformat(), "end": end.isoformat(), "format": "csv"}
+        try:
+            async with self._client.stream("GET", f"/api/v1/data/{quote(symbol, safe='')}", params=query) as response:
+                if not response.is_success:  # an unknown symbol, or a process that answers no requests for bars
+                    return False
+                lines = response.aiter_lines()
+                await anext(lines, "")  # the names of the columns
+                return await anext(lines, "") != ""
+        except httpx2.TransportError:
+            return False  # sending will say what is wrong
 
     async def end(self) -> None:
         await self._post(b"", _ARROW, {"end_of_stream": "true"}, repeatable=True)

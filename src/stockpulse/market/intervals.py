@@ -66,6 +66,7 @@ MINUTES_OF: Final = {interval.name: interval.minutes for interval in BASE_INTERV
 INTERVAL_OF: Final = {interval.minutes: interval for interval in BASE_INTERVALS}
 
 _LONGEST_MINUTES: Final = 240
+_LONGER_HOURS: Final = (6, 8, 12)
 _MINUTES: Final = {"minute": 1, "hour": 60}
 _CALENDAR_UNITS: Final = {"day": D1, "week": W1, "month": MO1}
 _SPELLINGS: Final = {
@@ -92,7 +93,8 @@ def parse_interval(text: str, field: str = "interval") -> Interval:
             return interval
     raise InvalidInput(
         field,
-        f"got {text[:40]!r}; takes 1m … {_LONGEST_MINUTES}m, 1h … 4h, 1d, 1w, 1mo (also 5min, 5Min, 1day, …)",
+        f"got {text[:40]!r}; takes 1m … {_LONGEST_MINUTES}m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo "
+        "(also 5min, 5Min, 1day, …)",
     )
 
 
@@ -104,5 +106,6 @@ def _interval(count: int, unit: str | None) -> Interval | None:
     """Return the interval of `count` units, None if it is not supported."""
     if unit in _MINUTES:
         minutes = count * _MINUTES[unit]
-        return _minutes(minutes) if 1 <= minutes <= _LONGEST_MINUTES else None
+        known = 1 <= minutes <= _LONGEST_MINUTES or minutes in (60 * hours for hours in _LONGER_HOURS)
+        return _minutes(minutes) if known else None
     return _CALENDAR_UNITS.get(unit or "") if count == 1 else None

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Final
 import polars as pl
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market.schemas import BARS
+from stockpulse.market.rows import TICK_FIELDS, assemble, sent_columns
+from stockpulse.market.schemas import BARS, UTC_MICROS
 from stockpulse.market.times import SECOND_MICROS
 from stockpulse.providers.base import Clock
 from stockpulse.providers.recording import find_columns, open_recording, reading, to_ticks
@@ -31,6 +33,22 @@ def parse_speed(text: str) -> float:
     if not 0 < speed < math.inf:
         raise InvalidInput("speed", f"{text!r} is neither a number above 0 nor max")
     return speed
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The times of a recording."""
+
+    first: datetime | None
+    """The least event time; None if no row has one."""
+    last: datetime | None
+    without_id: dict[str, tuple[datetime, datetime]]
+    """The first and last event time of the rows without a trade_id, by symbol."""
+
+    @property
+    def seconds(self) -> float:
+        """How many seconds the recording covers."""
+        return 0.0 if self.first is None or self.last is None else (self.last - self.first).total_seconds()
 
 
 class ReplayProvider:
@@ -58,7 +76,7 @@ class ReplayProvider:
             raise InvalidInput("speed", f"{speed} is not above 0")
         self.calendar = calendar
         self.path = Path(path)
-        self._speed = speed
+        self.speed = speed
         self._batch_rows = batch_rows
         self._sleep = sleep
         self._monotonic = monotonic
@@ -72,9 +90,25 @@ class ReplayProvider:
         with reading(self.path):
             return self._source.count()
 
+    def overview(self) -> Overview:
+        """Read the times of the whole file. It takes long for a large one, so call it in a thread."""
+        fields = [field for field in TICK_FIELDS if field.column in ("symbol", "ts", "trade_id")]
+        columns = {name: self._columns[name] for field in fields for name in field.names if name in self._columns}
+        spans = [pl.DataFrame(schema=_SPANS)]
+        with reading(self.path):
+            for chunk in self._source.chunks(list(columns.values()), self._batch_rows):
+                known = chunk.select(pl.col(column).alias(name) for name, column in columns.items())
+                rows = assemble(sent_columns(known, len(known)), fields).drop_nulls(["symbol", "ts"])
+                with_id = pl.col("trade_id").is_not_null()
+                spans.append(rows.group_by("symbol", with_id=with_id).agg(first=pl.min("ts"), last=pl.max("ts")))
+        span = pl.concat(spans).group_by("symbol", "with_id").agg(pl.min("first"), pl.max("last")).sort("symbol")
+        without_id = span.filter(~pl.col("with_id")).select("symbol", "first", "last").rows()
+        first, last = span.select(pl.min("first"), pl.max("last")).row(0)
+        return Overview(first, last, {symbol: (start, end) for symbol, start, end in without_id})
+
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Yield all trades of the file, as TICKS or PARSED_TICKS."""
-        pace = None if math.isinf(self._speed) else _Pace(self._speed, self._sleep, self._monotonic)
+        pace = None if math.isinf(self.speed) else _Pace(self.speed, self._sleep, self._monotonic)
         frames = self._frames()
         while (frame := await asyncio.to_thread(next, frames, None)) is not None:
             if pace is None:
@@ -100,6 +134,9 @@ class ReplayProvider:
             for chunk in self._source.chunks(list(self._columns.values()), self._batch_rows):
                 for rows in chunk.iter_slices(self._batch_rows):
                     yield to_ticks(rows, self._columns)
+
+
+_SPANS: Final = pl.Schema({"symbol": pl.String(), "with_id": pl.Boolean(), "first": UTC_MICROS, "last": UTC_MICROS})
 
 
 class _Pace:
