@@ -1,12 +1,12 @@
-"""When an exchange trades, and which bucket of time an event belongs to.
+"""Trading calendars: the sessions of an exchange, and the buckets of time that events belong to.
 
-Times are UTC microseconds in int64 arrays of any length. A *date* is an int64 too: days since 1970-01-01 on
-the exchange's own clock. A calendar is a table with one row per date from 1970 to 2099, made once; every
-question is then a look-up in sorted columns.
+Times are UTC microseconds in int64 arrays of any length. A *date* is an int64 too: days since 1970-01-01 on the
+exchange's own clock. A calendar is a table with one row per date from 1970 to 2099, built once; every method is then a
+look-up in sorted columns.
 
-Sessions from 1990 to 2050 are those of the `exchange_calendars` library, as far as it knows the exchange.
-Beyond, it opens on its usual weekdays at its usual hours, without holidays; beyond the table its clock does
-not change any more either. A lunch break does not end a session.
+Sessions from 1990 to 2050 are those of the `exchange_calendars` library, as far as it knows the exchange, with our
+corrections. Outside these years the exchange opens on its usual weekdays at its usual hours, without holidays; outside
+the table its clock does not change any more either. A lunch break does not end a session.
 """
 
 import functools
@@ -30,7 +30,7 @@ from stockpulse.market.intervals import D1, MO1, W1, Interval
 Times: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
-#: The daily label of what belongs to no day.
+#: The daily label of events that belong to no day.
 NO_DAY: Final = int(np.iinfo(np.int64).min)
 
 _SECOND: Final = 1_000_000
@@ -43,27 +43,27 @@ _LAST_KNOWN: Final = date(2050, 12, 31)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Calendar:
-    """The sessions of one exchange; `trading_calendar` makes it. No method raises for any time."""
+    """The sessions of one exchange; `trading_calendar` builds it. No method raises for any time."""
 
     name: str
     timezone: ZoneInfo
     _midnights: Times  # the first instant of each date
-    _begins: Times  # when events begin to count to the date: midnight, or the open of the evening before
-    _opens: Times  # the usual ones where there is no session
+    _begins: Times  # the first instant whose events count to the date: midnight, or the open of the evening before
+    _opens: Times  # the usual open, if there is no session
     _closes: Times
-    _traded: Flags  # whether there is a session
-    _spacing: int  # every open is a multiple of this after every other
+    _traded: Flags  # true if there is a session
+    _spacing: int  # opens are multiples of this apart
 
     def floor_date(self, ts: Times) -> Times:
-        """The midnight, on the exchange's clock, that begins the date of each time."""
+        """Return the midnight, on the exchange's clock, that begins the date of each time."""
         return self._at(self._midnights, self._dates(ts, self._midnights))
 
     def trading_date(self, ts: Times) -> Times:
-        """The midnight that labels the date each event counts to, whether there is a session on it or not."""
+        """Return the midnight that labels the date each event counts to, with or without a session."""
         return self._at(self._midnights, self._dates(ts, self._begins))
 
     def trading_day(self, ts: Times, *, extended: bool = False) -> Times:
-        """The label of each event's daily bucket: midnight of the trading date on the exchange's clock.
+        """Return the label of each event's daily bucket: midnight of the trading date on the exchange's clock.
 
         NO_DAY outside the regular session; with `extended` only on dates without one.
         """
@@ -72,9 +72,9 @@ class Calendar:
         return np.where(counts, self._at(self._midnights, dates), NO_DAY)
 
     def day_end(self, labels: Times, *, extended: bool = False) -> Times:
-        """When the daily buckets with these labels are over: the close, or the end of the date if `extended`.
+        """Return the ends of daily buckets by their labels: the close, or the end of the date if `extended`.
 
-        A label without session ends with its date. NO_DAY stays what it is.
+        A label without a session ends with its date. NO_DAY stays NO_DAY.
         """
         dates = self._dates(labels, self._midnights)
         ends = self._at(self._begins, dates + 1)
@@ -83,7 +83,7 @@ class Calendar:
         return _keep_no_day(labels, ends)
 
     def bucket(self, ts: Times, interval: Interval) -> Times:
-        """The start of each event's intraday bucket, on the grid that runs through the open of its date.
+        """Return the start of each event's intraday bucket, on the grid that runs through the open of its date.
 
         XNYS has hours at 9:30, 10:30 ... and likewise before and after the session. Where the grids of two
         dates do not join up (a change of the clock, 7m), the last bucket of the earlier one is cut short by
@@ -95,14 +95,14 @@ class Calendar:
         return ts - (ts - self._at(self._opens, self._grid_dates(ts, micros))) % micros
 
     def period(self, labels: Times, interval: Interval) -> Times:
-        """From daily labels to those of their weeks (1w: Monday) or months (1mo: the first), midnights again.
+        """Return the labels of the weeks (Mondays) or months (firsts) of daily labels, midnights again.
 
-        NO_DAY stays what it is.
+        NO_DAY stays NO_DAY.
         """
         return self._period(labels, interval, ahead=0)
 
     def bucket_end(self, labels: Times, interval: Interval, *, extended: bool = False) -> Times:
-        """When the buckets with these labels are over, for any interval: the first time that is outside.
+        """Return the ends of buckets by their labels, for any interval: the first time that is outside.
 
         1d as `day_end`; 1w and 1mo at the midnight that begins the next one; intraday after the interval,
         or earlier where the next date's grid cuts the bucket short (see `bucket`).
@@ -118,27 +118,27 @@ class Calendar:
         return np.minimum(ends, self._first_starts(following, interval.micros))
 
     def label(self, ts: Times, interval: Interval, *, extended: bool = False) -> Times:
-        """The start of the bucket of each event, for any interval; NO_DAY as in `trading_day`."""
+        """Return the start of the bucket of each event, for any interval; NO_DAY as in `trading_day`."""
         if interval.is_intraday:
             return self.bucket(ts, interval)
         days = self.trading_day(ts, extended=extended)
         return days if interval == D1 else self.period(days, interval)
 
     def session(self, day_label: int) -> tuple[int, int] | None:
-        """Open and close of the session with this daily label, None if there is none."""
+        """Return open and close of the session with this daily label, None if there is none."""
         dates = self._dates(np.array([day_label]), self._midnights)
         if self._at(self._midnights, dates)[0] != day_label or not self._traded[_rows(dates)][0]:
             return None
         return int(self._at(self._opens, dates)[0]), int(self._at(self._closes, dates)[0])
 
     def sessions(self, start: int, end: int) -> tuple[Times, Times, Times]:
-        """Labels, opens and closes of the sessions with a label in [start, end), of 1970 to 2099."""
+        """Return labels, opens and closes of the sessions with a label in [start, end), within 1970 to 2099."""
         first, last = np.searchsorted(self._midnights, [start, end])
         rows = first + np.flatnonzero(self._traded[first:last])
         return self._midnights[rows], self._opens[rows], self._closes[rows]
 
     def _dates(self, ts: Times, begins: Times) -> Times:
-        """The date of each time, where `begins` says when the dates of the table begin."""
+        """Return the date of each time; `begins` has the instants at which the dates of the table begin."""
         dates = np.searchsorted(begins, ts, side="right") - 1
         outside = (dates < 0) | (dates == _ROWS - 1)
         if outside.any():
@@ -147,7 +147,7 @@ class Calendar:
         return dates
 
     def _at(self, column: Times, dates: Times) -> Times:
-        """The column's time for each date, also of dates that the table does not have."""
+        """Return the column's time for each date, extrapolated for dates outside the table."""
         rows = _rows(dates)
         return column[rows] if rows is dates else column[rows] + (dates - rows) * _DAY
 
@@ -156,20 +156,20 @@ class Calendar:
         return begun & self._traded[_rows(dates)]
 
     def _one_grid(self, micros: int) -> bool:
-        """Whether the grids of all dates join up, so that a plain floor does.
+        """Return True if the grids of all dates join up, so that flooring is enough.
 
-        Those of 1m and 5m do: all opens of an exchange are whole multiples of 5 minutes apart. But for XKAR
-        (9:32) they are such in UTC too, and the floor is the one of UTC.
+        Those of 1m and 5m do: all opens of an exchange are whole multiples of 5 minutes apart. They are such in UTC
+        too, except for XKAR (9:32), so the floor is that of UTC.
         """
         return self._spacing % micros == 0
 
     def _first_starts(self, dates: Times, micros: int) -> Times:
-        """Where the grid of each date takes over: its first point on that date."""
+        """Return the first point of each date's grid on that date."""
         begins = self._at(self._begins, dates)
         return begins + (self._at(self._opens, dates) - begins) % micros
 
     def _grid_dates(self, ts: Times, micros: int) -> Times:
-        """The dates whose grids the times are on: before the first point of its own, the grid of the eve."""
+        """Return the date whose grid each time is on: before the first point of its own date's, the day before's."""
         dates = self._dates(ts, self._begins)
         return dates - (ts < self._first_starts(dates, micros))
 
@@ -189,7 +189,7 @@ def _keep_no_day(labels: Times, times: Times) -> Times:
 
 
 def _rows(dates: Times) -> Times:
-    """The row of each date; beyond the table that of the same weekday in its first or last week."""
+    """Return the row of each date; outside the table, that of the same weekday in the first or last week."""
     outside = (dates < 0) | (dates >= _ROWS)
     if not outside.any():
         return dates
@@ -198,12 +198,12 @@ def _rows(dates: Times) -> Times:
 
 
 def _weekdays(dates: Times) -> Times:
-    """0 is Monday."""
+    """Return the weekday of each date; 0 is Monday."""
     return (dates + _EPOCH.weekday()) % 7
 
 
 def _period_starts(dates: Times, interval: Interval, ahead: int) -> Times:
-    """The first date of the week or month that is so many after the one of each date."""
+    """Return the first date of the week or month of each date, or of the one `ahead` of it."""
     if interval == W1:
         return dates - _weekdays(dates) + 7 * ahead
     if interval == MO1:
@@ -259,13 +259,13 @@ def _calendar(name: str, timezone: ZoneInfo, midnights: Times, hours: tuple[Time
 
 
 def _load(name: str) -> tuple[Any, int, int]:
-    """The library's calendar for as much of 1990 to 2050 as it knows, and the rows of that: [first, last)."""
+    """Return the library's calendar for the part of 1990 to 2050 that it knows, and the rows of it: [first, last)."""
     import exchange_calendars as library  # noqa: PLC0415 (brings pandas: a second that 24/7 does without)
 
     if name not in library.get_calendar_names():
         raise InvalidInput("calendar", f"got {shown(name)}; takes 24/7, XNYS, XNAS, XLON, XTKS, XHKG, NYSE, LSE, …")
     try:
-        # Only the class says what it knows, and a year that all of them know leads to the class.
+        # Only the class has the bounds of its knowledge, and a year that all of them know leads to the class.
         kind = type(library.get_calendar(name, start="2022-01-03", end="2022-12-30"))
         earliest, latest = kind.bound_min(), kind.bound_max()
         first = max(_FIRST_KNOWN, earliest.date()) if earliest else _FIRST_KNOWN
@@ -276,7 +276,7 @@ def _load(name: str) -> tuple[Any, int, int]:
 
 
 def _from_library(name: str, source: Any, first: int, last: int) -> Calendar:
-    """The table: usual weekdays and hours throughout, and what the library knows laid over them."""
+    """Build the table: usual weekdays and hours, then the library's sessions, then the corrected days."""
     midnights = _local_times(source.tz, [(None, time(0))], 0)
     opens = _local_times(source.tz, source.open_times, source.open_offset)
     closes = _local_times(source.tz, source.close_times, source.close_offset)
@@ -308,15 +308,15 @@ def _local(zone: ZoneInfo, day: date, at: time) -> int:
 
 
 def _local_times(zone: ZoneInfo, times: Iterable[tuple[Any, time]], days_later: int) -> Times:
-    """The UTC time of a time of day on the clock of `zone`, for every date of the table.
+    """Return the UTC time of a time of day on the clock of `zone`, for every date of the table.
 
-    `times` gives the time of day that holds since a date (None: always). For a midnight that the clock skips
-    it is the first instant of the date, for one that it repeats the first of the two.
+    `times` has the time of day that holds since a date (None: always). A midnight that the clock skips becomes the first
+    instant of the date; of one that it repeats, the first counts.
     """
     seconds = (np.arange(_ROWS) + days_later) * 86_400
     of_day = np.zeros(_ROWS, np.int64)
     for since, at in times:
         of_day[max(0, (since.date() - _EPOCH).days) if since else 0 :] = (at.hour * 60 + at.minute) * 60
-    epoch = datetime(1970, 1, 1, tzinfo=zone)  # adding to it moves the hands of the clock
+    epoch = datetime(1970, 1, 1, tzinfo=zone)  # adding to it moves the wall clock
     local = (epoch + timedelta(seconds=wall) for wall in (seconds + of_day).tolist())
     return np.array([int(moment.timestamp()) for moment in local]) * _SECOND
