@@ -310,8 +310,8 @@ def _local(zone: ZoneInfo, day: date, at: time) -> int:
 def _local_times(zone: ZoneInfo, times: Iterable[tuple[Any, time]], days_later: int) -> Times:
     """Return the UTC time of a time of day on the clock of `zone`, for every date of the table.
 
-    `times` has the time of day that holds since a date (None: always). A midnight that the clock skips becomes the first
-    instant of the date; of one that it repeats, the first counts.
+    `times` has the time of day that holds since a date (None: always). A midnight that the clock skips becomes the
+    first instant of the date; of one that it repeats, the first counts.
     """
     seconds = (np.arange(_ROWS) + days_later) * 86_400
     of_day = np.zeros(_ROWS, np.int64)
