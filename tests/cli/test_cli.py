@@ -535,7 +535,7 @@ def test_a_move_that_there_is_nothing_to_do_for(run, postgres_dsn, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", postgres_dsn)
     done = run("move", "kafka")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "stockpulse: the database follows no log yet: there is nothing to be moved, just start\n"
+    assert done.stderr == "stockpulse: the database follows no log yet: there is nothing to move, just start\n"
     assert run("move", "elsewhere").exit_code == 2
 
 
