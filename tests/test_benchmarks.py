@@ -10,6 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "bench"
 TINY = {
+    "backfill_beside_live": ["--symbols", "2", "--years", "1", "--live", "2", "--alone-seconds", "1"],
     "bar_reads": ["--seconds", "0.2", "--days", "3"],
     "indicators": ["--symbols", "20", "--rounds", "1", "--batch-symbols", "16", "--batch-bars", "260"],
     "ingest": ["--ticks", "40000", "--symbols", "10", "--naive-ticks", "20"],

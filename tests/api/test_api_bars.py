@@ -389,7 +389,7 @@ async def test_conditions_that_cannot_be_read_are_counted(client):
 
 
 async def test_a_summary_of_no_bars(market):
-    await send(market, ticks("QUIET", [(f"{WEDNESDAY}T15:00:00Z", 1.0, 1)]))
+    await send(market, ticks("QUIET", [(f"{WEDNESDAY}T15:00:00Z", 1.0, 1)]), clock="wall", provider="live")
     body = await get(market, "/bars/summary", symbol="QUIET", minutes=1)
     assert (body["bar_count"], body["total_volume"], body["total_ticks"]) == (0, 0, 0)
     assert [body[name] for name in ("open", "high", "low", "close", "change_pct")] == [None] * 5
@@ -407,7 +407,13 @@ async def test_the_largest_move_comes_first_whatever_its_direction(market):
         ("AAPL", -1.0309),
         ("STILL", 0.0),
     ]
-    assert body["movers"][2] == {"symbol": "UP", "price_open": 100.0, "price_close": 105.0, "change_pct": 5.0}
+    assert body["movers"][2] == {
+        "symbol": "UP",
+        "price_open": 100.0,
+        "price_close": 105.0,
+        "change_pct": 5.0,
+        "as_of": "2025-11-28T17:59:59Z",
+    }
     assert [one["symbol"] for one in (await get(market, "/movers", minutes=60, limit=2))["movers"]] == [
         "BTC/USD",
         "DOWN",

@@ -347,23 +347,25 @@ async def test_latest_is_by_event_time_whatever_the_order_of_arrival(client):
 async def test_a_summary_is_over_the_minutes_before_the_symbols_present(client):
     await accepted(client, [tick(0, 100, 1), tick(200, 110, 2), tick(300, 90, 4.5), tick(301, 101, 8)])
     body = (await client.get("/ticks/summary?symbol=AAPL&minutes=5")).json()
-    # The present of a recording is its newest tick, and a range does not hold its end.
+    # The market time of a recording is its newest tick, which is in the window.
     assert body == {
         "symbol": "AAPL",
         "window_minutes": 5,
-        "count": 2,
-        "avg_price": 100.0,
+        "count": 3,
+        "avg_price": (110 + 90 + 101) / 3,
         "min_price": 90.0,
         "max_price": 110.0,
-        "sum_volume": 6.5,
+        "sum_volume": 14.5,
         "start_time": "2025-11-28T14:30:01Z",
         "end_time": "2025-11-28T14:35:01Z",
         "as_of": "2025-11-28T14:35:01Z",
+        "eligible": False,
+        "feeds": {"api": 3},
     }
 
 
 async def test_a_summary_of_nothing(client):
-    await accepted(client, [tick(0)])
+    await accepted(client, [tick(0)], clock="wall")  # long before now
     body = (await client.get("/ticks/summary?symbol=AAPL&minutes=1")).json()
     assert (body["count"], body["sum_volume"]) == (0, 0)
     assert [body[name] for name in ("avg_price", "min_price", "max_price")] == [None] * 3

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from stockpulse.api import error_responses
-from stockpulse.api.time_params import End, Start, Zone, from_micros, micros, parse_time, parse_zone, read_time
+from stockpulse.api import context, error_responses
+from stockpulse.api.ranges import IntradayRange
+from stockpulse.api.time_params import Zone, from_micros, micros, parse_time, parse_zone, read_time
 from stockpulse.errors import InvalidInput
+from stockpulse.market.symbology import Symbol
 
 NOON = datetime(2026, 2, 27, 12, 5, tzinfo=UTC)
 MOMENTS = st.datetimes(
@@ -119,9 +121,11 @@ def test_query_parameters():
     app = FastAPI()
     error_responses.install(app)
 
+    app.dependency_overrides[context._from_path] = lambda: Symbol(1, "AAPL", "XNYS")
+
     @app.get("/")
-    async def window(start: Start, end: End, zone: Zone):
-        return [start and start.isoformat(), end, zone.key]
+    async def window(times: IntradayRange, zone: Zone):
+        return [times.start and times.start.isoformat(), times.end, zone.key]
 
     client = TestClient(app)
     assert client.get("/").json() == [None, None, "UTC"]
@@ -132,5 +136,5 @@ def test_query_parameters():
     ]
     assert client.get("/?end=noon").json()["error"]["details"] == {"field": "end"}
     names = {one["name"]: one for one in client.get("/openapi.json").json()["paths"]["/"]["get"]["parameters"]}
-    assert set(names) == {"start", "end", "tz"}
+    assert set(names) == {"symbol", "start", "end", "tz"}
     assert names["tz"]["schema"]["type"] == "string"

@@ -76,3 +76,20 @@ def test_without_symbols_there_is_nothing_to_decide(arbiter):
 def test_asking_again_after_a_fault_changes_nothing(arbiter):
     assert arbiter.followers(["AAPL"], "alpaca", T) == arbiter.followers(["AAPL"], "alpaca", T) == set()
     assert arbiter.followers(["AAPL"], "finnhub", T) == arbiter.followers(["AAPL"], "finnhub", T) == {"AAPL"}
+
+
+def test_each_day_has_a_lead_of_its_own(arbiter):
+    monday, tuesday = 20_000, 20_001
+    assert arbiter.followers(["AAPL"], "alpaca", T, tuesday) == set()
+    assert arbiter.followers(["AAPL"], "finnhub", T, tuesday) == {"AAPL"}
+    assert arbiter.followers(["AAPL"], "finnhub", T, monday) == set()
+    assert arbiter.followers(["AAPL"], "alpaca", T, monday) == {"AAPL"}
+
+
+def test_many_days_are_forgotten_after_a_silence(arbiter, monkeypatch):
+    monkeypatch.setattr(arbiter, "_many", 100)
+    for day in range(100):
+        arbiter.followers(["AAPL"], "alpaca", T, day)
+    arbiter.followers(["MSFT"], "alpaca", T + SILENCE_MICROS + 1, 0)
+    assert len(arbiter._leads) == 1
+    assert leads(arbiter, "finnhub", T + SILENCE_MICROS + 1)

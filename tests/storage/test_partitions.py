@@ -1,13 +1,14 @@
 """Partitions by time: made when needed, dropped when both their events and their last write are old."""
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
 from stockpulse.postgres.connect import create_pool
-from stockpulse.storage.partitions import BARS_1M, BARS_5M, DEAD_LETTERS, Partitions
+from stockpulse.storage.partitions import BARS_1M, BARS_5M, DEAD_LETTERS, OF_EVENTS, Partitions
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -47,8 +48,61 @@ async def test_any_time_from_1990_on_has_a_place(pool, partitions, table):
     for time in times:
         assert sum(row["starts_at"] <= time < row["ends_at"] for row in rows) == 1
     for row in rows:
-        assert row["ends_at"] - row["starts_at"] == table.width
+        age = NOW - row["starts_at"]
+        assert row["ends_at"] - row["starts_at"] == table.width if age < table.kept else age > 30 * DAY
     assert len(await tables(pool, table)) == len(rows) == 14
+
+
+@pytest.mark.parametrize("table", [BARS_1M, BARS_5M])
+async def test_decades_take_a_partition_a_year(pool, partitions, table):
+    weeks = [datetime(1990, 1, 3, tzinfo=UTC) + n * 7 * DAY for n in range(36 * 52)]
+    await partitions.ensure(table, weeks, NOW)
+    rows = await pool.fetch(
+        "SELECT starts_at, ends_at FROM time_partitions WHERE table_name = $1 ORDER BY starts_at", table.name
+    )
+    assert len(rows) <= 36 + table.kept // table.width + 2
+    for time in weeks:
+        assert sum(row["starts_at"] <= time < row["ends_at"] for row in rows) == 1
+    assert all(a["ends_at"] <= b["starts_at"] for a, b in itertools.pairwise(rows))
+    assert len(await tables(pool, table)) == len(rows)
+
+
+async def test_old_partitions_fill_the_room_between_those_that_are_there(pool, partitions):
+    """Weekly partitions that were made when their time was recent stay as they are."""
+    then = datetime(2025, 6, 4, tzinfo=UTC)
+    await partitions.ensure(BARS_1M, [then, then + 14 * DAY], then)
+    for late in (then + 7 * DAY, then - 20 * DAY, then + 21 * DAY, then + 100 * DAY, datetime(2026, 1, 2, tzinfo=UTC)):
+        await Partitions(pool).ensure(BARS_1M, [late], NOW + 90 * DAY)
+        await write(pool, late)
+    rows = await pool.fetch("SELECT starts_at::date, ends_at::date FROM time_partitions ORDER BY starts_at")
+    assert [(f"{row[0]:%m-%d}", f"{row[1]:%m-%d}") for row in rows] == [
+        ("01-01", "06-02"),
+        ("06-02", "06-09"),
+        ("06-09", "06-16"),
+        ("06-16", "06-23"),
+        ("06-23", "01-01"),
+        ("01-01", "03-02"),  # the week that is still kept begins here
+    ]
+
+
+async def test_two_processes_that_see_different_times_make_no_overlap(pool):
+    fresh, stale = Partitions(pool), Partitions(pool)
+    time = datetime(2025, 12, 3, tzinfo=UTC)
+    await stale.ensure(BARS_1M, [NOW], NOW)  # it knows of no partition of December
+    await fresh.ensure(BARS_1M, [time], NOW)  # a week
+    await stale.ensure(BARS_1M, [time - 3 * DAY, time], NOW + 90 * DAY)  # for it the time is old
+    await write(pool, time)
+    await write(pool, time - 3 * DAY)
+    assert len(await tables(pool)) == 3
+
+
+async def test_preparing_makes_what_a_flush_needs_and_then_asks_nobody(pool, partitions):
+    times = [NOW, NOW - 4000 * DAY]
+    await partitions.prepare(times, NOW)
+    names = {table.name: len(await tables(pool, table)) for table in OF_EVENTS}
+    assert names == dict.fromkeys(names, 2)
+    await pool.close()
+    await partitions.prepare(times, NOW + timedelta(hours=5))
 
 
 async def test_without_one_a_row_has_no_place(pool, partitions):

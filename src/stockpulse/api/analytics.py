@@ -1,6 +1,5 @@
 """Indicators: those that are stored with every bar, and any others over any history."""
 
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
@@ -13,7 +12,8 @@ from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows, json_rows
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame
-from stockpulse.api.time_params import End, Start, Zone, check_order
+from stockpulse.api.ranges import DailyRange, IntradayRange, Range, TimeRange
+from stockpulse.api.time_params import Zone
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import MAX_PERIOD, Indicator
 from stockpulse.indicators.evaluation import Bundle, Instance
@@ -113,14 +113,13 @@ Limit = Annotated[
 async def intraday_analytics(
     stored: context.Analytics,
     symbol: PathSymbol,
-    start: Start,
-    end: End,
+    times: IntradayRange,
     format: AnswerFormat,
     zone: Zone,
     limit: Limit = None,
 ) -> Response:
     """All stored indicators, with default parameters, of closed bars that begin in [start, end)."""
-    return await _stored(stored, symbol, M5, start, end, limit, format, zone)
+    return await _stored(stored, symbol, M5, times, limit, format, zone)
 
 
 @router.get(
@@ -132,33 +131,30 @@ async def intraday_analytics(
 async def daily_analytics(
     stored: context.Analytics,
     symbol: PathSymbol,
-    start: Start,
-    end: End,
+    times: DailyRange,
     format: AnswerFormat,
     zone: Zone,
     limit: Limit = None,
 ) -> Response:
     """All stored indicators, with default parameters, of closed days that begin in [start, end)."""
-    return await _stored(stored, symbol, D1, start, end, limit, format, zone)
+    return await _stored(stored, symbol, D1, times, limit, format, zone)
 
 
 async def _stored(
     stored: AnalyticsReader,
     symbol: Symbol,
     interval: Interval,
-    start: datetime | None,
-    end: datetime | None,
+    times: TimeRange,
     limit: int | None,
     format: Any,
     zone: Any,
 ) -> Response:
-    check_order(start, end)
     header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_analytics_{interval.name}"
-    if start is None or limit is not None:
-        newest = await stored.latest(symbol, interval, limit or 100, start, end)
+    if times.start is None or limit is not None:
+        newest = await stored.latest(symbol, interval, limit or 100, times.start, times.end)
         return await answer_frame(newest, "analytics", header, format, zone, filename=filename)
-    pages = stored.between(symbol, interval, start, end)
+    pages = stored.between(symbol, interval, times.start, times.end)
     rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", header_fields=header, filename=filename)
     return await answer(rows, format, zone)
 
@@ -235,8 +231,7 @@ async def indicators(
     request: Request,
     symbol: PathSymbol,
     interval: QueryInterval,
-    start: Start,
-    end: End,
+    times: Range,
     format: AnswerFormat,
     zone: Zone,
     type: Annotated[
@@ -255,12 +250,11 @@ async def indicators(
     The calculation includes all bars before `start`, so the first row is as exact as the last. The last bar may still
     be forming; then its `final` is false.
     """
-    check_order(start, end)
     given = {name: value for name, value in request.query_params.items() if name not in _OURS}
     instances = select(type, given)
     columns = column_names(instances)
     until = clocks.closed_until(symbol.id)
-    pages = stored.calculated(Bundle(instances), columns, symbol, interval, start, end, until)
+    pages = stored.calculated(Bundle(instances), columns, symbol, interval, times.start, times.end, until)
     schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
     rows = Rows(
         chunks=pages if limit is None else _newest(pages, limit),

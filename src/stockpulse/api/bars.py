@@ -1,7 +1,7 @@
 """The newest bars, a summary of a window of bars, and the largest moves."""
 
 from collections import defaultdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Final
 
 import numpy as np
@@ -9,10 +9,11 @@ import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Bars, Clocks, Minutes, Now, QuerySymbol, Symbols
+from stockpulse.api.context import Bars, Clocks, Now, QuerySymbol, Symbols
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
 from stockpulse.api.time_params import Zone
+from stockpulse.api.windows import Minutes, Window
 from stockpulse.market.intervals import M1
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.pipeline.provider_clocks import ProviderClocks
@@ -73,6 +74,7 @@ class Mover(BaseModel):
     price_open: float = Field(examples=[874.50])
     price_close: float = Field(examples=[876.20])
     change_pct: float = Field(examples=[0.1944])
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
 
 
 class Movers(BaseModel):
@@ -80,7 +82,7 @@ class Movers(BaseModel):
 
     window_minutes: int = Field(examples=[5])
     movers: list[Mover]
-    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"])
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the latest market time among them")
 
 
 @router.get(
@@ -106,9 +108,9 @@ async def latest_bars(
 
 @router.get("/bars/summary", summary="A summary of the newest 1-minute bars", responses=error_responses(404, 422, 503))
 async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
-    """Over the 1-minute bars that begin in the minutes before the market time of the symbol."""
-    as_of = clocks.of_symbol(symbol.id)
-    pages = reader.between(symbol, M1, as_of - timedelta(minutes=minutes), as_of, as_of, priced=False)
+    """Over the 1-minute bars that begin in the window: the minutes up to the market time of the symbol, included."""
+    window = Window(minutes, clocks.of_symbol(symbol.id))
+    pages = reader.between(symbol, M1, window.start, window.end, window.as_of, priced=False)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
     prices = bars.filter(pl.col("open").is_not_nan())  # the volume of the others counts
     summed = prices.select(
@@ -126,7 +128,7 @@ async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes
         window_minutes=minutes,
         bar_count=len(prices),
         change_pct=None if change is None else round(change, 4),
-        as_of=as_of,
+        as_of=window.as_of,
         **summed,
     )
 
@@ -140,22 +142,27 @@ async def movers(
     minutes: Minutes = 5,
     limit: Annotated[int, Query(ge=1, le=1000, description="The number of symbols at most.")] = 5,
 ) -> Movers:
-    """The largest change first, up or down, over the minutes before the market time of each symbol."""
-    moves: list[Move] = []
+    """The largest change first, up or down, over the minutes up to the market time of each symbol, included.
+
+    The market time of a symbol is its own `as_of`: now for a live feed, the newest tick for a recording.
+    """
+    moves: list[tuple[Move, datetime]] = []
     for as_of, symbols in _by_market_time(names, clocks).items():
-        bars = await reader.within(M1, [one.id for one in symbols], as_of - timedelta(minutes=minutes), as_of)
-        moves += moves_of(bars, names)
-    moves.sort(key=lambda move: (-abs(move.change_pct), move.symbol))
+        window = Window(minutes, as_of)
+        bars = await reader.within(M1, [one.id for one in symbols], window.start, window.end)
+        moves += [(move, as_of) for move in moves_of(bars, names)]
+    moves.sort(key=lambda found: (-abs(found[0].change_pct), found[0].symbol))
     shown = [
         Mover(
             symbol=move.symbol,
             price_open=move.price_open,
             price_close=move.price_close,
             change_pct=round(move.change_pct, 4),
+            as_of=as_of,
         )
-        for move in moves[:limit]
+        for move, as_of in moves[:limit]
     ]
-    return Movers(window_minutes=minutes, movers=shown, as_of=now())
+    return Movers(window_minutes=minutes, movers=shown, as_of=max((one.as_of for one in shown), default=now()))
 
 
 def _by_market_time(names: Names, clocks: ProviderClocks) -> dict[datetime, list[Symbol]]:

@@ -58,6 +58,7 @@ class IntakeParts:
     """The way into the log, and the rules that hold at its entrance."""
 
     pipeline: Pipeline
+    names: Names
     default_calendar: str
     durable_timeout_seconds: float
     future_seconds: float
@@ -87,6 +88,7 @@ def _part(of: Callable[[Context], _T]) -> Callable[[Request], Awaitable[_T]]:
 def _intake(context: Context) -> IntakeParts:
     return IntakeParts(
         context.pipeline,
+        context.names,
         context.default_calendar,
         context.durable_timeout_seconds,
         context.future_seconds,
@@ -157,7 +159,3 @@ async def _interval(
 
 #: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default.
 QueryInterval = Annotated[Interval, Depends(_interval)]
-
-Minutes = Annotated[
-    int, Query(ge=1, le=43_200, description="Length of the window, which ends at the symbol's market time.")
-]

@@ -13,7 +13,8 @@ from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.encoders import Rows
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame, only
-from stockpulse.api.time_params import End, Start, Zone, check_order
+from stockpulse.api.ranges import Range
+from stockpulse.api.time_params import Zone
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Symbol
@@ -81,8 +82,7 @@ async def data(
     clocks: context.Clocks,
     symbol: PathSymbol,
     interval: QueryInterval,
-    start: Start,
-    end: End,
+    times: Range,
     format: AnswerFormat,
     zone: Zone,
     fill: Filling = Fill.NONE,
@@ -91,8 +91,7 @@ async def data(
 
     The last bar may still be forming: its `final` is false. Intervals other than 1m, 5m and 1d are built from these.
     """
-    check_order(start, end)
-    pages = reader.between(symbol, interval, start, end, clocks.closed_until(symbol.id))
+    pages = reader.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,

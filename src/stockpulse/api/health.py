@@ -18,6 +18,7 @@ from stockpulse.postgres.connect import TRANSIENT
 router = APIRouter(tags=["health"])
 
 _PING_SECONDS: Final = 2.0
+_SLOW_SECONDS: Final = 5.0
 _SILENT_SECONDS: Final = 3.0
 
 
@@ -42,7 +43,11 @@ class ShardReport(BaseModel):
 
     offset: int = Field(examples=[4194304], description="the offset up to which the log is processed, as `seq`")
     unprocessed: int = Field(examples=[0], description="records that wait to be processed")
-    unflushed: int = Field(examples=[12], description="processed records whose results wait to be stored")
+    unflushed: int = Field(examples=[12], description="processed records, bars and indicators that wait to be stored")
+    storing_seconds: float = Field(
+        examples=[0.012],
+        description="the time that the flush under way has taken so far; above 5 s: `status` is degraded",
+    )
 
 
 class Health(BaseModel):
@@ -76,15 +81,16 @@ async def health(process: Process) -> Health:
     lag = process.pipeline.lag()
     tasks = {name: _task(task) for name, task in process.supervisor.health.items()}
     kafka = _kafka(process)
+    shards = {number: _shard(processor) for number, processor in sorted(process.pipeline.shards.processors.items())}
     well = (
         db == "ok"
         and kafka != "down"
         and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
+        and all(shard.storing_seconds <= _SLOW_SECONDS for shard in shards.values())
     )
     analytics = AnalyticsReport(
         compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
     )
-    shards = {number: _shard(processor) for number, processor in sorted(process.pipeline.shards.processors.items())}
     status = "ok" if well else "degraded"
     return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
 
@@ -96,7 +102,12 @@ def _task(task: TaskHealth) -> TaskReport:
 
 def _shard(processor: ShardProcessor) -> ShardReport:
     unprocessed, unflushed, _ = processor.lag()
-    return ShardReport(offset=processor.offset, unprocessed=unprocessed, unflushed=unflushed)
+    return ShardReport(
+        offset=processor.offset,
+        unprocessed=unprocessed,
+        unflushed=unflushed,
+        storing_seconds=round(processor.writer.storing_seconds(), 3),
+    )
 
 
 def _kafka(process: Vitals) -> str | None:

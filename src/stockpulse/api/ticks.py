@@ -1,7 +1,7 @@
 """Ticks: sent by POST, read newest first."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
@@ -9,23 +9,25 @@ import polars as pl
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import Clocks, Intake, Minutes, QuerySymbol, Ticks
+from stockpulse.api.context import Clocks, Intake, QuerySymbol, Ticks
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
 from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.api.time_params import Zone
+from stockpulse.api.windows import Minutes, Window
 from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
 from stockpulse.ingest.feed import Feed
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.clocks import Clock
-from stockpulse.market.symbology import PROVIDER, check_provider_name
+from stockpulse.market.symbology import PROVIDER, Names, check_provider_name
 from stockpulse.providers.trade_conditions import RULES, rule_named
 
 intake = APIRouter(prefix="/ticks", tags=["ticks"])
 router = APIRouter(prefix="/ticks", tags=["ticks"])
 
 _INLINE_BYTES: Final = 64 * 1024
+_LISTED: Final = 5
 
 
 class Tick(BaseModel):
@@ -65,6 +67,8 @@ class TickWindow(BaseModel):
     start_time: datetime = Field(examples=["2026-02-27T12:00:00Z"])
     end_time: datetime = Field(examples=["2026-02-27T12:05:00Z"])
     as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
+    eligible: bool = Field(examples=[False], description="true if it has only ticks that count for the volume of bars")
+    feeds: dict[str, int] = Field(examples=[{"simulated": 150}], description="the number of ticks of each provider")
 
 
 class Rejected(BaseModel):
@@ -80,6 +84,11 @@ class Accepted(BaseModel):
     accepted: int = Field(examples=[997])
     duplicates: int = Field(examples=[2], description="ticks that came before, by (symbol, exchange, trade_id, ts)")
     rejected: list[Rejected]
+    warnings: list[str] = Field(
+        default=[],
+        examples=[["calendar: 24/7 is for new symbols; AAPL keeps XNYS"]],
+        description="what the accepted ticks do not do, although one may expect it; only there if there is something",
+    )
 
 
 _TICK_EXAMPLE: Final = {
@@ -183,7 +192,19 @@ async def post_ticks(
     # Without the model, which would take a second for 100,000 rejected rows.
     rejected = [{"row": row, "reason": reason} for row, reason in receipt.rejected]
     became = {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "rejected": rejected}
+    warnings = [*receipt.warnings, *(_other_calendars(parts.names, frame, calendar) if calendar else ())]
+    if warnings:
+        became["warnings"] = warnings
     return Response(orjson.dumps(became), media_type="application/json")
+
+
+def _other_calendars(names: Names, frame: pl.DataFrame, calendar: str) -> list[str]:
+    """Return a warning if symbols of these ticks were known before and keep another calendar."""
+    wanted = trading_calendar(calendar).name
+    known = (names.symbols.get(text.strip().upper()) for text in frame["symbol"].unique().drop_nulls())
+    kept = {one.name: one.calendar for one in known if one is not None and one.calendar != wanted}
+    listed = ", ".join(f"{name} keeps {kept[name]}" for name in sorted(kept)[:_LISTED])
+    return [f"calendar: {calendar} is for new symbols; {listed}{' …' if len(kept) > _LISTED else ''}"] if kept else []
 
 
 #: Calendars that are loaded: the first use of one takes half a second.
@@ -246,11 +267,22 @@ async def latest_ticks(
 
 
 @router.get("/summary", summary="A summary of the newest ticks", responses=error_responses(404, 422, 503))
-async def tick_summary(reader: Ticks, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 5) -> TickWindow:
-    """Over the minutes before the market time of the symbol: for a recording, the time of its newest tick."""
-    as_of = clocks.of_symbol(symbol.id)
-    start = as_of - timedelta(minutes=minutes)
-    found = await reader.summary(symbol.id, start, as_of)
+async def tick_summary(
+    reader: Ticks,
+    clocks: Clocks,
+    symbol: QuerySymbol,
+    minutes: Minutes = 5,
+    eligible: Annotated[
+        bool,
+        Query(
+            description="false: ticks of all feeds, whatever their conditions. true: only the ticks that count for"
+            " the volume of bars, which are those of the feed that builds the bars, by the rule for its conditions."
+        ),
+    ] = False,
+) -> TickWindow:
+    """Over the minutes up to the market time of the symbol, included: now, or the newest tick of a recording."""
+    window = Window(minutes, clocks.of_symbol(symbol.id))
+    found = await reader.summary(symbol.id, window.start, window.end, eligible=eligible)
     return TickWindow(
         symbol=symbol.name,
         window_minutes=minutes,
@@ -259,7 +291,9 @@ async def tick_summary(reader: Ticks, clocks: Clocks, symbol: QuerySymbol, minut
         min_price=found.min_price,
         max_price=found.max_price,
         sum_volume=found.sum_volume,
-        start_time=start,
-        end_time=as_of,
-        as_of=as_of,
+        start_time=window.start,
+        end_time=window.as_of,
+        as_of=window.as_of,
+        eligible=eligible,
+        feeds=found.feeds,
     )

@@ -1,5 +1,6 @@
 """Times and time zones in query parameters."""
 
+import re
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Final
@@ -7,12 +8,14 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 from fastapi import Depends, Query
-from pydantic import WithJsonSchema
 
 from stockpulse.errors import InvalidInput, shown
-from stockpulse.market.times import EPOCH, from_micros, micros, read_time
+from stockpulse.market.times import EPOCH, from_micros, micros, read_date, read_time
 
-__all__ = ["End", "Start", "Zone", "check_order", "from_micros", "micros", "parse_time", "parse_zone", "read_time"]
+__all__ = ["Zone", "check_order", "from_micros", "micros", "parse_time", "parse_zone", "read_date", "read_time"]
+
+_TAKES: Final = "RFC 3339, a date or epoch seconds, in the years 1970 to 2200"
+_YEAR_OR_MONTH: Final = re.compile(r"(19[7-9]\d|2[01]\d\d|2200)(0[1-9]|1[0-2])?", re.ASCII)
 
 
 def check_order(start: datetime | None, end: datetime | None) -> None:
@@ -22,11 +25,12 @@ def check_order(start: datetime | None, end: datetime | None) -> None:
 
 
 def parse_time(text: str, field: str) -> datetime:
-    """Read the time in the query parameter `field`. Raises InvalidInput."""
+    """Read the time in the query parameter `field`; a date is midnight UTC. Raises InvalidInput."""
+    if _YEAR_OR_MONTH.fullmatch(text.strip()):
+        raise InvalidInput(field, f"got {shown(text)}, which could be a year, a month or seconds; takes {_TAKES}")
     moment = read_time(text)
     if moment is None:
-        takes = "RFC 3339, a date or epoch seconds, in the years 1970 to 2200"
-        raise InvalidInput(field, f"got {shown(text)}; takes {takes}")
+        raise InvalidInput(field, f"got {shown(text)}; takes {_TAKES}")
     return moment
 
 
@@ -44,30 +48,6 @@ def parse_zone(text: str) -> ZoneInfo:
 
 # --- query parameters ----------------------------------------------------------------------------
 
-_TAKES: Final = "RFC 3339, a date (midnight UTC) or epoch seconds"
-_SCHEMA: Final = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "string", "format": "date-time"},
-            {"type": "string", "format": "date"},
-            {"type": "number", "minimum": 0},
-        ],
-        "examples": ["2026-02-27T09:30:00-05:00", "2026-02-27", 1772202600],
-    }
-)
-
-
-async def _start(
-    start: Annotated[str | None, _SCHEMA, Query(description=f"The start of the range: {_TAKES}.")] = None,
-) -> datetime | None:
-    return None if start is None else parse_time(start, "start")
-
-
-async def _end(
-    end: Annotated[str | None, _SCHEMA, Query(description=f"The end of the range, excluded: {_TAKES}.")] = None,
-) -> datetime | None:
-    return None if end is None else parse_time(end, "end")
-
 
 async def _zone(
     tz: Annotated[
@@ -77,7 +57,5 @@ async def _zone(
     return parse_zone(tz)
 
 
-#: `async def bars(start: Start, end: End, zone: Zone)` takes ?start=, ?end= and ?tz=.
-Start = Annotated[datetime | None, Depends(_start)]
-End = Annotated[datetime | None, Depends(_end)]
+#: `async def bars(zone: Zone)` takes ?tz=.
 Zone = Annotated[ZoneInfo, Depends(_zone)]

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,12 @@ import polars as pl
 from stockpulse.aio import offload
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.feed_arbiter import FeedArbiter
+from stockpulse.market.arrays import Mask
 from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.market.symbology import Names, TickKind
-from stockpulse.market.times import micros
+from stockpulse.market.times import DAY_MICROS, micros
 from stockpulse.postgres.symbology_store import NameStore
 
 Codes = npt.NDArray[np.uint32]
@@ -78,8 +79,8 @@ class Encoder:
         rows = len(frame)
         symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
-        followers = self._arbiter.followers(self._symbols.distinct(symbols), feed.provider, micros(received_at))
-        labels, kinds, codes = await offload.run(rows, partial(self._labelled, frame, feed, followers))
+        follows = self._following(frame, symbols, feed.provider, micros(received_at))
+        labels, kinds, codes = await offload.run(rows, partial(self._labelled, frame, feed, follows))
         await self._number_kinds(kinds, kinds.unknown(labels, codes), feed)
         return pl.DataFrame(
             {
@@ -93,8 +94,22 @@ class Encoder:
             }
         )
 
-    def _labelled(self, frame: pl.DataFrame, feed: Feed, followers: set[str]) -> tuple[pl.Series, Numbers, Codes]:
-        labels = _labels(frame, followers)
+    def _following(self, frame: pl.DataFrame, symbols: Codes, provider: str, now: int) -> Mask | None:
+        """Return which ticks belong to a symbol and a day that another provider leads; None if there are none."""
+        day = frame["ts"].to_physical().to_numpy() // DAY_MICROS
+        order = np.argsort(day, kind="stable") if day.min() != day.max() else np.arange(len(day))
+        edges = np.flatnonzero(np.diff(day[order], prepend=day[order[0]] - 1, append=day[order[-1]] + 1))
+        follows = np.zeros(len(day), np.bool_)
+        for first, last in pairwise(edges.tolist()):
+            rows = order[first:last]
+            names = self._symbols.distinct(symbols[rows])
+            followers = self._arbiter.followers(names, provider, now, int(day[rows[0]]))
+            if followers:
+                follows[rows] = frame["symbol"].gather(rows).is_in(list(followers)).to_numpy()
+        return follows if follows.any() else None
+
+    def _labelled(self, frame: pl.DataFrame, feed: Feed, follows: Mask | None) -> tuple[pl.Series, Numbers, Codes]:
+        labels = _labels(frame, follows)
         kinds = self._kinds.get(feed)
         if kinds is None:
             kinds = self._kinds[feed] = Numbers(f"stockpulse.kinds.{len(self._kinds)}")
@@ -106,6 +121,14 @@ class Encoder:
             new = [_kind(provider_id, feed, label) for label in labels]
             await self._store.ensure_kinds(new)
             kinds.learn(labels, [self._store.names.kinds[kind] for kind in new])
+
+    def without_bars(self, encoded: pl.DataFrame) -> list[str]:
+        """Return the symbols of encoded ticks that count for no bar, since another provider builds the bars."""
+        names = self._store.names
+        follow = names.flags_of(encoded["kind_id"].to_numpy()) & PRIMARY == 0
+        if not follow.any():
+            return []
+        return sorted(names.symbol_by_id[number].name for number in encoded["symbol_id"].filter(follow).unique())
 
     async def bars(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
         """Return BARS as LOGGED_BARS, without `seq`; a daily bar is labelled as its calendar labels the day."""
@@ -150,13 +173,13 @@ _SEPARATOR = "\x1f"
 """Separates the parts of a label; no exchange and no condition contains it."""
 
 
-def _labels(frame: pl.DataFrame, followers: set[str]) -> pl.Series:
+def _labels(frame: pl.DataFrame, follows: Mask | None) -> pl.Series:
     """Return the kind of each tick as text: exchange, conditions, tape, and "-" if another feed leads the symbol."""
-    if not followers and all(frame[name].null_count() == len(frame) for name in ("conditions", "tape")):
+    if follows is None and all(frame[name].null_count() == len(frame) for name in ("conditions", "tape")):
         return frame["exchange"].fill_null("")  # the usual case; joining texts would cost more than all the rest
     texts = [pl.col(name).fill_null("") for name in ("exchange", "conditions", "tape")]
-    follows = pl.when(pl.col("symbol").is_in(list(followers))).then(pl.lit("-")).otherwise(pl.lit(""))
-    return frame.select(pl.concat_str([*texts, follows], separator=_SEPARATOR)).to_series()
+    mark = pl.when(pl.Series(np.zeros(len(frame), np.bool_) if follows is None else follows)).then(pl.lit("-"))
+    return frame.select(pl.concat_str([*texts, mark.otherwise(pl.lit(""))], separator=_SEPARATOR)).to_series()
 
 
 def _kind(provider_id: int, feed: Feed, label: str) -> TickKind:

@@ -29,8 +29,12 @@ class Feed:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The outcome of a batch: rows stored, rows that were known already, and rejected rows with place and reason."""
+    """The outcome of a batch: rows stored, rows that were known already, and rejected rows with place and reason.
+
+    `warnings` says what the sender may not expect of the accepted rows.
+    """
 
     accepted: int = 0
     duplicates: int = 0
     rejected: tuple[tuple[int, str], ...] = ()
+    warnings: tuple[str, ...] = ()

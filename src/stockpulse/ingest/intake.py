@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 import polars as pl
 
@@ -11,6 +12,8 @@ from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
+
+_LISTED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,11 @@ class Intake:
         """Return sifted rows as the log stores them. It may be called again after a fault of the database."""
         encode = self._encoder.bars if submission.of_bars else self._encoder.ticks
         return await encode(fresh, submission.feed, submission.received_at)
+
+    def warnings(self, encoded: pl.DataFrame, submission: Submission) -> tuple[str, ...]:
+        """Return what the sender of accepted rows should know."""
+        symbols = [] if submission.of_bars else self._encoder.without_bars(encoded)
+        if not symbols:
+            return ()
+        listed = ", ".join(symbols[:_LISTED]) + (" and others" if len(symbols) > _LISTED else "")
+        return (f"provider: ticks of {listed} are stored and count for no bar: another provider builds its bars now",)

@@ -1,7 +1,7 @@
 """Instants as the system counts them, in whole microseconds since 1970 UTC, and as others write them."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -26,6 +26,7 @@ FIRST_DATE: Final = 1970_01_01
 LAST_DATE: Final = 2200_12_31
 
 _NUMBER: Final = re.compile(r"\d{1,19}(\.\d{0,18})?", re.ASCII)
+_DATE: Final = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)", re.ASCII)
 _RFC_3339: Final = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
     r"([Tt ](?P<clock>\d\d:\d\d)(:(?P<seconds>[0-5]\d|60)([.,](?P<fraction>\d{1,9}))?)?"
@@ -54,6 +55,14 @@ def read_time(text: str) -> datetime | None:
     text = text.strip()
     count = _from_number(text) if _NUMBER.fullmatch(text) else _from_rfc_3339(text)
     return from_micros(count) if count is not None and EARLIEST <= count <= LATEST else None
+
+
+def read_date(text: str) -> date | None:
+    """Return the date if `text` says one without a clock, as 2026-11-25 or 20261125; otherwise None."""
+    found = _DATE.fullmatch(text.strip())
+    if found is None or read_time(text) is None:
+        return None
+    return date(*(int(part) for part in found.groups()))
 
 
 def _from_number(text: str) -> int | None:

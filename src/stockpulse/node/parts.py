@@ -132,7 +132,9 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
         intake=Intake(encoder, node.redeliveries, timedelta(seconds=node.settings.future_seconds)),
         journal=journal,
         dead_letters=DeadLetters(node.database.pool, node.partitions),
+        partitions=node.partitions,
         hand_on=shards.hand_on,
+        backlog=shards.backlog,
         counters=node.counters,
         now=node.timing.now,
     )

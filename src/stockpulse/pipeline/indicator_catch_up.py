@@ -16,8 +16,8 @@ from stockpulse.storage.engine_reads import EngineReads
 _SYMBOLS: Final = 500
 _BARS: Final = 20_000
 _LEAST_BARS: Final = 200
-_MOST_WAITING: Final = 30_000
-_MOST_UNSTORED: Final = 100_000
+_MOST_WAITING: Final = 20_000
+_MOST_UNSTORED: Final = 20_000
 """Catching up pauses while more indicator values, or more bars, wait to be stored."""
 
 

@@ -9,12 +9,15 @@ The queues between them are bounded; a full queue makes the stage before it wait
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from stockpulse.aio.retry import retry
@@ -22,12 +25,20 @@ from stockpulse.aio.row_queue import RowQueue
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
 from stockpulse.journal.records import Appended, Bars, End, Journal, Ticks
-from stockpulse.postgres.connect import is_transient
+from stockpulse.market.times import DAY_MICROS, from_micros
+from stockpulse.postgres.connect import TRANSIENT, is_transient
 from stockpulse.storage.dead_letters import DeadLetters
+from stockpulse.storage.partitions import Partitions
 from stockpulse.telemetry.counters import Counters
 
 _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
+_PREPARE_SECONDS: Final = 5
+
+_BULK_ROWS: Final = 1_000
+"""Batches of this size are history or a recording: they wait, and those of live feeds pass."""
+_BULK_BACKLOG: Final = 150_000
+_BULK_POLL_SECONDS: Final = 0.005
 
 HandOn = Callable[[Appended], Awaitable[asyncio.Future[None] | None]]
 """Takes an appended batch; for the end of a recording it returns a future, done when its bars are stored."""
@@ -71,14 +82,19 @@ class Ingestor:
         intake: Intake,
         journal: Journal,
         dead_letters: DeadLetters,
+        partitions: Partitions,
         hand_on: HandOn,
+        backlog: Callable[[], int],
         counters: Counters,
         now: Callable[[], datetime],
     ) -> None:
         self._intake = intake
         self._journal = journal
         self._dead_letters = dead_letters
+        self._partitions = partitions
         self._hand_on = hand_on
+        self._backlog = backlog
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._counters = counters
         self._now = now
         self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
@@ -107,12 +123,36 @@ class Ingestor:
             self._counters.rejected += len(rejected)
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
             await retry(keep, "storing of rejected rows", is_transient)
-        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
-        return await self._enqueue(waiting, len(submission.checked.good))
+        good = submission.checked.good
+        async with self._turns[feed.provider]:  # what one provider sends keeps its order, whatever it waits for
+            if len(good):
+                await self._prepare_partitions(good["ts"])
+                await self._let_others_pass(len(good))
+            return await self._enqueue(_Waiting(submission, asyncio.get_running_loop().create_future()), len(good))
+
+    async def _let_others_pass(self, rows: int) -> None:
+        """Hold a large batch back while much waits: what is in the log before a live tick is processed before it."""
+        while rows >= _BULK_ROWS and sum(self.lag()) + self._backlog() > _BULK_BACKLOG:  # noqa: ASYNC110
+            await asyncio.sleep(_BULK_POLL_SECONDS)
+
+    async def _prepare_partitions(self, ts: pl.Series) -> None:
+        """Make the partitions of these times here, where only their sender waits, and not in a flush of all feeds.
+
+        Gives up when the database is away or slow: the flush makes those that are missing.
+        """
+        times = ts.to_physical().to_numpy()
+        days = np.unique(np.array([times.min(), times.max()]) // DAY_MICROS)
+        if len(days) > 1:
+            days = np.unique(times // DAY_MICROS)
+        with suppress(*TRANSIENT):
+            async with asyncio.timeout(_PREPARE_SECONDS):
+                await self._partitions.prepare([from_micros(int(day) * DAY_MICROS) for day in days], self._now())
 
     async def end(self, feed: Feed) -> None:
         """End a recording, so that its last bars close; return when those of this process are stored."""
-        await (await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1))
+        async with self._turns[feed.provider]:
+            ended = await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1)
+        await ended
 
     async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> asyncio.Future[Receipt]:
         await self._submitted.put(item, max(rows, 1))
@@ -137,6 +177,7 @@ class Ingestor:
             fresh = await retry(
                 lambda: self._intake.encode(fresh, waiting.submission), "assigning ids to new names", is_transient
             )
+            receipt = replace(receipt, warnings=self._intake.warnings(fresh, waiting.submission))
         return _WithIds(waiting, fresh, receipt)
 
     # Append -------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from stockpulse.telemetry.counters import Counters
 _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
+_TICKS_PER_STORED_ROW: Final = 5
 _GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
 
 log = structlog.get_logger(__name__)
@@ -243,9 +244,19 @@ class ShardProcessor:
     # Reading ------------------------------------------------------------------------------------
 
     def lag(self) -> tuple[int, int, int]:
-        """Rows to process, rows to store, and symbols whose indicators have to catch up."""
+        """Return the rows to process, the rows to store, and the number of symbols whose indicators have to catch up.
+
+        The rows to store are processed records, or the bars and indicators made of them if these are more: bars that
+        close and indicators that catch up move no offset.
+        """
         unprocessed = max(self._log.head, self._expected) - self.offset
-        return max(unprocessed, 0), self.offset - self.writer.offset, self.engine.unlocked.analytics.behind()
+        unstored = max(self.offset - self.writer.offset, self.writer.waiting())
+        return max(unprocessed, 0), unstored, self.engine.unlocked.analytics.behind()
+
+    def backlog(self) -> int:
+        """Return how much there is to do, in ticks to process: storing a row takes as long as several of them."""
+        unprocessed = max(self._log.head, self._expected) - self.offset
+        return max(unprocessed, 0) + _TICKS_PER_STORED_ROW * self.writer.waiting()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return the bars that the engine holds, forming ones included: of one symbol or of all."""

@@ -72,6 +72,8 @@ class ShardWriter:
         self._flushed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._next_realtime = 0.0
+        self._being_stored = 0
+        self._storing_since: float | None = None
         self.live = False
         """True once the recovery is over; before that no real-time snapshot is taken."""
 
@@ -79,6 +81,15 @@ class ShardWriter:
     def offset(self) -> int:
         """The offset up to which everything is stored."""
         return self._sink.offset
+
+    def storing_seconds(self) -> float:
+        """Return how long the flush under way has taken so far; 0 if none is."""
+        return 0.0 if self._storing_since is None else time.monotonic() - self._storing_since
+
+    def waiting(self) -> int:
+        """Return the number of bars, indicator rows and signals that wait to be stored, or are being stored."""
+        engine = self._engine.unlocked
+        return self._being_stored + engine.bars.unstored() + engine.analytics.unflushed()
 
     # Taking over from the engine ----------------------------------------------------------------
 
@@ -133,12 +144,14 @@ class ShardWriter:
             await self._listener.until_delivered()
             if flush is not None:
                 await self._write(flush)
+            self._being_stored = 0
             for stored in unstored.waiting:
                 stored.set_result(None)
 
     async def _take_changes(self, engine: Engine) -> tuple[Flush | None, _Unstored]:
         realtime = await self._realtime(engine)
         changes = engine.take_changes()
+        self._being_stored = _rows_of(changes)
         whole = engine.snapshot() if changes and self._sink.wants_whole() else None
         unstored, self._unstored = self._unstored, _Unstored()
         self._announce_analytics(changes.analytics)
@@ -171,8 +184,9 @@ class ShardWriter:
         return realtime if count else None
 
     async def _write(self, flush: Flush) -> None:
-        started = time.monotonic()
+        started = self._storing_since = time.monotonic()
         await self._sink.flush(flush, self._now())
+        self._storing_since = None
         self._counters.flushes += 1
         self._counters.flush_seconds += time.monotonic() - started
         async with self._engine as engine:
@@ -182,6 +196,11 @@ class ShardWriter:
     def end(self) -> None:
         """Let `flush` store once more and return."""
         self._stopping.set()
+
+
+def _rows_of(changes: EngineChanges) -> int:
+    derived = sum(len(changed.derived) for changed in changes.analytics.tracks.values())
+    return derived + sum(map(len, changes.bars.values()))
 
 
 def _flush_of(

@@ -137,6 +137,10 @@ class Shards:
         one = self.owned.get(appended.shard)
         return None if one is None else await one.processor.hand_on(appended)
 
+    def backlog(self) -> int:
+        """Return how much the shards of this process have yet to do, in ticks to process."""
+        return sum(one.processor.backlog() for one in self.owned.values())
+
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return the bars that the engines hold, forming ones included: of one symbol or of all."""
         if symbol_id is not None:

@@ -1,9 +1,17 @@
-"""Partitions by time: made when rows for them come, dropped when they are too old.
+"""Partitions by time: made before rows for them are written, dropped when they are too old.
 
 A partition is too old when both its newest event and its last write are. So a replay of 2013 is kept as long as
 today's ticks.
+
+years                        │ as long as the table keeps events │ now
+├── 2023 ──┼── 2024 ──┼─ 25 ─┤ week ┤ week ┤ week ┤ week ┤ week ┤
+
+Events older than a table keeps are there only because they were written lately. They share a partition for a year,
+so that a sparse history of decades needs dozens of partitions and not thousands. A partition fills at most the room
+between those that are there: none is ever moved.
 """
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +21,7 @@ from stockpulse.market.intervals import M1, M5
 from stockpulse.postgres.connect import Pool
 from stockpulse.storage.retention import RETENTION, Unit
 
-_IS_THERE: Final = (
+_EXISTS: Final = (
     "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace)"
 )
 _EPOCH: Final = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday
@@ -47,42 +55,79 @@ PARTITIONED: Final = tuple(_partitioned(name) for name, rule in RETENTION.items(
 BARS: Final = {M1: BARS_1M, M5: BARS_5M}
 """The partitioned tables of bars by interval; daily bars are in a plain table."""
 
+OF_EVENTS: Final = (BARS_1M, BARS_5M, INTRADAY_ANALYTICS, SIGNALS)
+"""The tables whose rows have the event times of ticks."""
+
+_AT_ONCE: Final = 20
+"""At most this many partitions are made in one transaction: each takes several locks."""
+
+
+@dataclass(frozen=True, order=True)
+class Partition:
+    """The rows with start <= time < end."""
+
+    start: datetime
+    end: datetime
+
 
 class Partitions:
     """Makes partitions, notes their last writes, and drops old ones."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._known: dict[str, list[Partition]] = {}
         self._written: dict[tuple[str, datetime], datetime] = {}
+
+    async def prepare(self, times: Iterable[datetime], now: datetime) -> None:
+        """Make the partitions that events of these times need, so that no flush has to.
+
+        Costs a look-up in memory if they are there.
+        """
+        times = list(times)
+        for table in OF_EVENTS:
+            if self._uncovered(table, times):
+                await self.ensure(table, times, now)
 
     async def ensure(self, table: PartitionedTable, times: Iterable[datetime], now: datetime) -> None:
         """Make the partitions that rows of these times need, and note that they are written now."""
         hour = now.replace(minute=0, second=0, microsecond=0)
-        for start in sorted({_start(table, time) for time in times}):
-            if self._written.get((table.name, start)) != hour:
-                await self._make(table, start, hour)
-                self._written[table.name, start] = hour
+        times = sorted(times)
+        if self._uncovered(table, times):
+            await self._load(table)
+        needed = _covering(self._known.get(table.name, []), table, times, now)
+        stale = [one for one in needed if self._written.get((table.name, one.start)) != hour]
+        for at in range(0, len(stale), _AT_ONCE):
+            some = stale[at : at + _AT_ONCE]
+            if not await self._make(table, some, hour):  # another process has made others meanwhile
+                self._known.pop(table.name, None)
+                await self.ensure(table, times, now)
+                return
+            self._written |= dict.fromkeys(((table.name, one.start) for one in some), hour)
+            self._known[table.name] = sorted({*self._known.get(table.name, []), *some})
 
-    async def _make(self, table: PartitionedTable, start: datetime, hour: datetime) -> None:
-        name = _name(table, start)
-        end = start + table.width
+    def _uncovered(self, table: PartitionedTable, times: Iterable[datetime]) -> bool:
+        known = self._known.get(table.name, [])
+        return any(_find(known, time) is None for time in times)
+
+    async def _load(self, table: PartitionedTable) -> None:
+        rows = await self._pool.fetch(
+            "SELECT starts_at, ends_at FROM time_partitions WHERE table_name = $1", table.name
+        )
+        self._known[table.name] = sorted(Partition(*row) for row in rows)
+
+    async def _make(self, table: PartitionedTable, partitions: list[Partition], hour: datetime) -> bool:
+        """Make these partitions, or note a write if they are there. Return False if others are in their place."""
         async with self._pool.acquire() as connection, connection.transaction():
-            # Locks the row: a drop of the same partition waits until this is committed.
-            await connection.execute(
-                "INSERT INTO time_partitions VALUES ($1, $2, $3, $4)"
-                " ON CONFLICT (table_name, starts_at) DO UPDATE SET written_at = excluded.written_at",
-                table.name,
-                start,
-                end,
-                hour,
-            )
-            # Not to_regclass: it may still know a table that was dropped while this waited.
-            if not await connection.fetchval(_IS_THERE, name):
-                await connection.execute(
-                    f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL EXCLUDING IDENTITY);"
-                    f"ALTER TABLE {table.name} ATTACH PARTITION {name}"
-                    f" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
-                )
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('partitions of ' || $1))", table.name)
+            if await connection.fetchval(_OVERLAPS, table.name, *_columns(partitions)):
+                return False
+            # Locks the rows: a drop of the same partitions waits until this is committed.
+            await connection.execute(_NOTE, table.name, *_columns(partitions), hour)
+            for one in partitions:
+                # Not to_regclass: it may still know a table that was dropped while this waited.
+                if not await connection.fetchval(_EXISTS, _name(table, one.start)):
+                    await connection.execute(_creation(table, one))
+        return True
 
     async def drop_old(self, table: PartitionedTable, now: datetime) -> list[str]:
         """Drop the partitions whose newest event and last write are too old; return their names."""
@@ -109,10 +154,76 @@ class Partitions:
                 await connection.execute(f"DROP TABLE IF EXISTS {_name(table, start)}")
         if old:
             self._written.pop((table.name, start), None)
+            self._known.pop(table.name, None)
         return bool(old)
 
 
-def _start(table: PartitionedTable, time: datetime) -> datetime:
+_OVERLAPS: Final = (
+    "SELECT EXISTS (SELECT FROM time_partitions p,"
+    " unnest($2::timestamptz[], $3::timestamptz[]) AS n (starts_at, ends_at)"
+    " WHERE p.table_name = $1 AND p.starts_at < n.ends_at AND n.starts_at < p.ends_at"
+    " AND (p.starts_at, p.ends_at) <> (n.starts_at, n.ends_at))"
+)
+_NOTE: Final = (
+    "INSERT INTO time_partitions SELECT $1, n.starts_at, n.ends_at, $4"
+    " FROM unnest($2::timestamptz[], $3::timestamptz[]) AS n (starts_at, ends_at)"
+    " ON CONFLICT (table_name, starts_at) DO UPDATE SET written_at = excluded.written_at"
+)
+
+
+def _columns(partitions: list[Partition]) -> tuple[list[datetime], list[datetime]]:
+    return [one.start for one in partitions], [one.end for one in partitions]
+
+
+def _creation(table: PartitionedTable, one: Partition) -> str:
+    name = _name(table, one.start)
+    return (
+        f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL EXCLUDING IDENTITY);"
+        f"ALTER TABLE {table.name} ATTACH PARTITION {name}"
+        f" FOR VALUES FROM ('{one.start.isoformat()}') TO ('{one.end.isoformat()}')"
+    )
+
+
+def _covering(
+    known: list[Partition], table: PartitionedTable, times: Iterable[datetime], now: datetime
+) -> list[Partition]:
+    """Return the partitions that hold these ascending times: known ones, and new ones in the room between them."""
+    known = list(known)
+    needed: list[Partition] = []
+    for time in times:
+        if needed and needed[-1].start <= time < needed[-1].end:
+            continue
+        one = _find(known, time)
+        if one is None:
+            one = _new(known, table, time, now)
+            bisect.insort(known, one)
+        needed.append(one)
+    return needed
+
+
+def _find(known: list[Partition], time: datetime) -> Partition | None:
+    at = bisect.bisect_right(known, time, key=lambda one: one.start) - 1
+    return known[at] if at >= 0 and time < known[at].end else None
+
+
+def _new(known: list[Partition], table: PartitionedTable, time: datetime, now: datetime) -> Partition:
+    """Return a partition for a time that none holds: as wide as its age allows, and as its neighbours leave room."""
+    oldest_kept = _floor(table, now - table.kept)
+    if time < oldest_kept:
+        start, end = datetime(time.year, 1, 1, tzinfo=UTC), datetime(time.year + 1, 1, 1, tzinfo=UTC)
+        end = min(end, oldest_kept)
+    else:
+        start = _floor(table, time)
+        end = start + table.width
+    after = bisect.bisect_right(known, time, key=lambda one: one.start)
+    if after > 0:
+        start = max(start, known[after - 1].end)
+    if after < len(known):
+        end = min(end, known[after].start)
+    return Partition(start, end)
+
+
+def _floor(table: PartitionedTable, time: datetime) -> datetime:
     return _EPOCH + (time - _EPOCH) // table.width * table.width
 
 

@@ -1,18 +1,18 @@
 """Reading ticks: the newest from memory, older ones from the indexed segments of the table."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import asyncpg
 import numpy as np
 import polars as pl
 
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints
-from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
+from stockpulse.market.schemas import COUNTS_FOR_VOLUME, LOGGED_TICKS, PRIMARY, UTC_MICROS
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros
 from stockpulse.postgres.connect import Pool
@@ -36,6 +36,7 @@ SERVED_TICKS: Final = pl.Schema(
 
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
+_IN_BARS: Final = PRIMARY | COUNTS_FOR_VOLUME
 _STORED: Final = "(seq >= $2 AND seq < $3 OR seq < $4)"
 
 
@@ -48,6 +49,8 @@ class TickSummary:
     min_price: float | None
     max_price: float | None
     sum_volume: float
+    feeds: dict[str, int]
+    """The number of ticks of each provider among them."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,45 @@ class TickReader:
             found = _newest_first(pl.concat([found, stored]), limit)
         return self._served(found)
 
-    async def summary(self, symbol_id: int, start: datetime, end: datetime) -> TickSummary:
-        """Summarise the ticks with start <= ts < end."""
+    async def summary(self, symbol_id: int, start: datetime, end: datetime, *, eligible: bool = False) -> TickSummary:
+        """Summarise the ticks with start <= ts < end: all of them, or only the `eligible` ones.
+
+        A tick is eligible if it counts for the volume of a bar: its feed builds the bars of the symbol, and the rule
+        for its trade conditions takes it.
+        """
         source = self._source_of(symbol_id)
         chunks = source.segments.recent.chunks()
-        counts = _tally_in(chunks, symbol_id, micros(start), micros(end))
+        tallies = _tallies_in(chunks, symbol_id, micros(start), micros(end))
         older = _older(source, chunks)
         if older.newest is None or older.newest >= micros(start):
-            stored = await self._pool.fetchrow(
-                "SELECT count(*), coalesce(sum(price), 0), coalesce(sum(size), 0), min(price), max(price)"  # noqa: S608
-                f" FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6",
+            stored = await self._pool.fetch(
+                "SELECT kind_id, count(*), sum(price), sum(size), min(price), max(price)"  # noqa: S608
+                f" FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6 GROUP BY kind_id",
                 symbol_id,
                 *older.bounds,
                 start,
                 end,
             )
-            counts.append(_tally(stored))
-        return _summed(counts)
+            tallies += [_Tally(*row) for row in stored]
+        if eligible:
+            tallies = [tally for tally in tallies if self._names.kind_by_id[tally.kind_id].flags & _IN_BARS == _IN_BARS]
+        return self._summed(tallies)
+
+    def _summed(self, tallies: list["_Tally"]) -> TickSummary:
+        count = sum(tally.count for tally in tallies)
+        if count == 0:
+            return TickSummary(0, None, None, None, 0.0, {})
+        feeds: Counter[str] = Counter()
+        for tally in tallies:
+            feeds[self._names.provider_by_id[self._names.kind_by_id[tally.kind_id].provider_id].name] += tally.count
+        return TickSummary(
+            count,
+            sum(tally.prices for tally in tallies) / count,
+            min(tally.low for tally in tallies),
+            max(tally.high for tally in tallies),
+            sum(tally.sizes for tally in tallies),
+            dict(sorted(feeds.items())),
+        )
 
     def _served(self, ticks: pl.DataFrame) -> pl.DataFrame:
         kinds = [self._names.kind_by_id[number] for number in ticks["kind_id"]]
@@ -186,15 +211,19 @@ def _newest_first(ticks: pl.DataFrame, limit: int) -> pl.DataFrame:
     return ticks.sort("ts", "seq", descending=True).head(limit)
 
 
-_Tally = tuple[int, float, float, float | None, float | None]
-"""Count, sum of prices, sum of sizes, lowest and highest price."""
+@dataclass(frozen=True)
+class _Tally:
+    """The ticks of one kind in a part of a window."""
+
+    kind_id: int
+    count: int
+    prices: float
+    sizes: float
+    low: float
+    high: float
 
 
-def _tally(row: asyncpg.Record | None) -> _Tally:
-    return tuple(row) if row is not None else (0, 0.0, 0.0, None, None)
-
-
-def _tally_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
+def _tallies_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
     tallies: list[_Tally] = []
     for chunk in chunks:
         if chunk.max_ts < start or chunk.min_ts >= end:
@@ -202,21 +231,11 @@ def _tally_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list
         rows = np.flatnonzero(chunk.frame["symbol_id"].to_numpy() == symbol_id)
         ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
         rows = rows[(ts >= start) & (ts < end)]
-        if len(rows):
-            price = chunk.frame["price"].to_numpy()[rows]
-            size = chunk.frame["size"].to_numpy()[rows]
-            tallies.append((len(rows), float(price.sum()), float(size.sum()), float(price.min()), float(price.max())))
+        kinds = chunk.frame["kind_id"].to_numpy()[rows]
+        for kind_id in np.unique(kinds):
+            same = rows[kinds == kind_id]
+            price = chunk.frame["price"].to_numpy()[same]
+            sizes = float(chunk.frame["size"].to_numpy()[same].sum())
+            tally = _Tally(int(kind_id), len(same), float(price.sum()), sizes, float(price.min()), float(price.max()))
+            tallies.append(tally)
     return tallies
-
-
-def _summed(tallies: list[_Tally]) -> TickSummary:
-    count = sum(tally[0] for tally in tallies)
-    if count == 0:
-        return TickSummary(0, None, None, None, 0.0)
-    return TickSummary(
-        count,
-        sum(tally[1] for tally in tallies) / count,
-        min(tally[3] for tally in tallies if tally[3] is not None),
-        max(tally[4] for tally in tallies if tally[4] is not None),
-        sum(tally[2] for tally in tallies),
-    )
