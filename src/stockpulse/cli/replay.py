@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 _BATCH_ROWS: Final = 50_000
 _SHOWN_REJECTS: Final = 5
 _CHECKED_SYMBOLS: Final = 20
-"""So many symbols are looked up before a replay, to see whether their times are stored already."""
+"""The number of symbols whose bars are looked up before a replay, for the warning."""
 
 
 def replay(

@@ -27,7 +27,7 @@ class Provider(Protocol):
     can_wait: bool
     """False if ticks are lost while nobody asks for them, as on a socket that pushes."""
     delay_seconds: float
-    """How far the feed lags behind the market by contract: 0 in real time, 900 for a feed delayed by 15 minutes."""
+    """The delay of the feed by contract: 0 in real time, 900 for a feed that is delayed by 15 minutes."""
 
     def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Yield ticks in batches as they arrive, until there are no more."""
@@ -72,7 +72,7 @@ class ProviderEntry:
     """Other names that the setting accepts."""
     capabilities: Capabilities = Capabilities()
     conditions: Rule = all_count
-    """Which of its trades count, by their conditions."""
+    """The rule by which its trades count, from their conditions and tape."""
     standby: bool = False
     """Its ticks build bars only while no other provider sends the symbol."""
     transient: tuple[type[BaseException], ...] = ()

@@ -47,7 +47,7 @@ class Overview:
 
     @property
     def seconds(self) -> float:
-        """How many seconds the recording covers."""
+        """The seconds from the first to the last event time."""
         return 0.0 if self.first is None or self.last is None else (self.last - self.first).total_seconds()
 
 
