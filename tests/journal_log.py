@@ -1,4 +1,4 @@
-"""A log on a database, and records for it."""
+"""A log in a test database, and records for it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ T = 1_772_465_400_000_000  # NOW, in microseconds
 
 @asynccontextmanager
 async def opened(dsn: str, rows: int = 2_000_000, age_seconds: float = 6 * 3600) -> AsyncIterator[PostgresJournal]:
-    """The log, taken; its segments have room for so many rows."""
+    """Open and take the log; `rows` is the size of its segments."""
     pool = await create_pool(dsn, 4)
     journal = PostgresJournal(dsn, Segments(pool, RecentTicks(), rows, age_seconds))
     try:
@@ -33,7 +33,7 @@ async def opened(dsn: str, rows: int = 2_000_000, age_seconds: float = 6 * 3600)
 
 
 def ticks(count: int, seed: int = 0, symbols: int = 3, received_at: datetime = NOW) -> Ticks:
-    """Some trades, with and without a trade_id, in no order of time."""
+    """Make trades with and without a trade_id, in no order of time."""
     random = np.random.default_rng(seed)
     ids = [None if random.random() < 0.3 else "é" * int(random.integers(0, 3)) + str(n) for n in range(count)]
     frame = pl.DataFrame(
@@ -70,14 +70,14 @@ def bars(count: int, seed: int = 0, received_at: datetime = NOW) -> Bars:
 
 
 def some(seed: int, most: int = 60) -> Ticks | Bars:
-    """A batch of either kind and of any size."""
+    """Make a batch of ticks or bars of any size."""
     random = np.random.default_rng(seed)
     count = int(random.integers(1, most))
     return bars(count, seed) if random.random() < 0.3 else ticks(count, seed)
 
 
 def records(batches):
-    """The records of appended batches one by one, as a replay gives them: it leaves the trade_id out."""
+    """Return the records of appended batches as a replay yields them, without trade_id."""
     return [
         (type(appended.batch).__name__, *map(comparable, row))
         for appended in batches

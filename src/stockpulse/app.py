@@ -13,7 +13,19 @@ from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
 
 from stockpulse import __version__
-from stockpulse.api import analytics, bars, data, dead_letters, docs, error_responses, health, signals, symbols, ticks
+from stockpulse.api import (
+    analytics,
+    bars,
+    data,
+    dead_letters,
+    docs,
+    error_responses,
+    forget,
+    health,
+    signals,
+    symbols,
+    ticks,
+)
 from stockpulse.api.context import Context
 from stockpulse.api.request_log import RequestLog
 from stockpulse.errors import CannotStart
@@ -27,8 +39,8 @@ log = structlog.get_logger(__name__)
 
 _READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
-    "all": (health.router, ticks.intake, dead_letters.retries, *(part.router for part in _READING)),
-    "ingest": (health.router, ticks.intake, dead_letters.router, dead_letters.retries),
+    "all": (health.router, ticks.intake, forget.router, dead_letters.retries, *(part.router for part in _READING)),
+    "ingest": (health.router, ticks.intake, forget.router, dead_letters.router, dead_letters.retries),
     "process": (health.router,),
     "api": (health.router, *(part.router for part in _READING)),
 }

@@ -153,13 +153,15 @@ class ScriptedLog:
         return batches[-1].after if batches else self.first_seqs[shard]
 
     async def put(self, batch: Batch | Unreadable, shards: Iterable[int] | None = None) -> list[Appended]:
-        """Append a batch: rows go to the shards of their symbols, anything else to `shards` or to all of them."""
+        """Append a batch: rows go to the shards of their symbols, anything else to `shards`."""
         if isinstance(batch, Ticks | Bars):
             parts: dict[int, Batch | Unreadable] = {
                 shard: type(batch)(batch.frame[rows]) for shard, rows in self.routing.rows(batch.frame).items()
             }
         else:
-            parts = dict.fromkeys(self.first_seqs if shards is None else shards, batch)
+            if shards is None:
+                shards = self.first_seqs if isinstance(batch, Unreadable) else self.routing.of_record(batch)
+            parts = dict.fromkeys(shards, batch)
         return [await self._put(shard, part) for shard, part in parts.items()]
 
     async def _put(self, shard: int, batch: Batch | Unreadable) -> Appended:

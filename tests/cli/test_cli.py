@@ -539,6 +539,50 @@ def test_a_move_that_there_is_nothing_to_do_for(run, postgres_dsn, monkeypatch):
     assert run("move", "elsewhere").exit_code == 2
 
 
+def test_forget_takes_back_what_a_server_has_stored(run, replay, app, tmp_path):
+    path = write_csv(tmp_path / "f.csv", "FGT", 30)
+    replay(path, "--url", app.url)
+    assert len(served_bars(app, "FGT")) == 1
+    span = ("--from", "2024-01-03T14:30:10Z", "--to", "2024-01-03T14:30:20Z")
+    done = run("forget", "FGT", "--provider", "replay", *span, "--url", app.url)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines() == ["10 ticks taken back", "3 bars built anew"]
+    assert served_bars(app, "FGT")["trade_count"].to_list() == [20]
+    done = run("forget", "FGT", "--url", app.url)
+    assert done.output.splitlines() == ["20 ticks taken back", "3 bars of which nothing is left"]
+    assert len(served_bars(app, "FGT")) == 0
+    assert counts(replay(path, "--url", app.url).output) == (30, 30, 0, 0)
+    run("forget", "FGT", "--url", app.url)
+
+
+def test_forget_without_a_server_writes_the_database(run, postgres_dsn, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATABASE_URL", postgres_dsn)
+    away = ("--url", f"http://127.0.0.1:{free_port()}")
+    path = write_csv(tmp_path / "f.csv", "FGT", 30)
+    assert run("replay", path, "--speed", "max", "--calendar", "24/7", *away).exit_code == 0
+    done = run("forget", "--provider", "replay", *away)
+    assert done.exit_code == 0, done.output
+    assert "30 ticks taken back" in done.output
+    assert fetch(postgres_dsn, "SELECT (SELECT count(*) FROM stock_ticks), (SELECT count(*) FROM bars)") == [(0, 0)]
+    assert fetch(postgres_dsn, "SELECT count(*) FROM realtime_prices") == [(30,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "SYMBOL: give a symbol, --provider, or both"),
+        (("FGT", "--from", "yesterday"), "--from: got 'yesterday'; takes"),
+        (("FGT", "--from", "2024-01-02", "--to", "2024-01-02"), "--to: comes after --from"),
+        (("--provider", "No Body"), "--provider: got"),
+        (("NOT-THERE",), "the server refuses: no such symbol: 'NOT-THERE'"),
+    ],
+)
+def test_forget_says_what_is_wrong(run, app, arguments, message):
+    done = run("forget", *arguments, "--url", app.url)
+    assert done.exit_code == 1
+    assert f"stockpulse: {message}" in done.output
+
+
 @pytest.mark.parametrize("command", ["list", "retry"])
 def test_dead_letters_without_a_server(run, command):
     done = run("dlq", command, "--url", "http://127.0.0.1:1")

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.ingest.redelivery import KEY, RedeliveryWindow
-from stockpulse.market.schemas import TICKS
+from stockpulse.ingest.redelivery import KEY, Redeliveries, RedeliveryWindow, ShardRedeliveries
+from stockpulse.market.clocks import Clock
+from stockpulse.market.schemas import TICKS, UTC_MICROS
+from stockpulse.market.symbology import Names, ProviderName, Symbol, TickKind
 
 T = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -113,6 +115,60 @@ class TestWithinTheWindow:
         window.sift(frame[:20])
         glued = pl.concat([frame[40:], frame[10:30], frame[:5]], rechunk=False)
         assert window.sift(glued).tolist() == [True] * 10 + [False] * 10 + [True] * 10 + [False] * 5
+
+
+class TestTakenBack:
+    """Ticks that were taken back may be delivered again, and are redeliveries after that."""
+
+    def test_by_symbol_and_time(self):
+        window = RedeliveryWindow()
+        keys = [key("1"), key("2", T + SECOND), key("1", symbol="MSFT"), key("3", T + 2 * SECOND)]
+        sift(window, *keys)
+        window.forget((pl.col("symbol") == "AAPL") & (pl.col("ts") < T + 2 * SECOND))
+        assert len(window) == 2
+        assert sift(window, *keys) == [True, True, False, False]
+        assert sift(window, *keys) == [False] * 4
+
+    @given(batches, st.integers(0, 3), st.integers(1, 4))
+    def test_as_if_they_had_never_come(self, given_batches, first, count):
+        window, model = RedeliveryWindow(), Everything()
+        start, end = T + first * SECOND, T + (first + count) * SECOND
+        for batch in given_batches:
+            assert sift(window, *batch) == model.sift(batch)
+            window.forget((pl.col("symbol") == "AAPL") & pl.col("ts").is_between(start, end, closed="left"))
+            model.seen = {one for one in model.seen if one[0] != "AAPL" or not start <= one[3] < end}
+
+    async def test_of_one_provider_or_all(self):
+        redeliveries = Redeliveries()
+        frame, micros = ticks([key("1"), key("2")]), int(T.timestamp() * 1_000_000)
+        for provider in ("a", "b"):
+            await redeliveries.sift(frame, provider)
+        await redeliveries.forget("AAPL", "a", micros, micros + 1)
+        assert [len(await redeliveries.sift(frame, provider)) for provider in ("a", "b")] == [2, 0]
+        await redeliveries.forget("MSFT", None, micros, micros + 1)
+        await redeliveries.forget(None, None, micros + 1, micros + 2)
+        assert [len(await redeliveries.sift(frame, provider)) for provider in ("a", "b")] == [0, 0]
+        await redeliveries.forget(None, None, micros, micros + 1)
+        assert [len(await redeliveries.sift(frame, provider)) for provider in ("a", "b")] == [2, 2]
+
+    def test_of_a_shard(self):
+        names = Names()
+        names.add_symbols([Symbol(1, "AAPL", "XNYS"), Symbol(2, "MSFT", "XNYS")])
+        names.add_provider(ProviderName(1, "a", Clock.WALL, 0))
+        names.add_provider(ProviderName(2, "b", Clock.WALL, 0))
+        names.add_kinds([(1, TickKind(1, "", "", 7)), (2, TickKind(1, "N", "", 7)), (3, TickKind(2, "", "", 7))])
+        rows = [(symbol, kind) for symbol in (1, 2) for kind in (1, 2, 3)]
+        frame = pl.DataFrame(rows, {"symbol_id": pl.Int32, "kind_id": pl.Int32}, orient="row")
+        frame = frame.with_columns(trade_id=pl.lit("1"), ts=pl.lit(T).cast(UTC_MICROS))
+        window, micros = ShardRedeliveries(names, 1), int(T.timestamp() * 1_000_000)
+        assert len(window.sift(frame)) == 6
+        window.forget("AAPL", "a", micros, micros + 1)
+        assert window.sift(frame).select("symbol_id", "kind_id").rows() == [(1, 1), (1, 2)]
+        window.forget(None, "b", micros, micros + 1)
+        assert window.sift(frame).select("symbol_id", "kind_id").rows() == [(1, 3), (2, 3)]
+        window.forget("NONE", None, micros, micros + 1)
+        window.forget(None, "nobody", micros, micros + 1)
+        assert len(window.sift(frame)) == 0
 
 
 class TestForgetting:

@@ -1,4 +1,4 @@
-"""Frames of records, whole and arbitrary, for the tests of the codecs."""
+"""Frames of records for the tests of the codecs: examples, and strategies of hypothesis."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -105,23 +105,24 @@ ANY_OHLCV = _frames(OHLCV, ("symbol", "interval", "timestamp", *PRICES, "revisio
 
 
 def bits(frame):
-    """The frame with its floats as the 64 bits that they are: -0.0 is not 0.0."""
+    """Return the frame with floats as their 64 bits, so that -0.0 differs from 0.0."""
     return frame.with_columns(pl.selectors.float().reinterpret(signed=True))
 
 
 def content(frame, schema):
-    """The rows that have no problem, as recorded."""
+    """Return the rows without a problem, in the columns of the schema."""
     assert frame["problem"].null_count() == frame["raw"].null_count()
     return frame.filter(pl.col("problem").is_null()).select(list(schema))
 
 
 def places(decoded):
-    """Where the values went: every place must come up once."""
+    """Return the input indexes of all decoded values: each must occur once."""
     return sorted(
         [
             *decoded.ticks["row"],
             *decoded.bars["row"],
             *(row for row, _ in decoded.ends),
+            *(row for row, _ in decoded.forgets),
             *decoded.broken["row"],
         ]
     )

@@ -1,4 +1,4 @@
-"""A schema registry over HTTP, in this process: as much of Confluent's as their client and serializers use."""
+"""A schema registry over HTTP in this process, with the requests that Confluent's client and serializers send."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ PROMOTIONS = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "
 
 @dataclass
 class RegistryServer:
-    """What is registered, by whom it may be asked, and what it was asked."""
+    """The registered schemas, the accepted credentials, and the requests so far."""
 
     url: str = ""
     user: str | None = None  # "key:secret"
@@ -78,7 +78,7 @@ class RegistryServer:
 
 
 def _same(one: str, other: str) -> bool:
-    """Blanks do not count."""
+    """Normalise a schema: white space does not matter."""
     try:
         return bool(json.loads(one) == json.loads(other))
     except ValueError:
@@ -86,7 +86,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def unreadable(writer: Any, reader: Any) -> str | None:
-    """Why what was written with one record's schema cannot be read with the other: BACKWARD, for flat records."""
+    """Return why records of one schema cannot be read with the other (compatibility BACKWARD, for flat records)."""
     written = {one["name"]: one["type"] for one in writer["fields"]}
     for one in reader["fields"]:
         names = {one["name"], *one.get("aliases", [])} & written.keys()
@@ -109,7 +109,7 @@ def _fits(written: Any, read: Any) -> bool:
 
 @contextmanager
 def serving(user: str | None = None) -> Iterator[RegistryServer]:
-    """A registry on a port of its own, until the block ends."""
+    """Run a registry on its own port for the length of the block."""
     registry = RegistryServer(user=user)
 
     class Handler(BaseHTTPRequestHandler):
@@ -141,7 +141,7 @@ def serving(user: str | None = None) -> Iterator[RegistryServer]:
             self.wfile.write(body)
 
         def log_message(self, *arguments: Any) -> None:
-            """Tests are quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     registry.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""Records as Avro: with ourselves, with Confluent's serializers, and with schemas that have changed."""
+"""Records as Avro: read and written by us, by Confluent's serializers, and with older and newer schemas."""
 
 import io
 import json
@@ -38,6 +38,8 @@ from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECO
 from stockpulse.journal.codecs.avro_codec import AvroCodec
 from stockpulse.journal.codecs.avro_schemas import schema_of
 from stockpulse.journal.codecs.registry import Registry
+from stockpulse.journal.records import Forget
+from stockpulse.market.times import micros
 
 RAW = SerializationContext("market.raw", MessageField.VALUE)
 SCHEMA = json.loads(schema_of("Tick"))
@@ -68,7 +70,7 @@ def confluent(server):
 
 
 def record(number, schema, row):
-    """A value as any serializer with this schema would write it."""
+    """Encode a value as any serializer with this schema does."""
     buffer = io.BytesIO(struct.pack(">bI", 0, number))
     buffer.seek(5)
     fastavro.schemaless_writer(buffer, schema, row)
@@ -76,7 +78,7 @@ def record(number, schema, row):
 
 
 def written_as(server, schema, row):
-    """The same, registering the schema first."""
+    """Register the schema and encode a value with it."""
     return record(server.add(schema), schema, row)
 
 
@@ -106,7 +108,7 @@ def test_so_do_our_bars(codec, frame):
 
 @given(some_ticks=ANY_TICKS)
 def test_another_process_reads_it_by_the_registry(server, codec, some_ticks):
-    """Without having registered anything: by way of the schema that it fetches."""
+    """Decode without registering anything: the codec fetches the schema."""
     other = AvroCodec(Registry(server.url, "us", "s3cret", retries=0))
     decoded = other.decode(codec.encode_ticks(some_ticks))
     assert bits(content(decoded.ticks, RECORDED_TICKS)).equals(bits(some_ticks))
@@ -131,6 +133,37 @@ def test_the_places_are_kept_in_a_mixture(server, codec):
     assert (decoded.ends, decoded.broken["row"].to_list()) == ([(3, "tape"), (7, "tape")], [4])
 
 
+def test_a_forget(codec):
+    for forget in (Forget("AAPL", "tape", 0, 1_500_000), Forget("AAPL", None), Forget(None, "tape", micros(NOON))):
+        assert codec.decode([None, codec.encode_forget(forget, NOON)]).forgets == [(1, forget)]
+
+
+def test_a_forget_of_another_program_may_leave_out_what_is_optional(server, codec):
+    schema = {"type": "record", "name": "Forget", "fields": [{"name": "provider", "type": "string"}]}
+    schema["fields"] += [{"name": name, "type": MICROS} for name in ("start", "end")]
+    values = {"provider": "tape", "start": NOON, "end": NOON + timedelta(seconds=1)}
+    [(_, forget)] = codec.decode([written_as(server, schema, values)]).forgets
+    assert forget == Forget(None, "tape", micros(NOON), micros(NOON) + 1_000_000)
+    wrong = codec.decode(
+        [written_as(server, schema, values | {"end": NOON}), codec.encode_forget(Forget(None, None), NOON)]
+    )
+    assert wrong.broken["reason"].to_list() == [
+        "end: comes after start",
+        "symbol, provider: a forget takes one of them at least",
+    ]
+
+
+def test_confluent_reads_a_forget(codec, confluent):
+    value = codec.encode_forget(Forget("AAPL", None, micros(NOON), micros(NOON) + 1), NOON)
+    assert AvroDeserializer(confluent)(value, RAW) == {
+        "symbol": "AAPL",
+        "provider": None,
+        "received_at": NOON,
+        "start": NOON,
+        "end": NOON + timedelta(microseconds=1),
+    }
+
+
 # --- with Confluent's serializers --------------------------------------------------------------
 
 
@@ -140,7 +173,7 @@ def test_confluent_reads_what_we_write(codec, confluent):
     expected = {"timestamp": BAR["ts"], **{name: value for name, value in BAR.items() if name != "ts"}}
     assert read(codec.encode_bars(bars(BAR))[0], RAW) == expected
     assert read(codec.encode_end("tape", NOON), RAW) == {"provider": "tape", "received_at": NOON}
-    assert read(codec.encode_ohlcv(ohlcv(OWN_BAR))[0], RAW) == OWN_BAR
+    assert read(codec.encode_ohlcv(ohlcv(OWN_BAR))[0], RAW) == {**OWN_BAR, "deleted": None}
     assert read(codec.encode_signals(signals(SIGNAL, {**SIGNAL, "price": None}))[1], RAW) == {**SIGNAL, "price": None}
     values = [read(value, RAW) for value in codec.encode_analytics(ANALYTICS)]
     assert [value.pop("values") for value in values] == [
@@ -159,7 +192,7 @@ def by_record(_, name, *__):
 
 
 def test_we_read_what_confluent_writes(codec, confluent):
-    """With our own schema, and with another program's, which Confluent's serializer registers."""
+    """Confluent's serializer registers our schema, or another program's."""
     options = {"auto.register.schemas": True, "subject.name.strategy": by_record}
     ours = AvroSerializer(confluent, schema_of("Tick"), conf=options)
     theirs = AvroSerializer(
@@ -183,7 +216,7 @@ NEXT = with_fields({"name": "venue", "type": "string", "default": "?"})
 
 
 class NextCodec(AvroCodec):
-    """We, one version later: a trade has one field more."""
+    """A codec of the next version: a trade has one more field."""
 
     def __init__(self, registry):
         super().__init__(registry)
@@ -273,6 +306,7 @@ def poison(server, codec):
     other = {"type": "record", "name": "Quote", "fields": [{"name": "symbol", "type": "string"}]}
     without_price = of_fields(symbol="string", ts=MICROS, size="double")
     price_as_text = of_fields(symbol="string", ts=MICROS, price="string", size="double")
+    takes = "takes a record called Tick, Bar, End, Forget"
     return {
         "tombstone": (None, "no value: a tombstone"),
         "nothing": (b"", "not Avro of a schema registry: "),
@@ -291,10 +325,16 @@ def poison(server, codec):
         "huge": (good[:5] + b"\0" * (1 << 20), "longer than 1,048,576 bytes: 1,048,581"),
         "derived": (
             codec.encode_ohlcv(ohlcv(OWN_BAR))[0],
-            "schema 4: takes a record called Tick, Bar, End; got 'Ohlcv'",
+            f"schema 4: {takes}; got 'Ohlcv'",
         ),
-        "quote": (written_as(server, other, {"symbol": "A"}), "takes a record called Tick, Bar, End; got 'Quote'"),
-        "no record": (record(server.add('"string"'), "string", "x"), "takes a record called Tick, Bar, End; got ''"),
+        "quote": (
+            written_as(server, other, {"symbol": "A"}),
+            f"{takes}; got 'Quote'",
+        ),
+        "no record": (
+            record(server.add('"string"'), "string", "x"),
+            f"{takes}; got ''",
+        ),
         "recursive": (written_as(server, node, {"symbol": "A"}), "cannot be used: ValueError('Tick contains itself')"),
         "no schema": (struct.pack(">bI", 0, server.add("{")), "cannot be used: "),
         "no price": (

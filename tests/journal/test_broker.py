@@ -1,4 +1,4 @@
-"""The harness itself: what the tests of the Kafka journal take for granted."""
+"""The test broker itself: the tests of the Kafka journal rely on this behaviour."""
 
 import asyncio
 import ssl
@@ -34,7 +34,7 @@ async def send(bootstrap: str, topic: str, values: list[bytes], **options: objec
 
 
 async def read(bootstrap: str, topic: str, count: int, **options: object) -> list[bytes]:
-    """The first records of a topic with one partition."""
+    """Read the first records of a topic with one partition."""
     values: list[bytes] = []
     consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", **options)
     consumer.assign([aiokafka.TopicPartition(topic, 0)])

@@ -1,4 +1,4 @@
-"""Records as JSON: what we write, and what is made of whatever others write."""
+"""Records as JSON: the records that we write, and how records of other programs are read."""
 
 import json
 from datetime import timedelta
@@ -31,7 +31,9 @@ from records_data import (
 from stockpulse.api.ticks_body import parse_ticks
 from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECORDED_TICKS, json_codec
 from stockpulse.journal.codecs.json_codec import JsonCodec
+from stockpulse.journal.records import Forget
 from stockpulse.market.schemas import TICKS
+from stockpulse.market.times import micros
 
 CODEC = JsonCodec()
 GOOD = CODEC.encode_ticks(ticks(TICK))[0]
@@ -40,7 +42,7 @@ READ = {**dict.fromkeys(RECORDED_TICKS), "symbol": "AAPL", "ts": NOON, "price": 
 
 
 def foreign(**changes):
-    """What a trade of another program with these changes is read as."""
+    """Decode a trade of another program with these changes."""
     decoded = CODEC.decode([orjson.dumps({**FOREIGN, **changes})])
     (row,) = decoded.ticks.to_dicts()
     return row
@@ -71,6 +73,29 @@ def test_an_end():
     value = CODEC.encode_end("tape", NOON)
     assert json.loads(value) == {"type": "end", "provider": "tape", "received_at": "2026-03-02T15:30:00Z"}
     assert CODEC.decode([value]).ends == [(0, "tape")]
+
+
+def test_a_forget():
+    forget = Forget("AAPL", "tape", micros(NOON), micros(NOON) + 1_500_000)
+    value = CODEC.encode_forget(forget, NOON)
+    assert json.loads(value) == {
+        "type": "forget",
+        "symbol": "AAPL",
+        "provider": "tape",
+        "received_at": "2026-03-02T15:30:00Z",
+        "start": "2026-03-02T15:30:00Z",
+        "end": "2026-03-02T15:30:01.500000Z",
+    }
+    for one in (forget, Forget("AAPL", None), Forget(None, "tape")):
+        assert CODEC.decode([None, CODEC.encode_forget(one, NOON)]).forgets == [(1, one)]
+
+
+def test_a_forget_of_another_program_may_write_its_times_as_ticks_do():
+    value = {"type": "forget", "symbol": "AAPL", "start": 1772465400, "end": "2026-03-02T16:30:00+01:00"}
+    assert CODEC.decode([json.dumps(value | {"end": "2026-03-02"}).encode()]).forgets == []
+    value |= {"end": "2026-03-02T16:30:01+01:00"}
+    [(_, forget)] = CODEC.decode([json.dumps(value).encode()]).forgets
+    assert forget == Forget("AAPL", None, micros(NOON), micros(NOON) + 1_000_000)
 
 
 def test_what_is_derived():
@@ -147,7 +172,7 @@ def test_numbers_come_back_to_the_bit(numbers):
 @example("2.2250738585072011e-308")
 @example("-0")
 def test_a_number_is_the_nearest_one_however_it_is_spelled(symbol_names):
-    """As `float` reads it: by way of columns as well as alone."""
+    """Numbers are read as `float` reads them, in columns and one by one."""
     value = GOOD.replace(b"189.72", symbol_names.encode())
     by_columns, alone = CODEC.decode([value]).ticks["price"], CODEC.decode([b" " + value]).ticks["price"]
     assert by_columns.to_list() == alone.to_list() == [float(symbol_names)]
@@ -162,7 +187,7 @@ def test_both_ways_of_reading_say_the_same(some_ticks, some_bars):
 
 
 def test_what_is_spelled_as_ours_is_read_together(monkeypatch):
-    """The others are read one by one, each time by orjson, which here is gone."""
+    """Other values are read one by one with orjson, which this test removes."""
     monkeypatch.setattr(json_codec.orjson, "loads", None)
     values = [
         *CODEC.encode_ticks(ticks(TICK, {**TICK, "trade_id": None})),
@@ -257,7 +282,7 @@ def test_a_bad_field_is_a_problem_of_its_row(changes, problem):
     ],
 )
 def test_what_nearly_looks_like_ours_is_not_misread(key, sent):
-    """The reader of columns would take text for numbers, and the other way round."""
+    """The column reader alone would take text for numbers, and numbers for text."""
     spelled = {name: orjson.dumps(value) for name, value in orjson.loads(GOOD).items()} | {key: sent}
     value = b"{" + b",".join(b'"%s":%s' % (name.encode(), text) for name, text in spelled.items()) + b"}"
     together, alone = CODEC.decode([GOOD, value, GOOD]).ticks, CODEC.decode([b" " + value]).ticks
@@ -308,6 +333,12 @@ def test_the_rules_are_those_of_post_ticks(sent):
 # --- what is no record ---------------------------------------------------------------------------
 
 DEEP = 100_000
+
+
+def _forget(**fields):
+    return json.dumps({"type": "forget", "start": "2026-01-01", "end": "2026-01-02"} | fields).encode()
+
+
 POISON = {
     "tombstone": (None, "no value: a tombstone"),
     "nothing": (b"", "not JSON: "),
@@ -331,10 +362,15 @@ POISON = {
     "text": (b'"x"', "not an object: 'x'"),
     "null": (b"null", "not an object: None"),
     "number": (b"5", "not an object: 5"),
-    "unknown": (b'{"type":"quote"}', "type: takes trade, bar, end; got 'quote'"),
-    "type of another type": (b'{"type":["trade"]}', "type: takes trade, bar, end; got ['trade']"),
+    "unknown": (b'{"type":"quote"}', "type: takes trade, bar, end, forget; got 'quote'"),
+    "type of another type": (b'{"type":["trade"]}', "type: takes trade, bar, end, forget; got ['trade']"),
     "end of nobody": (b'{"type":"end"}', "provider: an end takes the name of one; got None"),
     "end of a fake": (b'{"type":"end","provider":"A\\u0000"}', "provider: an end takes the name of one; got 'A\\x00'"),
+    "forget of nothing": (b'{"type":"forget"}', "symbol, provider: a forget takes one of them at least"),
+    "forget of a fake": (_forget(symbol="a b"), "symbol: a forget takes the name of one, or null; got 'a b'"),
+    "forget of a provider": (_forget(provider=5), "provider: a forget takes the name of one, or null; got 5"),
+    "forget without an end": (_forget(symbol="A", end=None), "end: a forget takes a time; got None"),
+    "forget of no time": (_forget(symbol="A", end="2026-01-01"), "end: comes after start"),
     "too long": (b'{"symbol":"' + b"x" * (1 << 20) + b'"}', "longer than 1,048,576 bytes: 1,048,589"),
     "too long, as ours": (GOOD.replace(b"AAPL", b"A" * (1 << 20)), "longer than 1,048,576 bytes: "),
 }

@@ -1,7 +1,7 @@
-"""The log on Kafka against a real broker: where records stand, what others write between ours, what may be lost."""
+"""The log on Kafka with a real broker: offsets, records of other programs, and lost records."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -126,7 +126,7 @@ def ticks_in(appended: list[Appended], names: dict[int, str]) -> list[tuple[int,
 async def test_what_others_write_between_ours_keeps_its_place(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, identified: bool
 ) -> None:
-    """All ticks have one time, so open and close are by the order of the log alone."""
+    """All ticks have the same time, so only the order of the log decides open and close."""
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client, AIOKafkaProducer(bootstrap_servers=kafka) as p:
         pending = []
         for number in range(60):
@@ -145,7 +145,7 @@ async def test_what_others_write_between_ours_keeps_its_place(
 
 
 async def assert_all_stored(dsn: str, kafka: str, topic: str, count: int) -> None:
-    """What stands in the topic is in the tick table, as it stands there, and so are its bars."""
+    """The tick table holds the records of the topic, and the bars follow from them."""
     import orjson
 
     firsts = await first_seqs(dsn)
@@ -170,7 +170,7 @@ async def assert_all_stored(dsn: str, kafka: str, topic: str, count: int) -> Non
 async def test_our_own_read_back_because_of_somebody_elses_is_stored(
     serve: Serve, contexts: list[Context], postgres_dsn: str, kafka: str, topic: str
 ) -> None:
-    """What was appended and is not handed on yet may be read from the log first: then it is the same once."""
+    """A batch may be read from the log before it is handed on. It counts once."""
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         ingestor = contexts[0].pipeline.ingestor
         assert ingestor is not None
@@ -208,7 +208,7 @@ async def test_a_redelivery_among_the_records_of_others_is_left_out_also_after_a
 
 
 async def test_transactions_of_others(serve: Serve, postgres_dsn: str, kafka: str, topic: str) -> None:
-    """What is taken back is never seen; one that is open holds up what comes after, ours too; marks stall nothing."""
+    """Records of aborted transactions are skipped; an open transaction delays later records; markers delay nothing."""
     raw = f"{topic}.raw"
 
     async def send(producer: AIOKafkaProducer, price: float) -> None:
@@ -277,7 +277,7 @@ async def test_a_record_on_a_wrong_partition_is_a_dead_letter_and_can_be_sent_ag
 async def test_a_batch_whose_sequence_the_broker_refuses_lands_once(
     serve: Serve, contexts: list[Context], postgres_dsn: str, kafka: str, topic: str, before: int
 ) -> None:
-    """Early on a sequence that begins anew is a repetition for the broker, later it is out of order."""
+    """A sequence that starts again is a duplicate for the broker at first, and out of order later."""
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         for number in range(before):
             await post(client, trade(SYMBOL, T0, 1 + number, trade_id=f"{number}"))
@@ -363,3 +363,49 @@ async def closed(dsn: str) -> bool:
 async def delete_up_to(bootstrap: str, topic: str, partition: int, offset: int) -> None:
     wanted = {TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)}
     await with_admin(bootstrap, lambda admin: admin.delete_records(wanted))
+
+
+# Forgets ----------------------------------------------------------------------------------------
+
+
+async def prices(client: httpx2.AsyncClient) -> list[float]:
+    answer = await client.get("/ticks/latest", params={"symbol": SYMBOL, "limit": 100})
+    return sorted(tick["price"] for tick in answer.json()["ticks"])
+
+
+async def test_ticks_are_taken_back_by_us_and_by_others(
+    serve: Serve, postgres_dsn: str, kafka: str, topic: str
+) -> None:
+    settings, raw = on_kafka(kafka, topic, durable_timeout_seconds=60), f"{topic}.raw"
+    ticks = [trade(SYMBOL, T0 + timedelta(seconds=n), 10.0 + n, trade_id=str(n)) for n in range(6)]
+    async with serve(postgres_dsn, **settings) as client:
+        await post(client, *ticks[:5])
+        await put(kafka, raw, [(2, SYMBOL, ticks[5])])
+        span = {"start": (T0 + timedelta(seconds=1)).isoformat(), "end": (T0 + timedelta(seconds=3)).isoformat()}
+        answer = await client.delete("/ticks", params={"symbol": SYMBOL, "provider": "ours", **span})
+        assert (answer.status_code, answer.json()["ticks"]) == (200, 2), answer.text
+        assert await prices(client) == [10, 13, 14, 15]
+        # Another program does the same, on the partition of the symbol; on another one that is a dead letter.
+        foreign = {
+            "type": "forget",
+            "symbol": SYMBOL,
+            "start": (T0 + timedelta(seconds=4)).isoformat(),
+            "end": "2100-01-01",
+        }
+        await put(kafka, raw, [(2, SYMBOL, foreign), (1, SYMBOL, foreign | {"start": T0.isoformat()})])
+        await processed(postgres_dsn, kafka, raw)
+        assert await prices(client) == [10, 13]
+        letters = await rows(postgres_dsn, "SELECT topic_partition, reason FROM dead_letters")
+        assert [(partition, reason.split(",")[0]) for partition, reason in letters] == [(1, f"on partition 1 of {raw}")]
+        receipt = await post(client, *ticks)
+        assert (receipt["accepted"], receipt["duplicates"]) == (4, 2)
+        await processed(postgres_dsn, kafka, raw)
+        assert await prices(client) == [10, 11, 12, 13, 14, 15]
+    async with serve(postgres_dsn, **settings) as client:
+        assert await prices(client) == [10, 11, 12, 13, 14, 15]
+        answer = await client.delete("/ticks", params={"provider": "ours"})
+        assert (answer.status_code, answer.json()["ticks"], answer.json()["bars_refused"]) == (200, 6, 0), answer.text
+        assert await prices(client) == []
+        assert await rows(postgres_dsn, "SELECT FROM bars_1m") == []
+    async with serve(postgres_dsn, **settings) as client:
+        assert await prices(client) == []

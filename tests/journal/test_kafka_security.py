@@ -1,4 +1,4 @@
-"""Brokers that want to know who asks, over TLS."""
+"""Brokers with authentication and TLS."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_an_unknown_authority_stops_the_start(postgres_dsn: str, secured_broker:
 
 
 def run_app(settings: dict[str, Any], folder: Path) -> tuple[str, int]:
-    """The app, until it ends by itself; all that it said, and its exit status."""
+    """Run the app until it ends by itself; return its output and exit status."""
     command = [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--port", str(free_port())]
     environment = in_environment(settings) | {"STOCKPULSE_DATA_DIR": str(folder)}
     log = folder / "said"
@@ -88,5 +88,5 @@ def run_app(settings: dict[str, Any], folder: Path) -> tuple[str, int]:
 
 
 def entries(said: str) -> list[dict[str, Any]]:
-    """The log lines that are ours."""
+    """Return the log lines of StockPulse."""
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]

@@ -1,4 +1,4 @@
-"""The log: what goes in comes out, once, in its order, from any place on."""
+"""The log in PostgreSQL: a replay from any offset yields each record once and in order."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 
 from journal_log import NOW, T, bars, offsets, opened, records, replayed, some, ticks
 from stockpulse.journal import tick_rows
-from stockpulse.journal.records import Appended, Bars, Ticks
+from stockpulse.journal.records import Appended, Bars, Forget, Ticks
 from stockpulse.journal.segments import SEGMENT_OFFSETS, first_offset, segment_of
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
 
@@ -17,6 +17,17 @@ SEEDS = range(25)
 
 async def appended_all(journal, batches):
     return [(await journal.append(batch))[0] for batch in batches]
+
+
+@pytest.fixture
+async def names(postgres_dsn):
+    async with opened(postgres_dsn) as journal:
+        await journal.segments._pool.execute(
+            "INSERT INTO symbols (symbol, calendar) VALUES ('A', '24/7'), ('B', '24/7'), ('C', '24/7');"
+            "INSERT INTO providers (name, clock, delay_us) VALUES ('p', 'wall', 0), ('q', 'wall', 0);"
+            "INSERT INTO tick_kinds (provider_id, exchange, conditions, flags)"
+            " VALUES (1, '', '', 7), (1, 'N', '@', 7), (2, '', '', 7)"
+        )
 
 
 class TestAppend:
@@ -96,6 +107,36 @@ class TestReplay:
         assert kinds == [(Ticks, 2), (Bars, 3), (Ticks, 1), (Bars, 1)]
 
 
+class TestForgets:
+    async def test_are_replayed_at_their_place(self, postgres_dsn, names):
+        async with opened(postgres_dsn, rows=30) as journal:
+            forgets = [Forget("A", "p", 0, 60_000_000), Forget(None, "q"), Forget("B", None, 5)]
+            forgets.append(Forget("NONE", "nobody"))
+            done = []
+            for forget in forgets:
+                done += await appended_all(journal, [ticks(20), forget, bars(3)])
+            for start in (0, done[4].before, done[4].after, journal.head):
+                again = await replayed(journal, start)
+                told = [(one.batch, one.after) for one in again if isinstance(one.batch, Forget)]
+                want = [(one.batch, one.after) for one in done if isinstance(one.batch, Forget) and one.before >= start]
+                # Names that the database does not know come back as names that nothing has.
+                want = [(Forget("", "") if one.symbol == "NONE" else one, after) for one, after in want]
+                assert told == want
+        async with opened(postgres_dsn) as journal:
+            assert len([one for one in await replayed(journal, 0) if isinstance(one.batch, Forget)]) == 4
+
+    async def test_leave_the_rows_and_take_the_ticks_out_of_memory_and_of_the_keys(self, postgres_dsn, names):
+        async with opened(postgres_dsn) as journal:
+            [first, _, last] = await appended_all(journal, [ticks(40, seed=1), Forget("A", None), ticks(40, seed=2)])
+        kept = [first.batch.frame.filter(pl.col("symbol_id") != 1), last.batch.frame]
+        async with opened(postgres_dsn) as journal:
+            await journal.load_open_segment(1000)
+            assert_frame_equal(pl.concat([one.frame for one in journal.segments.recent.chunks()]), pl.concat(kept))
+            keys = pl.concat(kept).filter(pl.col("trade_id").is_not_null()).select(list(tick_rows.KEYS))
+            assert_frame_equal(await journal.recent_keys(), keys)
+            assert sum(len(one.batch) for one in await replayed(journal, 0)) == 81
+
+
 class TestOpenSegment:
     async def test_comes_back_into_memory_whole(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
@@ -141,16 +182,6 @@ class TestOpenSegment:
 
 
 class TestRecentKeys:
-    @pytest.fixture
-    async def names(self, postgres_dsn):
-        async with opened(postgres_dsn) as journal:
-            await journal.segments._pool.execute(
-                "INSERT INTO symbols (symbol, calendar) VALUES ('A', '24/7'), ('B', '24/7'), ('C', '24/7');"
-                "INSERT INTO providers (name, clock, delay_us) VALUES ('p', 'wall', 0), ('q', 'wall', 0);"
-                "INSERT INTO tick_kinds (provider_id, exchange, conditions, flags)"
-                " VALUES (1, '', '', 7), (1, 'N', '@', 7), (2, '', '', 7)"
-            )
-
     def expected(self, appended):
         frames = [one.batch.frame.filter(pl.col("trade_id").is_not_null()) for one in appended]
         return pl.concat(frames).select(list(tick_rows.KEYS))

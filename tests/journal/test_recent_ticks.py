@@ -1,4 +1,4 @@
-"""The newest ticks, in memory."""
+"""The newest ticks in memory."""
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from stockpulse.market.times import from_micros
 
 
 def frames(sizes):
-    """Frames of consecutive offsets."""
+    """Make frames with consecutive offsets."""
     at, made = 0, []
     for size in sizes:
         frame = ticks(size, seed=at).frame

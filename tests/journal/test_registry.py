@@ -1,4 +1,4 @@
-"""The schema registry, over HTTP: numbers for schemas and schemas for numbers, and its outages."""
+"""The schema registry over HTTP: ids for schemas, schemas for ids, and outages."""
 
 import json
 import sys

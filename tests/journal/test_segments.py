@@ -14,7 +14,7 @@ DAY = timedelta(days=1)
 
 
 def table_of(number, parent="realtime_prices"):
-    """The table of a segment by its number."""
+    """Return the table of a segment."""
     return table_that_holds(first_offset(number), parent)
 
 
@@ -31,7 +31,7 @@ async def indexes(journal, number):
 
 
 async def filled(journal, segments, rows=5, **options):
-    """So many segments, each full, and then an open one."""
+    """Append until there are this many full segments, then an open one."""
     return [(await journal.append(ticks(rows, seed=number, **options)))[0] for number in range(segments + 1)]
 
 
@@ -116,7 +116,7 @@ class TestSealed:
             assert journal.segments.sealed == known
 
     async def test_while_others_append(self, postgres_dsn):
-        """What was appended and sealed at the same time is there once, in its order."""
+        """Ticks that are appended while a segment is sealed are read once and in order."""
         async with opened(postgres_dsn, rows=30) as journal:
 
             async def append():
@@ -132,7 +132,7 @@ class TestSealed:
 class TestDropping:
     @pytest.fixture
     async def journal(self, postgres_dsn):
-        """Two sealed and indexed segments, one sealed, one open."""
+        """Make two sealed and indexed segments, one sealed segment and an open one."""
         async with opened(postgres_dsn, rows=5) as journal:
             (await journal.append(ticks(5, received_at=NOW - 9 * DAY)))[0]
             (await journal.append(ticks(5, received_at=NOW - 6 * DAY)))[0]
@@ -196,7 +196,7 @@ class TestDropping:
             assert (await again.recent_keys())["seq"].min() >= first_offset(3)
 
     async def test_waits_for_no_reader_for_long(self, journal, postgres_dsn):
-        """A reader in the middle of the segment is let finish; the next round tries again."""
+        """A reader of the segment may finish first; the next round tries again."""
         pool = journal.segments._pool
         async with pool.acquire() as reader, reader.transaction():
             await reader.fetch(f"SELECT * FROM {table_of(1)}")

@@ -1,4 +1,4 @@
-"""Segments of a log that is elsewhere: they end wherever they are sealed."""
+"""Segments of an external log: they end where they are sealed."""
 
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ async def connection(postgres_dsn):
 
 
 def placed(first, count, **options):
-    """So many ticks from this offset on, as they are stored."""
+    """Make ticks with seqs from this offset on, as they are stored."""
     frame = ticks(count, **options).frame
     return frame.with_columns(seq=first + frame.with_row_index("at")["at"].cast(LOGGED_TICKS["seq"])).select(
         list(LOGGED_TICKS)
@@ -46,7 +46,7 @@ async def opened(pool, **options):
 
 
 async def stored(segments, connection, frame):
-    """Rows where the sink puts them, and in memory."""
+    """Store rows as the sink does, in the table and in memory."""
     segments.recent.append(segments.open, frame)
     await tick_rows.write(connection, segments.open, tick_rows.packed(frame))
 

@@ -1,4 +1,4 @@
-"""Programs that know nothing of StockPulse read our topics and write to them: kcat, and Confluent's client."""
+"""Standard Kafka clients read our topics and write to them: kcat and Confluent's client."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ SYMBOLS = [symbol for number in range(PARTITIONS) for symbol in symbols_on(numbe
 
 
 def market(trade_ids: str = "t") -> list[dict[str, Any]]:
-    """A few minutes of ticks of symbols on all partitions."""
+    """Make a few minutes of ticks with symbols on all partitions."""
     return [
         trade(symbol, T0 + timedelta(seconds=20 * at), 100 + number - at, 1 + at / 4, f"{trade_ids}{number}-{at}")
         for at in range(10)
@@ -64,7 +64,7 @@ def kcat(kafka: str, *words: str, given: bytes | None = None) -> str:
 
 
 def newest(bars: list[dict[str, Any]]) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """As a consumer keeps them: of each bar the highest revision, the final one of that."""
+    """Keep the highest revision of each bar as a consumer does; of equal revisions the final one."""
     kept: dict[tuple[str, datetime], dict[str, Any]] = {}
     for bar in bars:
         if bar["interval"] == "1m":
@@ -124,7 +124,7 @@ async def test_confluents_avro_consumer_reads_what_we_write(
 
 
 def consumed(kafka: str, topic: str, registry: RegistryServer) -> list[dict[str, Any]]:
-    """All values of a topic, by Confluent's own deserializer."""
+    """Read all values of a topic with Confluent's deserializer."""
     client = SchemaRegistryClient({"url": registry.url})
     read = AvroDeserializer(client)
     consumer = confluent_kafka.Consumer(
@@ -179,7 +179,7 @@ def by_kcat(kafka: str, topic: str, ticks: list[dict[str, Any]]) -> None:
 async def test_what_they_write_becomes_bars(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, write: Write
 ) -> None:
-    """Nobody says that they are over: the clock closes them."""
+    """No end of a recording comes: the wall clock closes the bars."""
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await asyncio.to_thread(write, kafka, f"{topic}.raw", sent)
@@ -201,7 +201,7 @@ async def test_what_they_write_becomes_bars(
 async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
-    """CRC32 instead of murmur2: those that stand where they belong by chance are taken, the others wait."""
+    """The partitioner CRC32 puts some symbols on wrong partitions: these become dead letters, the others are taken."""
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await asyncio.to_thread(by_confluent("consistent_random"), kafka, f"{topic}.raw", sent)

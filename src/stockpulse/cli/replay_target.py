@@ -57,7 +57,7 @@ async def destination_at(
     query = {"provider": provider, "calendar": calendar, "conditions": conditions, "clock": Clock.EVENT.value}
     # The environment's proxies are for hosts outside.
     async with httpx2.AsyncClient(base_url=url, timeout=http_client.TIMEOUT, limits=_LIMITS, trust_env=False) as client:
-        if await _server_answers(client):
+        if await server_answers(client):
             yield _Server(client, query)
             return
     settings = load_settings().model_copy(update={"provider": "none"})
@@ -69,7 +69,7 @@ async def destination_at(
             yield _Database(context, feed)
 
 
-async def _server_answers(client: httpx2.AsyncClient) -> bool:
+async def server_answers(client: httpx2.AsyncClient) -> bool:
     """Return True if a StockPulse answers, False if nothing listens on this machine. Raises Unavailable otherwise."""
     try:
         response = await client.get("/api/v1/version")

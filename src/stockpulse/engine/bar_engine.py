@@ -73,10 +73,15 @@ class BarEvents:
     rows: Rows
     revised: bool
     """True if these bars had been announced before."""
+    removed: bool = False
+    """True if these bars are gone: nothing is left of their records. `rows` are as they were last."""
 
 
 Step: TypeAlias = Generator[Range, Rows, list[BarEvents]]
 """A step in progress: it yields the stored bars that it needs, is sent these rows, and returns the events."""
+
+_REMOVED: Final = "removed "
+"""The name of a part of the state: keys of bars that were removed since the part before."""
 
 _Loading: TypeAlias = Generator[Range, Rows, None]
 _Touched: TypeAlias = dict[Interval, list[Ints]]
@@ -254,6 +259,39 @@ class BarEngine:
         final = {interval: self._tables[interval].final(np.concatenate(keys)) for interval, keys in touched.items()}
         return [BarEvents(interval, rows, revised=True) for interval, rows in final.items() if len(rows)]
 
+    # Amending bars ------------------------------------------------------------------------------
+
+    def current(self, interval: Interval, symbol_id: int, stored: Rows) -> Rows:
+        """Add stored bars to the table, and return a copy of the bars of these buckets that are there now."""
+        table = self._tables[interval]
+        table.admit(stored)
+        return table.of_symbol(symbol_id).copy()
+
+    def removed(self, interval: Interval) -> Ints:
+        """Return the keys of bars that were removed here and may still be stored."""
+        return self._tables[interval].removed()
+
+    def amend(self, interval: Interval, changed: Rows, removed: Rows, seq: int) -> list[BarEvents]:
+        """Replace bars by others and remove some, all of one symbol, as the record `seq` of the log demands.
+
+        All bars in question are in the table, and so is the first bar after each removed one. That bar takes `seq`
+        as its revision: the indicators from there on change, and their revision must grow.
+        """
+        table = self._tables[interval]
+        key = table.replace(changed)
+        gone = table.remove(removed["symbol_id"], removed["ts"])
+        lost = np.concatenate([gone, changed[np.isnan(changed["open"])]])
+        if len(lost):
+            next_key = table.touch_first_after(int(lost["symbol_id"][0]), int(lost["ts"].min()), seq)
+            key = np.concatenate([key, next_key])
+        events = []
+        if len(final := table.final(key)):
+            events.append(BarEvents(interval, final, revised=True))
+        if len(gone):
+            gone["revision"] = seq
+            events.append(BarEvents(interval, gone, revised=True, removed=True))
+        return events
+
     # Closing ------------------------------------------------------------------------------------
 
     def close(self, clocks: Mapping[int, int]) -> list[BarEvents]:
@@ -318,8 +356,10 @@ class BarEngine:
 
     def take_changes(self) -> Changes:
         """Return what a flush has to write; call `flushed` once that is committed."""
-        bars, state = {}, {}
+        bars, state, removed = {}, {}, {}
         for interval, table in self._tables.items():
+            if len(keys := table.take_removed()):
+                removed[interval] = state[_REMOVED + interval.name] = keys
             rows = table.rows[table.rows["dirty"]]
             table.rows["dirty"] = False
             if len(rows):
@@ -330,11 +370,12 @@ class BarEngine:
         if len(symbols):
             state["symbols"] = symbols
         moved, self._taken_offset = self.offset != self._taken_offset, self.offset
-        return Changes(self.offset, moved, bars, state)
+        return Changes(self.offset, moved, bars, state, removed)
 
     def flushed(self) -> None:
         """Note that the last changes are stored, and drop bars that need not stay in memory."""
         for table in self._tables.values():
+            table.deleted()
             table.evict()
 
     def snapshot(self, among: Ints | None = None) -> State:
@@ -347,6 +388,8 @@ class BarEngine:
         self.offset = self._taken_offset = offset
         for part in parts:
             for interval in BASE_INTERVALS:
+                if _REMOVED + interval.name in part:
+                    self._tables[interval].discard(part[_REMOVED + interval.name])
                 if interval.name in part:
                     rows = current_rows(part[interval.name])
                     rows["dirty"] = False

@@ -73,6 +73,11 @@ def keys(symbol_id: Ints, ts: Ints) -> Ints:
     return (symbol_id << _KEY_MINUTE_BITS) | (ts // MINUTE_MICROS)
 
 
+def from_keys(key: Ints) -> tuple[Ints, Ints]:
+    """Return the symbols and the starts of the buckets that `keys` was given."""
+    return key >> _KEY_MINUTE_BITS, (key & ((1 << _KEY_MINUTE_BITS) - 1)) * MINUTE_MICROS
+
+
 # From trades ----------------------------------------------------------------------------------------
 
 

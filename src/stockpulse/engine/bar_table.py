@@ -17,6 +17,8 @@ class BarTable:
     def __init__(self) -> None:
         self.rows: Rows = np.empty(0, BAR)
         self._keys: Ints = np.empty(0, np.int64)
+        self._removed: Ints = np.empty(0, np.int64)  # keys that are stored perhaps, and to be deleted
+        self._being_deleted: Ints = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,9 +55,13 @@ class BarTable:
         return self._keys[at] if len(self._keys) else np.full(len(at), -1)
 
     def admit(self, stored: Rows) -> None:
-        """Add stored bars; a bar that is in the table already is newer than the stored one and stays."""
-        _, found = self.find(stored["symbol_id"], stored["ts"])
-        self._insert(stored[~found])
+        """Add stored bars; a bar that is in the table already is newer than the stored one and stays.
+
+        A bar that was removed, and may not be deleted from the store yet, is left out.
+        """
+        key = keys(stored["symbol_id"], stored["ts"])
+        _, found = self._find(key)
+        self._insert(stored[~found & ~np.isin(key, self.removed())])
 
     def merge(self, parts: Rows) -> Ints:
         """Merge parts of bars, one for each bucket, into the table; return their keys."""
@@ -80,6 +86,47 @@ class BarTable:
         at, _ = self._find(np.unique(key))
         rows: Rows = self.rows[at[self.rows["final"][at]]]
         return rows
+
+    def remove(self, symbol_id: Ints, ts: Ints) -> Rows:
+        """Remove the bars of these buckets and return those that were in the table.
+
+        The buckets are to be deleted from the store. The newest bar of the symbol that stays goes into the next
+        checkpoint: `missing` relies on it.
+        """
+        key = keys(symbol_id, ts)
+        at, found = self._find(key)
+        gone: Rows = self.rows[at[found]]
+        self.rows, self._keys = np.delete(self.rows, at[found]), np.delete(self._keys, at[found])
+        self._removed = np.union1d(self._removed, key)
+        newest = np.searchsorted(self._keys, keys(np.unique(symbol_id) + 1, np.zeros(1, np.int64))) - 1
+        newest = newest[(newest >= 0)]
+        newest = newest[np.isin(self.rows["symbol_id"][newest], symbol_id)]
+        self.rows["dirty"][newest] = True
+        return gone
+
+    def removed(self) -> Ints:
+        """Return the keys of bars that were removed here: the next flush, or the one under way, deletes them."""
+        return np.union1d(self._removed, self._being_deleted)
+
+    def take_removed(self) -> Ints:
+        """Return the keys of the buckets that the next flush deletes."""
+        self._being_deleted, self._removed = self._removed, np.empty(0, np.int64)
+        return self._being_deleted
+
+    def discard(self, key: Ints) -> None:
+        """Drop bars with these keys, which are not stored any more."""
+        at, found = self._find(key)
+        self.rows, self._keys = np.delete(self.rows, at[found]), np.delete(self._keys, at[found])
+
+    def touch_first_after(self, symbol_id: int, ts: int, revision: int) -> Ints:
+        """Raise the revision of the symbol's first priced bar later than this time; return its key, if there is one."""
+        begin, end = keys(np.array([symbol_id, symbol_id + 1]), np.array([ts, 0]))
+        first, last = np.searchsorted(self._keys, [begin, end], side="right")
+        priced = first + np.flatnonzero(~np.isnan(self.rows["open"][first:last]))[:1]
+        if len(priced) and self.rows["revision"][priced[0]] < revision:
+            self.rows["revision"][priced], self.rows["dirty"][priced] = revision, True
+        touched: Ints = self._keys[priced]
+        return touched
 
     def _insert(self, new: Rows) -> None:
         if len(new) == 0:
@@ -109,6 +156,10 @@ class BarTable:
         bounds = keys(np.array([symbol_id, symbol_id + 1]), np.array([0, 0]))
         first, last = np.searchsorted(self._keys, bounds)
         return self.rows[first:last]
+
+    def deleted(self) -> None:
+        """Note that the keys of the last `take_removed` are deleted."""
+        self._being_deleted = np.empty(0, np.int64)
 
     def evict(self) -> None:
         """Drop bars that are stored and final, except the newest final bar of each symbol."""

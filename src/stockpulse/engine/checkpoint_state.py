@@ -1,7 +1,7 @@
 """The state of a shard, as a checkpoint stores it."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +34,8 @@ class Changes:
     """Final bars, to be stored."""
     state: State
     """The changed state, for the checkpoint."""
+    removed: dict[Interval, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Keys of bars that are to be deleted, before `bars` are stored."""
 
     def __bool__(self) -> bool:
         return self.moved or bool(self.state)

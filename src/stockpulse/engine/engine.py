@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from stockpulse.engine.bar_engine import BarEngine, BarEvents, Batch, Step, TickBatch
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
@@ -23,6 +25,8 @@ class EngineChanges:
     analytics: AnalyticsChanges
     state: State
     """The changed state, for the checkpoint."""
+    removed: dict[Interval, Ints]
+    """Keys of bars that are to be deleted, before `bars` are stored."""
 
     def __bool__(self) -> bool:
         return self.moved or bool(self.state or self.analytics.tracks)
@@ -49,6 +53,15 @@ class Engine:
         self.analytics.apply_bars(events)
         return events
 
+    def amend(self, interval: Interval, changed: Rows, removed: Rows, seq: int) -> list[BarEvents]:
+        """Replace and remove bars of a symbol; see `BarEngine.amend`."""
+        events = self.bars.amend(interval, changed, removed, seq)
+        lost = np.concatenate([removed, changed[np.isnan(changed["open"])]])
+        if len(lost):
+            self.analytics.drop_bars(interval, int(lost["symbol_id"][0]), lost["ts"])
+        self.analytics.apply_bars([event for event in events if not event.removed])
+        return events
+
     def realtime(self) -> RealtimeSnapshot:
         """Return new prices, and the indicators of the 5-minute bars that are forming."""
         return self.analytics.realtime(self.bars.selected(M5, final=False))
@@ -56,7 +69,7 @@ class Engine:
     def take_changes(self) -> EngineChanges:
         """Return what a flush has to write; call `flushed` once that is committed."""
         bars, analytics = self.bars.take_changes(), self.analytics.take_changes()
-        return EngineChanges(bars.offset, bars.moved, bars.bars, analytics, bars.state | analytics.state)
+        return EngineChanges(bars.offset, bars.moved, bars.bars, analytics, bars.state | analytics.state, bars.removed)
 
     def flushed(self) -> None:
         """Note that the last changes are stored."""

@@ -48,6 +48,8 @@ class TrackChanges:
     anchors: list[Anchor]
     outdated: dict[int, int]
     """By symbol: delete anchors later than this first, since bars before them have changed."""
+    dropped: list[tuple[int, int]]
+    """(symbol, start) of bars that are gone: delete their values first."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Track:
         self._state = TrackState(spec.bundle, spec.kind)
         self._anchors = PendingAnchors()
         self._derived: list[DerivedRows] = []
+        self._dropped: list[tuple[int, int]] = []
 
     # Closed bars --------------------------------------------------------------------------------
 
@@ -100,6 +103,13 @@ class Track:
             self._fall_behind(symbol_id[late], rows["ts"][late])
         if not late.all():
             self._advance(self._inputs(rows[~late] if late.any() else rows))
+
+    def drop_bars(self, symbol_id: int, ts: Ints) -> None:
+        """Go back to before bars of a symbol that are gone, and drop values of them that wait for a flush."""
+        self._state.reserve(symbol_id)
+        self._fall_behind(np.array([symbol_id]), np.array([ts.min() - 1]))
+        self._dropped += [(symbol_id, int(one)) for one in ts]
+        self._derived = [part.where((part.symbol_id != symbol_id) | ~np.isin(part.ts, ts)) for part in self._derived]
 
     def _fall_behind(self, symbol_id: Ints, ts: Ints) -> None:
         for name in ("behind", "wanted"):
@@ -269,10 +279,10 @@ class Track:
         """Return what a flush must write, and the changed state; call `flushed` once it is committed."""
         part = self._state.take_changes()
         derived, (anchors, outdated) = self._derived, self._anchors.take()
-        self._derived = []
-        if not (derived or anchors or outdated):
+        dropped, self._dropped, self._derived = self._dropped, [], []
+        if not (derived or anchors or outdated or dropped):
             return None, part
-        return TrackChanges(newest_rows(derived, self.bundle.outputs), anchors, outdated), part
+        return TrackChanges(newest_rows(derived, self.bundle.outputs), anchors, outdated, dropped), part
 
     def flushed(self) -> None:
         """The last changes are stored."""

@@ -15,6 +15,7 @@ from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.market.arrays import Ints
+from stockpulse.market.intervals import Interval
 
 INTRADAY: Final = "intraday"
 DAILY: Final = "daily"
@@ -73,6 +74,12 @@ class Analytics:
             elif rows:
                 together = np.concatenate(rows)
                 track.apply(together[np.lexsort((together["ts"], together["symbol_id"]))])
+
+    def drop_bars(self, interval: Interval, symbol_id: int, ts: Ints) -> None:
+        """Calculate again what follows from bars of a symbol that are gone, or that lost their prices."""
+        for track in self.tracks.values():
+            if track.interval is interval:
+                track.drop_bars(symbol_id, ts)
 
     def realtime(self, forming: Rows) -> RealtimeSnapshot:
         """Return the prices that are new since the last call, and the indicators of these symbols' forming bars.

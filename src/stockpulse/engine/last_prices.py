@@ -70,6 +70,17 @@ class LastPrices:
         symbols["ts"], symbols["seq"], symbols["dirty"] = ts[order[last]], seq[order[last]], True
         self._symbols[ordered[last]] = symbols
 
+    def newest(self, symbol_id: int) -> int:
+        """Return the event time of the newest price of a symbol, in UTC microseconds; -1 if there is none."""
+        known = symbol_id < len(self._symbols) and self._symbols["known"][symbol_id] > 0
+        return int(self._symbols["ts"][symbol_id]) if known else -1
+
+    def clear(self, symbol_id: int) -> None:
+        """Drop the prices of a symbol."""
+        self._symbols[symbol_id] = np.zeros((), PRICE_STATE)
+        self._symbols["symbol_id"][symbol_id], self._symbols["dirty"][symbol_id] = symbol_id, True
+        self._seen[symbol_id] = -1
+
     def changed(self, also: Ints | None = None) -> PriceAverages:
         """Return the symbols with a new price since the last call, and those of `also` that have a price."""
         wanted = self._symbols["seq"] != self._seen

@@ -47,6 +47,10 @@ class Intake:
         reasons = tuple(rejected.select("row", "reason").iter_rows())
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
+    async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
+        """Take ticks that were taken back for new when they come again; see `Redeliveries.forget`."""
+        await self._redeliveries.forget(symbol, provider, start, end)
+
     async def encode(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
         """Return sifted rows as the log stores them. It may be called again after a fault of the database."""
         encode = self._encoder.bars if submission.of_bars else self._encoder.ticks

@@ -91,6 +91,11 @@ class RedeliveryWindow:
             self._runs.append(_sorted_run(pl.concat([older.keys, newer.keys]), newer.clock))
         self._forget()
 
+    def forget(self, forgotten: pl.Expr) -> None:
+        """Drop the keys for which this expression holds: such ticks may be delivered again."""
+        kept = [(run.keys.filter(~forgotten), run) for run in self._runs]
+        self._runs = [run if len(keys) == len(run) else _sorted_run(keys, run.clock) for keys, run in kept if len(keys)]
+
     def _newest_two_should_merge(self) -> bool:
         """Return True if the newest two runs are of like size, and together not too large to be dropped whole."""
         if len(self._runs) == 1:
@@ -154,10 +159,28 @@ class Redeliveries:
     def _window(self, provider: str) -> RedeliveryWindow:
         return self._windows.setdefault(provider, RedeliveryWindow())
 
+    async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
+        """Drop keys of ticks that were taken back: of a symbol (None: of all), a provider (None: all) and [start, end).
+
+        Times are UTC microseconds.
+        """
+        forgotten = _within(start, end)
+        if symbol is not None:
+            forgotten &= pl.col("symbol") == symbol
+        async with self._turn:
+            for name, window in self._windows.items():
+                if provider is None or provider == name:
+                    await offload.run(len(window), partial(window.forget, forgotten))
+
     async def remember(self, keys: pl.DataFrame) -> None:
         """Remember ticks from elsewhere or from before a restart: the columns of KEY and `provider`, in log order."""
         async with self._turn:
             await offload.run(len(keys), partial(self._new, keys, None))
+
+
+def _within(start: int, end: int) -> pl.Expr:
+    """Hold for keys whose event time, in UTC microseconds, is in [start, end)."""
+    return pl.col("ts").to_physical().is_between(start, end, closed="left")
 
 
 _LOGGED_KEY: Final = ("symbol_id", "venue", "trade_id", "ts")
@@ -180,3 +203,13 @@ class ShardRedeliveries:
         venues = self._names.venues_of(ticks["kind_id"].to_numpy())
         new = self._window.sift(ticks.with_columns(venue=pl.Series(venues)))
         return ticks if new.all() else ticks.filter(pl.Series(new))
+
+    def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
+        """Drop keys of ticks that were taken back; see `Redeliveries.forget`."""
+        forgotten = _within(start, end)
+        if symbol is not None:
+            known = self._names.symbols.get(symbol)
+            forgotten &= pl.col("symbol_id") == (-1 if known is None else known.id)
+        if provider is not None:
+            forgotten &= pl.col("venue").is_in(self._names.venues_of_provider(provider))
+        self._window.forget(forgotten)

@@ -1,7 +1,7 @@
 """The log inside PostgreSQL: the tick table is the log, its `seq` the offset."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -15,9 +15,10 @@ from stockpulse.aio.retry import retry
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal import tick_rows
+from stockpulse.journal.forgets import insert_forget, read_forgets
 from stockpulse.journal.offset_order import runs_in_order
-from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks, with_seqs
-from stockpulse.journal.segments import Segments, first_offset, segment_of, table_of
+from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, with_seqs
+from stockpulse.journal.segments import SEGMENT_OFFSETS, Segments, first_offset, segment_of, table_of
 from stockpulse.market.schemas import LOGGED_BARS
 from stockpulse.postgres.binary_copy import Layout, in_slices
 from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, is_transient
@@ -110,31 +111,37 @@ class PostgresJournal:
         """Append a batch; it is on disk when this returns. Wait for a server that is away."""
         if isinstance(batch, End):  # not stored: a restart ends every recording
             return [Appended(SHARD, batch, self.head, self.head)]
-        return [await self._append(batch)]
-
-    async def _append(self, batch: Ticks | Bars) -> Appended:
         base = self.segments.next_base(self.head)
-        after = base + len(batch.frame)
+        if isinstance(batch, Forget):
+            write = partial(insert_forget, seq=base, forget=batch)
+            return [await self._append(batch, base, write)]
         stamped = with_seqs(batch, base)
-        pieces, table, columns = await offload.run(len(batch.frame), lambda: _packed(stamped, base))
-        write = partial(self._write, base, after, table, columns, pieces)
-        await retry(write, "append", is_transient, self._reconnecting.drop)
+        pieces, table, columns = await offload.run(len(stamped), lambda: _packed(stamped, base))
+
+        async def copy(connection: Connection) -> None:
+            await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
+
+        return [await self._append(stamped, base, copy)]
+
+    async def _append(
+        self, batch: Ticks | Bars | Forget, base: int, write: Callable[[Connection], Awaitable[None]]
+    ) -> Appended:
+        after = base + len(batch)
+        await retry(lambda: self._write(base, after, write), "append", is_transient, self._reconnecting.drop)
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
-        if isinstance(stamped, Ticks):
-            self.segments.recent.append(segment_of(base), stamped.frame)
-        return Appended(SHARD, stamped, before, after)
+        if isinstance(batch, Ticks):
+            self.segments.recent.append(segment_of(base), batch.frame)
+        return Appended(SHARD, batch, before, after)
 
-    async def _write(
-        self, base: int, after: int, table: str, columns: tuple[str, ...], pieces: list[memoryview | bytes]
-    ) -> None:
+    async def _write(self, base: int, after: int, write: Callable[[Connection], Awaitable[None]]) -> None:
         """Try an append once. The head tells if an earlier try was committed although it seemed to fail."""
         await self.segments.ensure(segment_of(base))
         connection, _ = await self._locked(self._wait_seconds)
         try:
             async with connection.transaction():
                 await connection.execute("SELECT advance_head($1, $2, $3, $4)", SHARD, self.epoch, self.head, after)
-                await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
+                await write(connection)
         except asyncpg.ObjectNotInPrerequisiteStateError as refused:
             row = await connection.fetchrow("SELECT epoch, head FROM journal_heads WHERE shard = $1", SHARD)
             if row is None or tuple(row) != (self.epoch, after):
@@ -157,18 +164,20 @@ class PostgresJournal:
         for segment in sorted({*self.segments.sealed, self.segments.open}):
             if not segment_of(offset) <= segment < until:
                 continue
-            for batch in _in_order(*await self._read_segment(segment, offset)):
-                after = int(batch.frame["seq"][-1]) + 1
+            for batch, after in _in_order(*await self._read_segment(segment, offset)):
                 yield Appended(SHARD, batch, before, after)
                 before = after
 
-    async def _read_segment(self, segment: int, offset: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    async def _read_segment(
+        self, segment: int, offset: int
+    ) -> tuple[pl.DataFrame, pl.DataFrame, list[tuple[int, Forget]]]:
         connection, _ = await self._locked(self._wait_seconds)
         ticks = await tick_rows.read(connection, segment, offset)  # without the trade_id, which the engine does not use
         table = table_of(segment, "provider_bars")
         query = f"SELECT {', '.join(_BARS.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
         bars = pl.DataFrame(_BARS.unpack(await copy_out(connection, query, offset, seconds=600)))
-        return ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq")
+        forgets = await read_forgets(connection, max(offset, segment), segment + SEGMENT_OFFSETS)
+        return ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq"), forgets
 
     async def load_open_segment(self, most_rows: int) -> None:
         """Load the ticks of the open segment into memory; seal the segment if there are more than `most_rows`."""
@@ -214,8 +223,16 @@ def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], s
     return _BARS.pack(columns), table_of(segment_of(base), "provider_bars"), _BARS.columns
 
 
-def _in_order(ticks: pl.DataFrame, bars: pl.DataFrame) -> Iterator[Ticks | Bars]:
-    """Yield ticks and bars of a segment as batches, in the order of the log."""
-    for kind, run in runs_in_order([ticks, bars]):
-        for frame in run.iter_slices(_REPLAY_ROWS):
-            yield (Ticks, Bars)[kind](frame)
+def _in_order(
+    ticks: pl.DataFrame, bars: pl.DataFrame, forgets: list[tuple[int, Forget]]
+) -> Iterator[tuple[Ticks | Bars | Forget, int]]:
+    """Yield the records of a segment as batches in the order of the log, each with the offset after it."""
+    by_seq = dict(forgets)
+    seqs = pl.DataFrame({"seq": list(by_seq)}, schema={"seq": pl.Int64})
+    for kind, run in runs_in_order([ticks, bars, seqs]):
+        if kind == 2:  # noqa: PLR2004 - the third of the frames
+            for seq in run["seq"]:
+                yield by_seq[seq], seq + 1
+        else:
+            for frame in run.iter_slices(_REPLAY_ROWS):
+                yield (Ticks, Bars)[kind](frame), int(frame["seq"][-1]) + 1

@@ -1,5 +1,6 @@
 """The newest ticks in memory: the ticks of all segments that have no index yet."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -61,6 +62,15 @@ class RecentTicks:
             at = int(chunk.frame["seq"].search_sorted(head))
             parts = ((segment, chunk.frame[:at]), (head, chunk.frame[at:]))
             chunks += [Chunk.of(number, frame) for number, frame in parts if len(frame)]
+        self._chunks = chunks
+
+    def drop_rows(self, gone: Callable[[pl.DataFrame], pl.Series]) -> None:
+        """Drop the ticks for which `gone` returns True."""
+        chunks: list[Chunk] = []
+        for chunk in self._chunks:
+            kept = chunk.frame.filter(~gone(chunk.frame))
+            if len(kept):
+                chunks.append(chunk if len(kept) == len(chunk) else Chunk.of(chunk.segment, kept))
         self._chunks = chunks
 
     def drop_segment(self, segment: int) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import polars as pl
 
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
+from stockpulse.market.times import EARLIEST, LATEST
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,22 @@ class End:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """Takes back the ticks and providers' bars before it in the log whose event time is in [start, end)."""
+
+    symbol: str | None
+    """None: all symbols."""
+    provider: str | None
+    """None: all providers."""
+    start: int = EARLIEST
+    """UTC microseconds, as is `end`."""
+    end: int = LATEST
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
 class Unreadable:
     """Records of other programs that cannot be read: `seq`, `reason`, `raw`."""
 
@@ -49,7 +66,7 @@ class Unreadable:
         return len(self.frame)
 
 
-Batch = Ticks | Bars | End
+Batch = Ticks | Bars | End | Forget
 """Records that are appended in one call."""
 
 

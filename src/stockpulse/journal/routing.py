@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from stockpulse.journal.records import End, Forget
 from stockpulse.market.symbology import Names
 
 _SEED: Final = 0x9747B28C
@@ -51,6 +52,12 @@ class Routing:
     def of_symbol(self, symbol_id: int) -> int:
         """Return the shard of one symbol; -1 if there is no such symbol."""
         return int(self.of_symbols(np.array([symbol_id]))[0]) if symbol_id in self._names.symbol_by_id else -1
+
+    def of_record(self, record: End | Forget) -> list[int]:
+        """Return the shards of a record without rows: that of its symbol, or all."""
+        if isinstance(record, Forget) and record.symbol is not None:
+            return [partition_of(record.symbol, self.partitions)]
+        return list(range(self.partitions))
 
     def rows(self, frame: pl.DataFrame) -> dict[int, npt.NDArray[np.int64]]:
         """Return the row numbers of each shard, ascending; leave out shards without rows."""

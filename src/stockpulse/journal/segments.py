@@ -256,5 +256,7 @@ class Segments:
             for parent in _TABLES:
                 await connection.execute(f"DROP TABLE IF EXISTS {table_of(segment, parent)}")
             await connection.execute("DELETE FROM log_segments WHERE id = $1", segment)
+            # A forget is needed as long as there are ticks before it.
+            await connection.execute("DELETE FROM forgets WHERE seq < (SELECT min(id) FROM log_segments)")
         del self.sealed[segment]
         self._made.discard(segment)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from stockpulse.journal.forgets import stored_forgets, without_forgotten
 from stockpulse.journal.segments import table_of
 from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
 from stockpulse.postgres.binary_copy import Layout, in_slices
@@ -56,26 +57,39 @@ async def read(connection: AnyConnection, segment: int, offset: int, block: int 
 
     `block` is the first block of the table to scan.
     """
-    query = f"SELECT {', '.join(_READ.columns)} FROM {table_of(segment)} WHERE {_FROM}"  # noqa: S608 - ours
-    rows = _READ.unpack(await copy_out(connection, query, offset, f"({block},0)", seconds=_READ_SECONDS))
+    return await _read(connection, table_of(segment), _FROM, offset, f"({block},0)")
+
+
+async def read_where(connection: AnyConnection, condition: str, *arguments: object) -> pl.DataFrame:
+    """Read the rows `t` of all segments for which a condition in SQL holds, in order, without trade_id."""
+    return await _read(connection, "realtime_prices", condition, *arguments)
+
+
+async def _read(connection: AnyConnection, table: str, condition: str, *arguments: object) -> pl.DataFrame:
+    query = f"SELECT {', '.join(_READ.columns)} FROM {table} t WHERE {condition}"  # noqa: S608 - ours
+    rows = _READ.unpack(await copy_out(connection, query, *arguments, seconds=_READ_SECONDS))
     return typed(pl.DataFrame(rows).with_columns(trade_id=None), LOGGED_TICKS).sort("seq")
 
 
 async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, block: int = 0) -> pl.DataFrame:
-    """Read the rows of a segment as `read` does, with trade_id."""
-    rows = (await read(connection, segment, offset, block)).drop("trade_id")
+    """Read the rows of a segment as `read` does, with trade_id and without ticks that were forgotten."""
+    place = offset, f"({block},0)"
+    rows = (await _read(connection, table_of(segment), _FROM, *place)).drop("trade_id")
+    rows = without_forgotten(rows, await stored_forgets(connection))
     trade_ids = await _read_csv(
         connection,
         f"SELECT seq, trade_id FROM {table_of(segment)} WHERE trade_id IS NOT NULL AND {_FROM}",  # noqa: S608 - ours
         {"seq": pl.Int64, "trade_id": pl.String},
-        offset,
-        f"({block},0)",
+        *place,
     )
     return typed(rows.join(trade_ids, on="seq", how="left", maintain_order="left"), LOGGED_TICKS)
 
 
 async def newest_identified(connection: AnyConnection, segments: list[int], most: int) -> pl.DataFrame:
-    """Return the newest `most` ticks with a trade_id as KEYS, in log order; `segments` are newest first."""
+    """Return the newest `most` ticks with a trade_id as KEYS, in log order; `segments` are newest first.
+
+    Forgotten ones among them are left out: they may be delivered again.
+    """
     found: list[pl.DataFrame] = []
     for segment in segments:
         left = most - sum(map(len, found))
@@ -88,7 +102,8 @@ async def newest_identified(connection: AnyConnection, segments: list[int], most
         schema = KEYS | {"ts": pl.Float64}
         found.append(await _read_csv(connection, query, schema, left))
     keys = pl.concat(found) if found else pl.DataFrame(schema=KEYS)
-    return keys.with_columns(pl.col("ts").cast(pl.Int64).cast(UTC_MICROS)).sort("seq")
+    keys = keys.with_columns(pl.col("ts").cast(pl.Int64).cast(UTC_MICROS)).sort("seq")
+    return without_forgotten(keys, await stored_forgets(connection))
 
 
 async def _read_csv(

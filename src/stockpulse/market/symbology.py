@@ -148,6 +148,11 @@ class Names:
         """Return the ids of the providers of these kinds of ticks."""
         return self._provider_of_kind[kind_id]
 
+    def venues_of_provider(self, provider: str) -> list[int]:
+        """Return the numbers of the (provider, exchange) pairs of a provider."""
+        known = self.providers.get(provider)
+        return [number for (owner, _), number in self._venues.items() if known is not None and owner == known.id]
+
     def venues_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return a number for the (provider, exchange) of these kinds of ticks; other processes have other numbers."""
         return self._venue_of_kind[kind_id]

@@ -23,7 +23,7 @@ from stockpulse.journal.backends import KafkaParts
 from stockpulse.journal.kafka.appender import Appender, open_appender
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.tail import tail
-from stockpulse.journal.records import Journal, Ticks
+from stockpulse.journal.records import Forget, Journal, Ticks
 from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.node.kafka import topics_of
@@ -72,6 +72,7 @@ async def open_shards(node: Node, clocks: ProviderClocks, *listeners: Listener) 
         spec=spec,
         rule_ids=await SignalStore(database.pool).assign_ids(spec.rules.rules),
         delivered=remember_ticks(node),
+        forgotten=forget_deliveries(node),
         listener=Listeners((*listeners, *node.listeners)),
         counters=node.counters,
         now=node.timing.now,
@@ -93,6 +94,15 @@ def remember_ticks(node: Node) -> Callable[[pl.DataFrame], Awaitable[None]]:
         await node.redeliveries.remember(symbol_names.keys(ticks.filter(pl.col("trade_id").is_not_null())))
 
     return remember
+
+
+def forget_deliveries(node: Node) -> Callable[[Forget], Awaitable[None]]:
+    """Return a function that lets intake take forgotten ticks for new when they come again."""
+
+    async def forget(one: Forget) -> None:
+        await node.redeliveries.forget(one.symbol, one.provider, one.start, one.end)
+
+    return forget
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ async def retry(
     decoded = JsonCodec().decode([(letter.record or "").encode() for letter in letters])
     refused = {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}
     refused |= {letters[row].id: "the end of a recording is not sent again" for row, _ in decoded.ends}
+    refused |= {letters[row].id: "a forget is not sent again: see `stockpulse forget`" for row, _ in decoded.forgets}
     done: list[DeadLetter] = []
     for frame, columns, of_bars in ((decoded.ticks, TICKS, False), (decoded.bars, BARS, True)):
         for (provider,), part in frame.with_columns(_sender(letters, frame)).group_by("sender", maintain_order=True):

@@ -35,6 +35,7 @@ class FollowedBars:
     def _take(self, bars: pl.DataFrame) -> None:
         for key, part in bars.group_by("interval", maintain_order=True):
             rows = rows_of_topic(part, {name: one.id for name, one in self._names.providers.items()})
+            rows["open"][part["deleted"].fill_null(value=False).to_numpy()] = np.nan  # an older record may still come
             for symbol, row in zip(part["symbol"], rows, strict=True):
                 kept = self._bars.setdefault((str(key[0]), symbol), {})
                 known = kept.get(int(row["ts"]))
@@ -51,5 +52,6 @@ class FollowedBars:
         for symbol in symbols:
             for row in self._bars.get((interval.name, symbol.name), {}).values():
                 row["symbol_id"] = symbol.id
-                found.append(row)
+                if not np.isnan(row["open"]):
+                    found.append(row)
         return np.array(found, BAR) if found else np.empty(0, BAR)

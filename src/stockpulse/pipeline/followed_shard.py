@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,9 @@ import polars as pl
 from stockpulse.aio import offload
 from stockpulse.journal import tick_rows
 from stockpulse.journal.followed_log import slot_of
+from stockpulse.journal.forgets import forgotten_rows, read_forgets
 from stockpulse.journal.recent import RecentTicks
+from stockpulse.journal.records import Forget
 from stockpulse.journal.segments import Segments
 from stockpulse.market.schemas import PRIMARY
 from stockpulse.market.symbology import Names, ProviderName
@@ -31,6 +34,7 @@ class FollowedShard:
         self._names = names
         self._read_to = first_seq
         self._block = 0
+        self._forgets_to = first_seq
         self._provider_of: dict[int, int] = {}
         self._newest: dict[int, int] = {}
         self.first_seq = first_seq
@@ -51,9 +55,16 @@ class FollowedShard:
             blocks = await tick_rows.blocks(connection, self.segments.open)
             frame = await tick_rows.read_whole(connection, self.segments.open, self._read_to, self._block)
             self._block = max(blocks - _BLOCKS_AT_ONCE, 0)
+            forgets = await read_forgets(connection, self._forgets_to, slot_of(self.first_seq).stop)
         if len(frame):
             self._read_to = int(frame["seq"][-1]) + 1
             await offload.run(len(frame), lambda: self._take(frame))
+        for seq, forget in forgets:
+            self.segments.recent.drop_rows(partial(self._is_forgotten, seq, forget))
+            self._forgets_to = seq + 1
+
+    def _is_forgotten(self, seq: int, forget: Forget, ticks: pl.DataFrame) -> pl.Series:
+        return forgotten_rows(ticks, forget, self._names) & (ticks["seq"] < seq)
 
     def _take(self, frame: pl.DataFrame) -> None:
         self.segments.recent.append(self.segments.open, frame)

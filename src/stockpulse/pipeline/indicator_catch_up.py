@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from stockpulse.aio import offload
-from stockpulse.engine.bar_math import Rows, newest_of_each
+from stockpulse.engine.bar_math import Rows, keys, newest_of_each
 from stockpulse.engine.indicator_track import ANCHOR_BARS, Track
 from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
@@ -58,6 +58,7 @@ class IndicatorCatchUp:
         """Return closed bars of each symbol from its start on, and which symbols have no more than these."""
         async with self._engine as engine:
             memory = engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
+            removed = engine.bars.removed(interval)  # and these may not be deleted yet
         most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
         stored = await self._reads.bars_from(interval, symbol_id, start, most)
         first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))
@@ -66,4 +67,5 @@ class IndicatorCatchUp:
         end[~complete] = stored["ts"][last[~complete] - 1] + 1
         at = np.minimum(np.searchsorted(symbol_id, memory["symbol_id"]), len(symbol_id) - 1)
         wanted = (symbol_id[at] == memory["symbol_id"]) & (memory["ts"] >= start[at]) & (memory["ts"] < end[at])
+        stored = stored[~np.isin(keys(stored["symbol_id"], stored["ts"]), removed)]
         return newest_of_each(np.concatenate([stored, memory[wanted]])), complete

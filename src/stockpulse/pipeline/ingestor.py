@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,8 +24,9 @@ from stockpulse.aio.retry import retry
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
-from stockpulse.journal.records import Appended, Bars, End, Journal, Ticks
+from stockpulse.journal.records import Appended, Bars, End, Forget, Journal, Ticks
 from stockpulse.market.times import DAY_MICROS, from_micros
+from stockpulse.pipeline.forgetting import Forgotten
 from stockpulse.postgres.connect import TRANSIENT, is_transient
 from stockpulse.storage.dead_letters import DeadLetters
 from stockpulse.storage.partitions import Partitions
@@ -40,8 +41,13 @@ _BULK_ROWS: Final = 1_000
 _BULK_BACKLOG: Final = 150_000
 _BULK_POLL_SECONDS: Final = 0.005
 
-HandOn = Callable[[Appended], Awaitable[asyncio.Future[None] | None]]
-"""Takes an appended batch; for the end of a recording it returns a future, done when its bars are stored."""
+_Answer = TypeVar("_Answer")
+
+HandOn = Callable[[Appended], Awaitable[asyncio.Future[Forgotten | None] | None]]
+"""Takes an appended batch; for the end of a recording and for a forget it returns a future.
+
+The future is done when what follows from the record is stored; for a forget its result says what that is.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,15 @@ class _Ended:
     done: asyncio.Future[Receipt]
 
 
+@dataclass(frozen=True)
+class _Forgetting:
+    """A forget on its way into the log, and the future that answers its sender."""
+
+    forget: Forget
+    durable: asyncio.Future[None]
+    done: asyncio.Future[Forgotten | None]
+
+
 class Ingestor:
     """Takes batches in, for all shards."""
 
@@ -97,8 +112,8 @@ class Ingestor:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._counters = counters
         self._now = now
-        self._submitted: RowQueue[_Waiting | _Ended] = RowQueue(_QUEUE_ROWS)
-        self._with_ids: RowQueue[_WithIds | _Ended] = RowQueue(_APPEND_ROWS)
+        self._submitted: RowQueue[_Waiting | _Ended | _Forgetting] = RowQueue(_QUEUE_ROWS)
+        self._with_ids: RowQueue[_WithIds | _Ended | _Forgetting] = RowQueue(_APPEND_ROWS)
         self.unanswered = 0
 
     def lag(self) -> tuple[int, int]:
@@ -128,7 +143,9 @@ class Ingestor:
             if len(good):
                 await self._prepare_partitions(good["ts"])
                 await self._let_others_pass(len(good))
-            return await self._enqueue(_Waiting(submission, asyncio.get_running_loop().create_future()), len(good))
+            waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+            await self._enqueue(waiting, len(good))
+            return waiting.done
 
     async def _let_others_pass(self, rows: int) -> None:
         """Hold a large batch back while much waits: what is in the log before a live tick is processed before it."""
@@ -150,14 +167,34 @@ class Ingestor:
 
     async def end(self, feed: Feed) -> None:
         """End a recording, so that its last bars close; return when those of this process are stored."""
+        ended = _Ended(feed.provider, asyncio.get_running_loop().create_future())
         async with self._turns[feed.provider]:
-            ended = await self._enqueue(_Ended(feed.provider, asyncio.get_running_loop().create_future()), 1)
-        await ended
+            await self._enqueue(ended, 1)
+        await ended.done
 
-    async def _enqueue(self, item: _Waiting | _Ended, rows: int) -> asyncio.Future[Receipt]:
+    async def forget(self, forget: Forget) -> Forgotten | None:
+        """Take records back; return when that is stored, with what it did; see `enqueue_forget`."""
+        _, done = await self.enqueue_forget(forget)
+        return await done
+
+    async def enqueue_forget(self, forget: Forget) -> tuple[asyncio.Future[None], asyncio.Future[Forgotten | None]]:
+        """Take a forget in as soon as there is room.
+
+        The first future is done when the forget is durable, the second when what follows from it is stored. The
+        second has None as its result if other processes work on the shards, which then process the forget.
+        """
+        loop = asyncio.get_running_loop()
+        forgetting = _Forgetting(forget, loop.create_future(), loop.create_future())
+        if forget.provider is None:
+            await self._enqueue(forgetting, 1)
+        else:
+            async with self._turns[forget.provider]:
+                await self._enqueue(forgetting, 1)
+        return forgetting.durable, forgetting.done
+
+    async def _enqueue(self, item: _Waiting | _Ended | _Forgetting, rows: int) -> None:
         await self._submitted.put(item, max(rows, 1))
         self.unanswered += 1
-        return item.done
 
     # Assign ids ---------------------------------------------------------------------------------
 
@@ -166,6 +203,10 @@ class Ingestor:
         while True:
             for item in await self._submitted.take(_APPEND_ROWS):
                 if isinstance(item, _Ended):
+                    await self._with_ids.put(item, 1)
+                elif isinstance(item, _Forgetting):
+                    taken = item.forget
+                    await self._intake.forget(taken.symbol, taken.provider, taken.start, taken.end)
                     await self._with_ids.put(item, 1)
                 else:
                     with_ids = await self._encoded(item)
@@ -190,6 +231,9 @@ class Ingestor:
                 if kind is End:
                     for ended in group:
                         await self._append_end(ended)  # type: ignore[arg-type]
+                elif kind is Forget:
+                    for forgetting in group:
+                        await self._append_forget(forgetting)  # type: ignore[arg-type]
                 else:
                     await self._append_group(list(group))  # type: ignore[arg-type]
 
@@ -197,6 +241,14 @@ class Ingestor:
         stored = [await self._hand_on(appended) for appended in await self._journal.append(End(ended.provider))]
         closing = asyncio.gather(*[future for future in stored if future is not None], return_exceptions=True)
         closing.add_done_callback(lambda _: self._answer(ended.done, Receipt()))
+
+    async def _append_forget(self, forgetting: _Forgetting) -> None:
+        appended = await self._journal.append(forgetting.forget)
+        if not forgetting.durable.done():
+            forgetting.durable.set_result(None)
+        parts = [await self._hand_on(one) for one in appended]
+        outcomes = asyncio.gather(*[part for part in parts if part is not None], return_exceptions=True)
+        outcomes.add_done_callback(lambda _: self._answer(forgetting.done, _sum_of(outcomes, len(parts))))
 
     async def _append_group(self, group: list[_WithIds]) -> None:
         frames = [item.frame for item in group if len(item.frame)]
@@ -219,13 +271,21 @@ class Ingestor:
         else:
             self._counters.ticks += receipt.accepted
 
-    def _answer(self, done: asyncio.Future[Receipt], receipt: Receipt) -> None:
+    def _answer(self, done: asyncio.Future[_Answer], answer: _Answer) -> None:
         self.unanswered -= 1
         if not done.done():
-            done.set_result(receipt)
+            done.set_result(answer)
 
 
-def _kind(item: _WithIds | _Ended) -> type[Ticks] | type[Bars] | type[End]:
+def _sum_of(outcomes: asyncio.Future[list[Forgotten | BaseException | None]], shards: int) -> Forgotten | None:
+    """Add up what a forget did in all its shards; None if other processes work on some of them."""
+    parts = [] if outcomes.cancelled() else [one for one in outcomes.result() if isinstance(one, Forgotten)]
+    return sum(parts, Forgotten()) if len(parts) == shards else None
+
+
+def _kind(item: _WithIds | _Ended | _Forgetting) -> type[Ticks] | type[Bars] | type[End] | type[Forget]:
     if isinstance(item, _Ended):
         return End
+    if isinstance(item, _Forgetting):
+        return Forget
     return Bars if item.of_bars else Ticks

@@ -120,8 +120,8 @@ class KafkaPublisher(Listener):
                 group.create_task(topic.run())
 
     def on_bars(self, bars: BarEvents) -> None:
-        """Queue bars that form, have closed or were revised."""
-        self._bars.put(bars_frame(self._names, bars.rows, bars.interval))
+        """Queue bars that form, have closed, were revised or are gone."""
+        self._bars.put(bars_frame(self._names, bars.rows, bars.interval, removed=bars.removed))
 
     def on_indicators(self, indicators: IndicatorEvents) -> None:
         """Queue indicators of closed bars."""
@@ -169,7 +169,8 @@ class KafkaPublisher(Listener):
         )
 
 
-def bars_frame(names: Names, rows: Rows, interval: Interval) -> pl.DataFrame:
+def bars_frame(names: Names, rows: Rows, interval: Interval, *, removed: bool = False) -> pl.DataFrame:
     """Return the engine's rows as OHLCV; bars without a price are left out."""
     served = served_bars(rows[~np.isnan(rows["open"])], interval, names)
-    return served.rename({"ts": "timestamp"}).select(list(OHLCV))
+    deleted = pl.lit(removed or None, pl.Boolean).alias("deleted")
+    return served.rename({"ts": "timestamp"}).with_columns(deleted).select(list(OHLCV))

@@ -12,14 +12,17 @@ from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.backends import Logs, ShardOfLog
+from stockpulse.journal.records import Forget
 from stockpulse.journal.routing import Routing
 from stockpulse.pipeline.events import Listener
+from stockpulse.pipeline.forgetting import Forgetting
 from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.pipeline.shard_processor import ShardProcessor
 from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.postgres.database import Database
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.engine_reads import EngineReads
+from stockpulse.storage.kept_records import KeptRecords
 from stockpulse.storage.partitions import Partitions
 from stockpulse.storage.sink import Sink
 from stockpulse.telemetry.counters import Counters
@@ -52,6 +55,8 @@ class ShardOpener:
     rule_ids: list[int]
     delivered: Callable[[pl.DataFrame], Awaitable[None]]
     """Told of ticks that intake has not seen: `tick_rows.KEYS` or more columns."""
+    forgotten: Callable[[Forget], Awaitable[None]]
+    """Told of forgets that intake may not have seen."""
     listener: Listener
     counters: Counters
     now: Callable[[], datetime]
@@ -70,7 +75,7 @@ class ShardOpener:
         sink = self._sink(shard, source)
         try:
             redeliveries = await self._restore(shard, source, engine, sink)
-            processor = self._processor(source, sink, LockedEngine(engine), redeliveries)
+            processor = self._processor(shard, source, sink, LockedEngine(engine), redeliveries)
             await processor.recover()
             return OwnedShard(source, sink, processor)
         except BaseException:
@@ -102,8 +107,9 @@ class ShardOpener:
         return redeliveries
 
     def _processor(
-        self, source: ShardOfLog, sink: Sink, engine: LockedEngine, redeliveries: ShardRedeliveries | None
+        self, shard: int, source: ShardOfLog, sink: Sink, engine: LockedEngine, redeliveries: ShardRedeliveries | None
     ) -> ShardProcessor:
+        names, reads = self.database.names, EngineReads(self.database.pool)
         writer = ShardWriter(
             engine,
             sink,
@@ -117,11 +123,22 @@ class ShardOpener:
             shard_log=source.log,
             engine=engine,
             writer=writer,
-            reads=EngineReads(self.database.pool),
-            names=self.database.names,
+            reads=reads,
+            names=names,
             counters=self.counters,
             now=self.now,
+            forgetting=Forgetting(
+                engine,
+                writer,
+                reads,
+                KeptRecords(self.database.pool, names),
+                names,
+                source.segments.recent,
+                lambda: [number for number in names.symbol_by_id if self.routing.of_symbol(number) == shard],
+                extended_day=self.spec.extended_day,
+            ),
             redeliveries=redeliveries,
             delivered=self.delivered,
+            forgotten=self.forgotten,
             extended_day=self.spec.extended_day,
         )

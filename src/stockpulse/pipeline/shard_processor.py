@@ -23,11 +23,12 @@ from stockpulse.engine.bar_engine import BarEvents, Batch, Range, Step
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.ingest.redelivery import ShardRedeliveries
-from stockpulse.journal.records import Appended, Bars, End, ShardLog, Ticks, Unreadable
+from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
 from stockpulse.market.calendar import Calendar, trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UNREADABLE
 from stockpulse.market.symbology import Names
+from stockpulse.pipeline.forgetting import Forgetting, Forgotten
 from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
 from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.pipeline.provider_clocks import ShardClocks
@@ -43,7 +44,7 @@ _GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
 
 log = structlog.get_logger(__name__)
 
-_Stored = asyncio.Future[None]
+_Stored = asyncio.Future[Forgotten | None]
 _Item = tuple[Appended, _Stored | None]
 
 
@@ -60,13 +61,16 @@ class ShardProcessor:
         names: Names,
         counters: Counters,
         now: Callable[[], datetime],
+        forgetting: Forgetting,
         redeliveries: ShardRedeliveries | None = None,
         delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
+        forgotten: Callable[[Forget], Awaitable[None]] | None = None,
         extended_day: bool = False,
     ) -> None:
         """Pass `redeliveries` if other processes append to the log too: it drops ticks that came before.
 
-        `delivered` is told of ticks that were read from the log, and that intake has not seen.
+        `delivered` is told of ticks that were read from the log, and that intake has not seen; `forgotten` is told of
+        forgets that intake may not have seen.
         """
         self._log = shard_log
         self.engine = engine
@@ -76,6 +80,8 @@ class ShardProcessor:
         self._counters = counters
         self._redeliveries = redeliveries
         self._delivered = delivered
+        self._forgetting = forgetting
+        self._forgotten = forgotten
         self._extended_day = extended_day
         self._catch_up = IndicatorCatchUp(engine, reads)
         self._handed_on: RowQueue[_Item] = RowQueue(_QUEUE_ROWS)
@@ -100,9 +106,10 @@ class ShardProcessor:
     async def hand_on(self, appended: Appended) -> _Stored | None:
         """Take a batch that this process has just appended; waits while too many rows are queued.
 
-        For the end of a recording it returns a future: done when the bars that it closes are stored.
+        For the end of a recording, and for a forget, it returns a future: done when what follows from it is stored.
         """
-        stored = asyncio.get_running_loop().create_future() if isinstance(appended.batch, End) else None
+        waits = isinstance(appended.batch, End | Forget)
+        stored = asyncio.get_running_loop().create_future() if waits else None
         await self._handed_on.put((appended, stored), len(appended.batch))
         self._expected = appended.after
         return stored
@@ -115,7 +122,7 @@ class ShardProcessor:
         self._learn_symbols()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
-            await self._process_read(appended, {})
+            await self._process_read(appended, {}, self.writer.flush_once)
             await self.writer.flush_once()  # a recovery that is cut short then goes on where it was
         # Offsets that were left out at the end of a sealed segment count as processed.
         self.engine.unlocked.bars.offset = self._expected = max(self.offset, end)
@@ -134,10 +141,11 @@ class ShardProcessor:
                 appended, stored = self._taken[0]
                 await self.writer.until_room()
                 await self._read_up_to(appended.before)
+                done = None
                 if (rest := _beyond(appended, self.offset)) is not None:
-                    await self._process(rest, None)
+                    done = await self._process(rest, None, self.writer.until_room)
                 if stored is not None:
-                    self.writer.answer(stored)
+                    self.writer.answer(stored, done)
                 self._taken.popleft()
             catching_up = await self._catch_up.advance()
 
@@ -156,7 +164,7 @@ class ShardProcessor:
         try:
             async for appended in self._log.replay(self.offset, offset):
                 await self.writer.until_room()
-                await self._process_read(appended, None)
+                await self._process_read(appended, None, self.writer.until_room)
         finally:
             self._reading = False
 
@@ -167,16 +175,20 @@ class ShardProcessor:
         async with self.engine as engine:
             self.writer.announce(await offload.run(engine.bars.forming(), partial(engine.close, clocks)))
 
-    async def _process_read(self, appended: Appended, clocks: dict[int, int] | None) -> None:
+    async def _process_read(
+        self, appended: Appended, clocks: dict[int, int] | None, until_room: Callable[[], Awaitable[None]]
+    ) -> None:
         """Process a batch that was read from the log: intake has not seen it since the process started."""
         if isinstance(appended.batch, Ticks) and self._delivered is not None:
             await self._delivered(appended.batch.frame)
-        await self._process(appended, clocks)
+        await self._process(appended, clocks, until_room)
 
-    async def _process(self, appended: Appended, clocks: dict[int, int] | None) -> None:
-        """Take one batch through the engine."""
+    async def _process(
+        self, appended: Appended, clocks: dict[int, int] | None, until_room: Callable[[], Awaitable[None]]
+    ) -> Forgotten | None:
+        """Take one batch through the engine; return what a forget has done."""
         self._learn_symbols()
-        batch = appended.batch
+        batch, done = appended.batch, None
         if isinstance(batch, End):
             self.clocks.end(batch.provider)
             await self._close_with(self.clocks.over(batch.provider))
@@ -186,10 +198,23 @@ class ShardProcessor:
                 await self._process_records(fresh, clocks)
         elif isinstance(batch, Bars):
             await self._process_records(batch, clocks)
+        elif isinstance(batch, Forget):
+            done = await self._forgetting.process(batch, appended.after - 1, until_room)
+            await self._forget_deliveries(batch)
         async with self.engine as engine:
             if isinstance(batch, Unreadable):
                 self.writer.keep(batch)
+            elif isinstance(batch, Forget):
+                self.writer.keep_forget(batch, appended.after - 1)
             engine.bars.offset = max(self.offset, appended.after)
+        return done
+
+    async def _forget_deliveries(self, forget: Forget) -> None:
+        """Take forgotten ticks for new when they come again. Without other writers intake alone has done so."""
+        if self._redeliveries is not None:
+            self._redeliveries.forget(forget.symbol, forget.provider, forget.start, forget.end)
+            if self._forgotten is not None:
+                await self._forgotten(forget)
 
     async def _without_redeliveries(self, batch: Ticks) -> Ticks:
         """Drop ticks that came before. A batch that is processed again, after a fault, is not asked about twice."""

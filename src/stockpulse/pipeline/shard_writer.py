@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.engine import Engine, EngineChanges
 from stockpulse.engine.indicators import DAILY, INTRADAY, AnalyticsChanges, RealtimeSnapshot
-from stockpulse.journal.records import Batch, Ticks, Unreadable
+from stockpulse.journal.records import Batch, Forget, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.pipeline.events import IndicatorEvents, Listener
@@ -39,7 +39,8 @@ class _Unstored:
 
     ticks: list[pl.DataFrame] = field(default_factory=list)
     unreadable: list[pl.DataFrame] = field(default_factory=list)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    forgets: list[tuple[int, Forget]] = field(default_factory=list)
+    waiting: list[tuple[asyncio.Future[Any], Any]] = field(default_factory=list)
 
 
 class ShardWriter:
@@ -113,9 +114,13 @@ class ShardWriter:
                 self._unstored.ticks.append(batch.frame)
                 self._segments.recent.append(self._segments.open, batch.frame)
 
-    def answer(self, stored: asyncio.Future[None]) -> None:
-        """Complete the future when everything made so far is stored."""
-        self._unstored.waiting.append(stored)
+    def keep_forget(self, forget: Forget, seq: int) -> None:
+        """Keep a processed forget until the next flush; call it while the engine is still locked."""
+        self._unstored.forgets.append((seq, forget))
+
+    def answer(self, stored: asyncio.Future[Any], result: object = None) -> None:
+        """Complete the future with this result when everything made so far is stored."""
+        self._unstored.waiting.append((stored, result))
 
     async def until_room(self) -> None:
         """Wait while too much is unstored, or while a listener cannot hear more."""
@@ -145,8 +150,8 @@ class ShardWriter:
             if flush is not None:
                 await self._write(flush)
             self._being_stored = 0
-            for stored in unstored.waiting:
-                stored.set_result(None)
+            for stored, result in unstored.waiting:
+                stored.set_result(result)
 
     async def _take_changes(self, engine: Engine) -> tuple[Flush | None, _Unstored]:
         realtime = await self._realtime(engine)
@@ -215,4 +220,6 @@ def _flush_of(
         whole=whole is not None,
         ticks=unstored.ticks,
         unreadable=unstored.unreadable,
+        removed=changes.removed,
+        forgets=unstored.forgets,
     )

@@ -15,6 +15,7 @@ from stockpulse.errors import Fenced
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.journal.records import Appended
 from stockpulse.market.intervals import Interval
+from stockpulse.pipeline.forgetting import Forgotten
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shard_opener import OwnedShard, ShardOpener
 from stockpulse.pipeline.shard_processor import ShardProcessor
@@ -132,7 +133,7 @@ class Shards:
 
     # Records and bars ---------------------------------------------------------------------------
 
-    async def hand_on(self, appended: Appended) -> asyncio.Future[None] | None:
+    async def hand_on(self, appended: Appended) -> asyncio.Future[Forgotten | None] | None:
         """Give a batch that was just appended to its shard, if this process works on it."""
         one = self.owned.get(appended.shard)
         return None if one is None else await one.processor.hand_on(appended)

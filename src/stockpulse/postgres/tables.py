@@ -155,6 +155,24 @@ checkpoints = Table(
     ),
 )
 
+forgets = Table(
+    "forgets",
+    metadata,
+    Column(
+        "seq",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="log offset: the records before it are forgotten",
+    ),
+    Column("symbol_id", Integer, comment="null: all symbols of the shard; -1: an unknown one"),
+    Column("provider_id", Integer, comment="null: all providers; -1: an unknown one"),
+    Column("start_at", _TIME, nullable=False, comment="the first event time that is forgotten"),
+    Column("end_at", _TIME, nullable=False, comment="the first event time after those"),
+    Column("received_at", _TIME, nullable=False, server_default=_NOW),
+    comment="which ticks and bars of providers were taken back",
+)
+
 left_logs = Table(
     "left_logs",
     metadata,

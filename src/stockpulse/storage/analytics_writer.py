@@ -64,11 +64,24 @@ class AnalyticsWriter:
     async def write(self, connection: Connection, changes: AnalyticsChanges) -> None:
         """Write the changes, within a transaction."""
         for name, changed in changes.tracks.items():
+            if changed.dropped:
+                await self._delete(connection, name, changed.dropped)
             if name in self._values:
                 await self._values[name].write(connection, self._columns(changed.derived))
             await _write_anchors(connection, self._tracks[name], changed)
         if changes.signals is not None:
             await self._write_signals(connection, changes.signals)
+
+    async def _delete(self, connection: Connection, track: str, bars: list[tuple[int, int]]) -> None:
+        """Delete what was derived from bars that are gone."""
+        table = TABLES.get(track, "signals")
+        own = f" AND t.minutes = {self._minutes}" if table == "signals" else ""
+        await connection.execute(
+            f"DELETE FROM {table} t USING unnest($1::int[], $2::timestamptz[]) AS d (symbol_id, ts)"  # noqa: S608 - ours
+            f" WHERE t.symbol_id = d.symbol_id AND t.ts = d.ts{own}",
+            [symbol_id for symbol_id, _ in bars],
+            [from_micros(ts) for _, ts in bars],
+        )
 
     def _columns(self, derived: DerivedRows) -> dict[str, Any]:
         values = {output: derived.values[:, column] for output, column in self._stored.items()}

@@ -42,6 +42,27 @@ class EngineReads:
         rows = await self._copied(query, symbol_id.tolist(), start.tolist(), most)
         return rows[np.lexsort((rows["ts"], rows["symbol_id"]))]
 
+    async def provided(self, interval: Interval, symbol_id: int, start: int, end: int) -> Rows:
+        """Return the stored bars of a symbol that a provider gave, with start <= ts < end (UTC microseconds)."""
+        query = (
+            f"SELECT {_columns('b')} FROM {TABLE[interval]} b WHERE b.symbol_id = $1 AND b.provider_id <> 0"  # noqa: S608
+            f" AND b.ts >= {_AT} $2::bigint AND b.ts < {_AT} $3::bigint"
+        )
+        return await self._copied(query, symbol_id, start, end)
+
+    async def neighbours(self, interval: Interval, symbol_id: int, removed: Ints) -> Rows:
+        """Return the first stored bar with a price after the first removed one, and the newest stored bar of all.
+
+        The removed ones are left out.
+        """
+        others = f"FROM {TABLE[interval]} b WHERE b.symbol_id = $1 AND b.ts <> ALL ($2::timestamptz[])"
+        query = (
+            f"(SELECT {_columns('b')} {others} AND b.open <> 'NaN' AND b.ts > {_AT} $3::bigint ORDER BY b.ts LIMIT 1)"
+            f" UNION (SELECT {_columns('b')} {others} ORDER BY b.ts DESC LIMIT 1)"
+        )
+        times = [from_micros(one) for one in removed.tolist()]
+        return await self._copied(query, symbol_id, times, int(removed.min()))
+
     async def anchors(self, track: Track, symbol_id: Ints, until: Ints) -> list[Anchor]:
         """Return the newest stored state of each symbol up to `until`; symbols without one are left out."""
 

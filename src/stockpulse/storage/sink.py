@@ -5,8 +5,8 @@ stored beside it in parts: a whole snapshot, then only the changes, until they o
 """
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -17,15 +17,18 @@ import structlog
 
 from stockpulse.aio import offload
 from stockpulse.aio.retry import retry
-from stockpulse.engine.bar_math import Rows
+from stockpulse.engine.bar_math import Rows, from_keys
 from stockpulse.engine.checkpoint_state import State, decode, encode
 from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.errors import Fenced, OtherJournal
 from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog
+from stockpulse.journal.forgets import insert_forget
+from stockpulse.journal.records import Forget
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import Interval
+from stockpulse.market.times import from_micros
 from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, is_transient
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
@@ -71,6 +74,10 @@ class Flush:
     """Ticks of an external log, in its order, as `LOGGED_TICKS`."""
     unreadable: Sequence[pl.DataFrame] = ()
     """Unreadable records of an external log: `seq`, `reason`, `raw`."""
+    removed: Mapping[Interval, Ints] = field(default_factory=dict)
+    """Keys of bars to delete, before `bars` are written."""
+    forgets: Sequence[tuple[int, Forget]] = ()
+    """Forgets that are processed with it, each with its seq."""
 
 
 class Sink:
@@ -203,6 +210,7 @@ class Sink:
                 part,
                 blob,
             )
+            await _forget(connection, flush)
             for interval, rows in flush.bars.items():
                 await self._bars[interval].write(connection, columns_of(rows))
             await self._derived.write(connection, flush.analytics)
@@ -250,3 +258,24 @@ class Sink:
     async def close(self) -> None:
         """Close the connection."""
         await self._reconnecting.close()
+
+
+async def _forget(connection: Connection, flush: Flush) -> None:
+    """Delete what forgets have removed, and store the forgets of a log that does not do so itself."""
+    for interval, key in flush.removed.items():
+        symbol_id, ts = from_keys(key)
+        await connection.execute(
+            f"DELETE FROM {TABLE[interval]} b USING unnest($1::int[], $2::timestamptz[]) AS d (symbol_id, ts)"  # noqa: S608 - ours
+            " WHERE b.symbol_id = d.symbol_id AND b.ts = d.ts",
+            symbol_id.tolist(),
+            [from_micros(one) for one in ts.tolist()],
+        )
+    for seq, forget in flush.forgets:
+        await insert_forget(connection, seq, forget)
+    if flush.forgets:  # the prices in these snapshots may be forgotten ones; the next snapshot has the others
+        await connection.execute(
+            "DELETE FROM realtime_analytics r USING forgets f WHERE f.seq = ANY ($1::bigint[])"
+            " AND (f.symbol_id IS NULL OR f.symbol_id = r.symbol_id)"
+            " AND r.price_at >= f.start_at AND r.price_at < f.end_at",
+            [seq for seq, _ in flush.forgets],
+        )

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from stockpulse.journal.forgets import standing, stored_forgets
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints
@@ -80,13 +81,13 @@ class TickReader:
         found = _latest_in(chunks, symbol_id, limit)
         older = _older(source, chunks)
         if older.may_hold_later_than(found, limit):
-            rows = await self._pool.fetch(
-                f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND {_STORED}"  # noqa: S608 - ours
-                " ORDER BY ts DESC, seq DESC LIMIT $5",
-                symbol_id,
-                *older.bounds,
-                limit,
-            )
+            async with self._pool.acquire() as connection:
+                condition, arguments = standing(await stored_forgets(connection, symbol_id), 6)
+                rows = await connection.fetch(
+                    f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND {condition}"  # noqa: S608 - ours
+                    " ORDER BY ts DESC, seq DESC LIMIT $5",
+                    *(symbol_id, *older.bounds, limit, *arguments),
+                )
             stored = pl.DataFrame([tuple(row) for row in rows], schema=LOGGED_TICKS, orient="row")
             found = _newest_first(pl.concat([found, stored]), limit)
         return self._served(found)
@@ -102,14 +103,14 @@ class TickReader:
         tallies = _tallies_in(chunks, symbol_id, micros(start), micros(end))
         older = _older(source, chunks)
         if older.newest is None or older.newest >= micros(start):
-            stored = await self._pool.fetch(
-                "SELECT kind_id, count(*), sum(price), sum(size), min(price), max(price)"  # noqa: S608
-                f" FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6 GROUP BY kind_id",
-                symbol_id,
-                *older.bounds,
-                start,
-                end,
-            )
+            async with self._pool.acquire() as connection:
+                condition, arguments = standing(await stored_forgets(connection, symbol_id), 7)
+                stored = await connection.fetch(
+                    "SELECT kind_id, count(*), sum(price), sum(size), min(price), max(price)"  # noqa: S608
+                    f" FROM realtime_prices WHERE symbol_id = $1 AND ts >= $5 AND ts < $6 AND {_STORED}"
+                    f" AND {condition} GROUP BY kind_id",
+                    *(symbol_id, *older.bounds, start, end, *arguments),
+                )
             tallies += [_Tally(*row) for row in stored]
         if eligible:
             tallies = [tally for tally in tallies if self._names.kind_by_id[tally.kind_id].flags & _IN_BARS == _IN_BARS]

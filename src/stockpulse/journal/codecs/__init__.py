@@ -1,17 +1,18 @@
 """The records on Kafka's topics: their frames, and the protocol of the codecs for JSON and Avro.
 
-The raw topic holds trades, providers' own bars and the ends of recordings. Each derived topic holds one kind of
-record. Records that other programs write to the raw topic may use every spelling that `POST /ticks` takes. A bad
-record never blocks the records behind it.
+The raw topic holds trades, providers' own bars, the ends of recordings and forgets. Each derived topic holds one
+kind of record. Records that other programs write to the raw topic may use every spelling that `POST /ticks` takes. A
+bad record never blocks the records behind it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
 import polars as pl
 
+from stockpulse.journal.records import Forget
 from stockpulse.market.schemas import BARS, UTC_MICROS
 
 #: A trade on the raw topic. `provider` and `received_at` are null if another program left them out.
@@ -50,6 +51,7 @@ OHLCV: Final = pl.Schema(
         "revision": pl.Int64(),
         "final": pl.Boolean(),
         "source": pl.String(),
+        "deleted": pl.Boolean(),  # true: the bar is gone, its records were forgotten; else null
     }
 )
 
@@ -84,13 +86,14 @@ class Decoded:
     """The values of the raw topic by kind, in the order of the input. Every value is in exactly one of the fields.
 
     `ticks` and `bars` have the columns of RECORDED_TICKS and RECORDED_BARS, then those of PLACED. `ends` holds
-    (row, provider). `broken` has the columns of BROKEN.
+    (row, provider), `forgets` (row, forget). `broken` has the columns of BROKEN.
     """
 
     ticks: pl.DataFrame
     bars: pl.DataFrame
     ends: list[tuple[int, str]]
     broken: pl.DataFrame
+    forgets: list[tuple[int, Forget]] = field(default_factory=list)
 
 
 class Codec(Protocol):
@@ -115,6 +118,10 @@ class Codec(Protocol):
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
         """Encode the end of a provider's recording."""
+        ...
+
+    def encode_forget(self, forget: Forget, received_at: datetime) -> bytes:
+        """Encode a forget."""
         ...
 
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:

@@ -30,12 +30,13 @@ from stockpulse.journal.codecs import (
     unfit,
 )
 from stockpulse.journal.codecs.avro_schemas import NAMES, check, schema_of, subject_of, without_meaning
-from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end
+from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end, forget_in
 from stockpulse.journal.codecs.registry import Registry
+from stockpulse.journal.records import Forget
 from stockpulse.market.columns import TIME
 from stockpulse.market.rows import Field, assemble, readable, sent_columns
 from stockpulse.market.schemas import UTC_MICROS
-from stockpulse.market.times import micros
+from stockpulse.market.times import from_micros, micros
 
 _HEAD: Final = struct.Struct(">bI")
 
@@ -104,6 +105,11 @@ class AvroCodec:
         """Encode the end of a provider's recording."""
         return self._written("End", [{"provider": provider, "received_at": micros(received_at)}])[0]
 
+    def encode_forget(self, forget: Forget, received_at: datetime) -> bytes:
+        """Encode a forget."""
+        record = {"symbol": forget.symbol, "provider": forget.provider, "start": forget.start, "end": forget.end}
+        return self._written("Forget", [{**record, "received_at": micros(received_at)}])[0]
+
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:
         """Encode bars, a frame of OHLCV."""
         return self._written("Ohlcv", _rows(frame, "timestamp"))
@@ -137,12 +143,16 @@ class AvroCodec:
 
         Call it in a thread: it is slow for many values, and blocks for each schema id that is new.
         """
-        found = self._read(values, ("Tick", "Bar", "End"))
+        found = self._read(values, ("Tick", "Bar", "End", "Forget"))
         return Decoded(
             placed([_part(*group) for group in found.of("Tick")], RECORDED_TICKS),
             placed([_part(*group) for group in found.of("Bar")], RECORDED_BARS),
             sorted((row, record["provider"]) for _, records in found.of("End") for row, record in records),
             pl.DataFrame(found.broken, schema=BROKEN, orient="row"),
+            sorted(
+                ((row, _forget(record)) for _, records in found.of("Forget") for row, record in records),
+                key=lambda placed: placed[0],
+            ),
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
@@ -179,6 +189,9 @@ class AvroCodec:
         record = _read_one(stream, number, reading)
         if reading.name == "End" and (why := fault_of_end(record["provider"])):
             raise _NoRecord(why)
+        if reading.name == "Forget":
+            record = _with_times(record, "start", "end")
+            _forget(record)  # raises where it cannot be one
         return number, reading, record
 
     def _reading(self, number: int) -> _Reading:
@@ -217,6 +230,18 @@ def _read_one(stream: io.BytesIO, number: int, reading: _Reading) -> dict[str, A
     if stream.read(1):
         raise _NoRecord(f"not a {reading.name} of schema {number}: longer than that")
     return cast("dict[str, Any]", record)
+
+
+def _with_times(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the record with datetimes in place of microseconds, which is how our own schemas are read."""
+    return record | {name: from_micros(record[name]) for name in names if isinstance(record[name], int)}
+
+
+def _forget(record: dict[str, Any]) -> Forget:
+    forget = forget_in(record)
+    if isinstance(forget, str):
+        raise _NoRecord(forget)
+    return forget
 
 
 def _rows(frame: pl.DataFrame, *times: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from importlib import resources
 from typing import Any, Final
 
-NAMES: Final = ("Tick", "Bar", "End", "Ohlcv", "Analytics", "Signal")
+NAMES: Final = ("Tick", "Bar", "End", "Ohlcv", "Analytics", "Signal", "Forget")
 _NAMESPACE: Final = "stockpulse"
 
 

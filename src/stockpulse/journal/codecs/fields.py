@@ -1,12 +1,16 @@
 """The fields of the records, in the order in which they are written, and the spellings that are read."""
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
 
 from stockpulse.errors import shown
+from stockpulse.journal.records import Forget
 from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.market.rows import TICK_FIELDS, Field
-from stockpulse.market.symbology import PROVIDER
+from stockpulse.market.symbology import PROVIDER, SYMBOL
+from stockpulse.market.times import micros, read_time
 
 _OF_TICK: Final = {one.column: one for one in TICK_FIELDS}
 _PROVIDER: Final = Field("provider", TEXT)
@@ -46,7 +50,33 @@ OHLCV_FIELDS: Final = (
     Field("revision", WHOLE, required=True),
     Field("final", FLAG, required=True),
     Field("source", TEXT, required=True),
+    Field("deleted", FLAG),
 )
+
+
+def forget_in(found: Mapping[str, Any]) -> Forget | str:
+    """Return the forget in a record, or why it is not one. Times are texts, epoch numbers or datetimes."""
+    symbol, provider = found.get("symbol"), found.get("provider")
+    if symbol is None and provider is None:
+        return "symbol, provider: a forget takes one of them at least"
+    if symbol is not None and not (isinstance(symbol, str) and re.fullmatch(SYMBOL, symbol)):
+        return f"symbol: a forget takes the name of one, or null; got {shown(symbol)}"
+    if provider is not None and not (isinstance(provider, str) and re.fullmatch(PROVIDER, provider)):
+        return f"provider: a forget takes the name of one, or null; got {shown(provider)}"
+    start, end = _instant(found.get("start")), _instant(found.get("end"))
+    for name, value in (("start", start), ("end", end)):
+        if value is None:
+            return f"{name}: a forget takes a time; got {shown(found.get(name))}"
+    if start is None or end is None or start >= end:
+        return "end: comes after start"
+    return Forget(symbol, provider, start, end)
+
+
+def _instant(value: object) -> int | None:
+    """Return a time in UTC microseconds; None if it is not one."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        value = read_time(str(value))
+    return micros(value) if isinstance(value, datetime) else None
 
 
 def fault_of_end(provider: object) -> str | None:

@@ -27,9 +27,11 @@ from stockpulse.journal.codecs import (
     placed,
     unfit,
 )
-from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end
+from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end, forget_in
+from stockpulse.journal.records import Forget
 from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.market.rows import Field, assemble, readable, sent_columns, sent_objects
+from stockpulse.market.times import from_micros
 
 _TIME_LAYOUT: Final = "%Y-%m-%dT%H:%M:%S%.6fZ"
 _MOST_INSIDE: Final = 10_000
@@ -103,6 +105,18 @@ class JsonCodec:
         """Encode the end of a provider's recording."""
         return orjson.dumps({"type": "end", "provider": provider, "received_at": received_at}, option=orjson.OPT_UTC_Z)
 
+    def encode_forget(self, forget: Forget, received_at: datetime) -> bytes:
+        """Encode a forget."""
+        record = {
+            "type": "forget",
+            "symbol": forget.symbol,
+            "provider": forget.provider,
+            "start": from_micros(forget.start),
+            "end": from_micros(forget.end),
+            "received_at": received_at,
+        }
+        return orjson.dumps(record, option=orjson.OPT_UTC_Z)
+
     def encode_ohlcv(self, frame: pl.DataFrame) -> list[bytes]:
         """Encode bars, a frame of OHLCV."""
         return _written(frame, _OHLCV)
@@ -134,6 +148,7 @@ class JsonCodec:
             placed(parts["bar"], _BAR.schema),
             others.ends,
             pl.DataFrame(others.broken, schema=BROKEN, orient="row"),
+            others.forgets,
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
@@ -234,6 +249,7 @@ class _Others:
     def __init__(self) -> None:
         self.objects: dict[str, _Objects] = {kind: [] for kind in _ON_RAW_TOPIC}
         self.ends: list[tuple[int, str]] = []
+        self.forgets: list[tuple[int, Forget]] = []
         self.broken: list[tuple[int, str, str]] = []
 
     def take(self, row: int, value: bytes | None) -> None:
@@ -252,9 +268,15 @@ class _Others:
             if why is None:
                 self.ends.append((row, found["provider"]))
             return why
+        if name == "forget":
+            forget = forget_in(found)
+            if isinstance(forget, Forget):
+                self.forgets.append((row, forget))
+                return None
+            return forget
         kind = _ON_RAW_TOPIC.get(name) if isinstance(name, str) else None
         if kind is None:
-            return f"type: takes trade, bar, end; got {shown(name)}"
+            return f"type: takes trade, bar, end, forget; got {shown(name)}"
         # Unknown keys are ignored, and may be large.
         known = {key: found[key] for one in kind.fields for key in one.names if key in found}
         self.objects[name].append((row, known))

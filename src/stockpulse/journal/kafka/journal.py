@@ -17,7 +17,7 @@ from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection, open_consumer
 from stockpulse.journal.kafka.reader import PartitionReader
-from stockpulse.journal.records import Appended, Bars, Batch, End, Ticks, with_seqs
+from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.symbology import Names
@@ -62,8 +62,8 @@ class KafkaJournal:
 
     async def append(self, batch: Batch) -> list[Appended]:
         """Append a batch to its partitions. When this returns, all in-sync replicas have acknowledged it."""
-        if isinstance(batch, End):
-            return await self._append_end(batch)
+        if isinstance(batch, End | Forget):
+            return await self._append_control(batch)
         kind = type(batch)
         parts = {shard: kind(batch.frame[rows]) for shard, rows in self._routing.rows(batch.frame).items()}
         if len(batch) <= offload.INLINE_ROWS:
@@ -109,15 +109,19 @@ class KafkaJournal:
             values = self._codec.encode_bars(recorded)
         return recorded["symbol"].cast(pl.Binary).to_list(), values
 
-    async def _append_end(self, end: End) -> list[Appended]:
-        value = self._codec.encode_end(end.provider, datetime.now(UTC))
+    async def _append_control(self, record: End | Forget) -> list[Appended]:
+        """Append a record without rows to the partition of its symbol; without a symbol, to all partitions."""
+        if isinstance(record, End):
+            key, value = record.provider, self._codec.encode_end(record.provider, datetime.now(UTC))
+        else:
+            key, value = record.symbol or record.provider or "", self._codec.encode_forget(record, datetime.now(UTC))
 
         async def append(shard: int) -> Appended:
-            [run] = await self._appender.append(shard, [end.provider.encode()], [value])
+            [run] = await self._appender.append(shard, [key.encode()], [value])
             base = self._first_seqs[shard] + run.base
-            return Appended(shard, end, base, base + run.count)
+            return Appended(shard, record, base, base + run.count)
 
-        return list(await asyncio.gather(*[append(shard) for shard in range(self._routing.partitions)]))
+        return list(await asyncio.gather(*[append(shard) for shard in self._routing.of_record(record)]))
 
 
 class EndOffsetPoller:

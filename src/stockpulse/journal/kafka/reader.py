@@ -1,6 +1,6 @@
 """Read a partition of the raw topic: records of StockPulse and of other programs, as batches of the log."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
 from stockpulse.journal.kafka.connection import KafkaConnection, is_transient, open_consumer
 from stockpulse.journal.offset_order import runs_in_order
-from stockpulse.journal.records import Appended, Bars, End, Ticks, Unreadable
+from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
 from stockpulse.journal.symbol_names import RecordEncoder
 from stockpulse.market.schemas import ALL_FLAGS, BARS, DAY_APART, TICKS, UNREADABLE, UTC_MICROS
@@ -135,11 +135,9 @@ class PartitionReader:
             nothing = pl.DataFrame(schema=_UNREADABLE)
             yield Appended(self._shard, Unreadable(nothing), last, after + self.first_seq)
 
-    async def _batches(
-        self, decoded: Decoded, seq: Any, stamps: Any
-    ) -> list[tuple[Ticks | Bars | End | Unreadable, int]]:
+    async def _batches(self, decoded: Decoded, seq: Any, stamps: Any) -> list[tuple[Batch | Unreadable, int]]:
         """Return batches in the order of the log, each with the offset after it."""
-        broken = [_placed(decoded.broken, decoded.broken, seq)]
+        broken = [_placed(decoded.broken, decoded.broken, seq), self._astray_forgets(decoded, seq)]
         ticks = self._checked(decoded.ticks, seq, stamps, RECORDED_TICKS, validate_ticks, broken)
         bars = self._checked(decoded.bars, seq, stamps, RECORDED_BARS, validate_bars, broken)
         encoder = self._interpreter.encoder
@@ -151,7 +149,9 @@ class PartitionReader:
                 pl.Series("seq", seq[[row for row, _ in decoded.ends]], dtype=pl.Int64), "provider"
             ),
         ]
-        return list(_in_order(frames))
+        forgets = {int(seq[row]): forget for row, forget in decoded.forgets if self._belongs(forget)}
+        frames.append(pl.DataFrame({"seq": list(forgets)}, schema={"seq": pl.Int64}))
+        return list(_in_order(frames, forgets))
 
     def _checked(
         self,
@@ -187,6 +187,14 @@ class PartitionReader:
         symbols = frame["symbol"].unique()
         here = [one for one in symbols if partition_of(one, self._interpreter.partitions) == self._shard]
         return frame["symbol"].is_in(here)
+
+    def _belongs(self, forget: Forget) -> bool:
+        """Return True unless the symbol of the forget belongs to another partition."""
+        return forget.symbol is None or partition_of(forget.symbol, self._interpreter.partitions) == self._shard
+
+    def _astray_forgets(self, decoded: Decoded, seq: Any) -> pl.DataFrame:
+        rows = [(seq[row], self._astray(), str(one)) for row, one in decoded.forgets if not self._belongs(one)]
+        return pl.DataFrame(rows, schema=_UNREADABLE, orient="row")
 
     def _astray(self) -> str:
         return (
@@ -236,11 +244,16 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
     return frame.drop("stamped")
 
 
-def _in_order(frames: Sequence[pl.DataFrame]) -> Iterator[tuple[Ticks | Bars | End | Unreadable, int]]:
+def _in_order(
+    frames: Sequence[pl.DataFrame], forgets: Mapping[int, Forget]
+) -> Iterator[tuple[Batch | Unreadable, int]]:
     """Yield rows of several kinds as batches in the order of the log, each with the offset after it."""
     for kind, frame in runs_in_order(frames):
         if kind == 3:  # noqa: PLR2004 - as they stand above
             for seq, provider in frame.iter_rows():
                 yield End(provider), seq + 1
+        elif kind == 4:  # noqa: PLR2004
+            for seq in frame["seq"]:
+                yield forgets[seq], seq + 1
         else:
             yield (Ticks, Bars, Unreadable)[kind](frame), int(frame["seq"][-1]) + 1

@@ -1,0 +1,109 @@
+"""Taking ticks and providers' bars back."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Response, status
+from pydantic import BaseModel, Field
+
+from stockpulse.api.context import Intake, Symbols, symbol_named
+from stockpulse.api.error_responses import error_responses
+from stockpulse.api.time_params import micros, parse_time
+from stockpulse.errors import InvalidInput, NotFound, OutcomeUnknown, Unavailable, shown
+from stockpulse.journal.records import Forget
+from stockpulse.market.symbology import PROVIDER, Names, check_provider_name
+from stockpulse.market.times import EARLIEST, LATEST
+
+router = APIRouter(prefix="/ticks", tags=["ticks"])
+
+_TAKES: Final = "RFC 3339, a date (midnight UTC) or epoch seconds"
+
+
+class TakenBack(BaseModel):
+    """The records that were taken back, and what became of the bars that they were in."""
+
+    symbol: str | None = Field(examples=["AAPL"], description="null: all symbols")
+    provider: str | None = Field(examples=["file"], description="null: all providers")
+    start: datetime | None = Field(examples=["2013-10-10T00:00:00Z"])
+    end: datetime | None = Field(examples=["2013-10-11T00:00:00Z"])
+    done: bool = Field(
+        examples=[True], description="false: the server goes on with it, and the counts are not known yet"
+    )
+    ticks: int | None = Field(examples=[390_212])
+    provider_bars: int | None = Field(examples=[0], description="bars that providers gave")
+    bars_changed: int | None = Field(examples=[0], description="bars that are built anew from the remaining records")
+    bars_removed: int | None = Field(examples=[469], description="bars of which nothing is left")
+    bars_refused: int | None = Field(
+        examples=[0], description="bars that stay as they are, because not all of their ticks are kept any more"
+    )
+
+
+@router.delete(
+    "",
+    summary="Take ticks back",
+    responses=error_responses(404, 422, 503) | {202: {"model": TakenBack, "description": "Durable, and under way"}},
+)
+async def forget_ticks(
+    parts: Intake,
+    names: Symbols,
+    response: Response,
+    symbol: Annotated[str | None, Query(description="A symbol; without one, all.", examples=["AAPL"])] = None,
+    provider: Annotated[
+        str | None,
+        Query(
+            description="A provider, such as that of a recording; without one, all.",
+            examples=["file"],
+            json_schema_extra={"pattern": f"^{PROVIDER}$"},
+        ),
+    ] = None,
+    start: Annotated[str | None, Query(description=f"The first event time to forget: {_TAKES}.", max_length=64)] = None,
+    end: Annotated[str | None, Query(description=f"The first event time to keep: {_TAKES}.", max_length=64)] = None,
+) -> TakenBack:
+    """Take back the ticks, and the bars that providers gave, with start <= event time < end.
+
+    Give a symbol, a provider, or both. Bars, indicators and signals become what they would be without these records:
+    bars of which nothing is left are deleted. The request becomes a record of the log, so it holds for what came
+    before it: ticks that are sent again later are taken. Where not all ticks of a bar are kept any more, the bar stays
+    as it is and is counted. It is safe to send the request again.
+    """
+    begins = None if start is None else parse_time(start, "start")
+    ends = None if end is None else parse_time(end, "end")
+    forget = _forget_of(names, symbol, provider, begins, ends)
+    deadline = asyncio.get_running_loop().time() + parts.durable_timeout_seconds
+    try:
+        async with asyncio.timeout_at(deadline):
+            durable, outcome = await parts.pipeline.intake.enqueue_forget(forget)
+    except TimeoutError:
+        raise Unavailable("too many ticks wait to become durable: nothing is taken back") from None
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.shield(durable)
+    except TimeoutError:
+        raise OutcomeUnknown("nothing or all may be taken back; it is safe to send the request again") from None
+    await asyncio.wait([outcome], timeout=deadline - asyncio.get_running_loop().time())
+    done = outcome.result() if outcome.done() else None
+    if done is None:
+        response.status_code = status.HTTP_202_ACCEPTED
+    counts = dict.fromkeys(("ticks", "provider_bars", "bars_changed", "bars_removed", "bars_refused"))
+    return TakenBack(
+        symbol=forget.symbol,
+        provider=forget.provider,
+        start=begins,
+        end=ends,
+        done=done is not None,
+        **(counts if done is None else done.__dict__),
+    )
+
+
+def _forget_of(
+    names: Names, symbol: str | None, provider: str | None, start: datetime | None, end: datetime | None
+) -> Forget:
+    if symbol is None and provider is None:
+        raise InvalidInput("symbol", "give a symbol, a provider, or both")
+    if provider is not None and check_provider_name(provider) not in names.providers:
+        raise NotFound(f"no such provider: {shown(provider)}")
+    begins, ends = EARLIEST if start is None else micros(start), LATEST if end is None else micros(end)
+    if begins >= ends:
+        raise InvalidInput("end", "comes after start")
+    return Forget(None if symbol is None else symbol_named(names, symbol).name, provider, begins, ends)

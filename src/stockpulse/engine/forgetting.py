@@ -1,0 +1,103 @@
+"""The effect of a forget on the bars of one symbol.
+
+A forget takes records back that stand before it in the log. The bars that they were in are built anew by an engine of
+their own, once from all records that are kept and once without the forgotten ones:
+
+    kept records ───────────────► bars before ─── equal to the present bars? ─── no: refused, the bar stays
+    kept records, less forgotten ► bars after ──┐
+                                                └── yes: they take the place of the present bars, or remove them
+
+So whatever a bar is made of, it becomes what it would be without the forgotten records. Where some records of a bar
+are not kept any more, `before` differs from the present bar: then nobody can tell what the bar would be without the
+forgotten ones. It stays as it is, and is counted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stockpulse.engine.bar_engine import BarEngine, Batch
+from stockpulse.engine.bar_math import BAR, Rows
+from stockpulse.market.arrays import Ints, Mask
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.intervals import BASE_INTERVALS, Interval
+
+_NOT_COMPARED = {"revision", "final", "dirty"}
+
+BarsByInterval = dict[Interval, Rows]
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """What a forget makes of the bars of one interval."""
+
+    changed: Rows
+    """Bars that take the place of others, in full."""
+    removed: Rows
+    """Bars that are gone: nothing is left of their records."""
+    refused: int
+    """Bars that stay as they are, because not all of their records are kept."""
+
+
+def build_bars(batches: Iterable[Batch], symbol_id: int, calendar: Calendar, *, extended_day: bool) -> BarsByInterval:
+    """Build the bars of one symbol from these records alone; the bars are sorted by time."""
+    engine = BarEngine(extended_day=extended_day)
+    engine.learn(symbol_id, calendar)
+    nothing_stored = np.empty(0, BAR)
+    for batch in batches:
+        step = engine.step(batch, {})
+        try:
+            next(step)
+            while True:
+                step.send(nothing_stored)
+        except StopIteration:
+            pass
+    return {interval: engine.resident(interval, symbol_id) for interval in BASE_INTERVALS}
+
+
+def touched(before: Rows, after: Rows, candidates: Ints) -> Ints:
+    """Return the starts of those of the candidate buckets whose bar differs before and after."""
+    at_before, in_before = _find(before, candidates)
+    at_after, in_after = _find(after, candidates)
+    both = in_before & in_after
+    differs = in_before != in_after
+    differs[both] = ~_same(before[at_before[both]], after[at_after[both]])
+    chosen: Ints = candidates[differs]
+    return chosen
+
+
+def amendment(present: Rows, before: Rows, after: Rows, buckets: Ints, seq: int) -> Amendment:
+    """Decide for these buckets, which the forget `seq` touches, what becomes of the present bars.
+
+    All rows are of one symbol and sorted by time. A bucket whose bar this forget has changed already, before a crash,
+    is left alone.
+    """
+    at, there = _find(present, buckets)
+    buckets, bars = buckets[there], present[at[there]]  # what is not there is kept no longer, or removed already
+    open_ones = bars["revision"] < seq
+    buckets, bars = buckets[open_ones], bars[open_ones]
+    at, known = _find(before, buckets)
+    known[known] = _same(before[at[known]], bars[known])
+    buckets = buckets[known]
+    at, stays = _find(after, buckets)
+    changed = after[at[stays]]
+    changed["revision"], changed["dirty"] = seq, True
+    return Amendment(changed, bars[known][~stays], int((~known).sum()))
+
+
+def _find(bars: Rows, ts: Ints) -> tuple[Ints, Mask]:
+    """Return the place of each time among the bars, and True where there is a bar."""
+    if len(bars) == 0:
+        return np.zeros(len(ts), np.int64), np.zeros(len(ts), bool)
+    at = np.minimum(np.searchsorted(bars["ts"], ts), len(bars) - 1)
+    return at, bars["ts"][at] == ts
+
+
+def _same(a: Rows, b: Rows) -> Mask:
+    """Return True for each pair of bars that are equal in all that follows from their records."""
+    same = np.ones(len(a), bool)
+    for name in BAR.names or ():
+        if name not in _NOT_COMPARED:
+            same &= (a[name] == b[name]) | ((a[name] != a[name]) & (b[name] != b[name]))  # NaN equals NaN here
+    return same
