@@ -13,6 +13,7 @@ from stockpulse.engine.exact_sums import total
 from stockpulse.engine.indicator_track import TrackSpec
 from stockpulse.engine.indicators import SIGNAL_TRACK
 from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.market.calendar import trading_calendar
@@ -99,7 +100,7 @@ def _of_symbol(
     volume = total(bars["volume_units"], bars["volume_picos"])
     columns = {name: bars[name] for name in ("open", "high", "low", "close")}
     columns["volume"] = np.where(np.isnan(volume), 0.0, volume)
-    columns["session"] = trading_calendar(calendar).trading_date(bars["ts"]).astype(float)
+    columns |= calendar_inputs(trading_calendar(calendar), track.interval, bars["ts"])
     out = track.bundle.calculate(
         functions,
         track.bundle.fresh(1),

@@ -147,7 +147,8 @@ class Settings(BaseSettings):
     signal_rules: Annotated[dict[str, SignalRule], NoDecode] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
         max_length=20,
-        description="Rules for signals as JSON: a name, and the conditions to buy and to sell; `{}` for no rules.",
+        description="Rules for signals as JSON: a name, and the conditions to buy and to sell, as `/screen` takes them"
+        " (`crosses_above(sma(20), sma(50))`, `close > highest(high, 20)[1]`); `{}` for no rules.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),

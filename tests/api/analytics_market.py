@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 
 import numpy as np
 import orjson
@@ -17,6 +18,9 @@ from stockpulse.indicators.stored import STORED_INDICATORS
 FIRST_DAY = datetime(2025, 6, 1, tzinfo=UTC)
 DAYS = 130
 MINUTE = timedelta(minutes=1)
+BARS_PER_YEAR = {"1m": 365.0 * 1440, "5m": 365.0 * 288, "1d": 365.0}
+"""Of a symbol that always trades."""
+NEW_YORK_HOURS = time_of_day(9, 30), time_of_day(16)
 
 
 def tick(symbol, ts, price, size=1.0):
@@ -91,9 +95,12 @@ def stored_instances():
 
 def calculated(cache_dir, instances, bars, *, zone="UTC"):
     """One calculation over these served bars from the first on: an array for each output. Null is NaN."""
-    columns = {name: bars[name].fill_null(0).to_numpy().copy() for name in INPUTS if name != "session"}
-    days = bars["ts"].dt.convert_time_zone(zone).dt.date().to_physical()
-    columns["session"] = days.cast(pl.Float64).to_numpy().copy()
+    columns = {name: bars[name].fill_null(0).to_numpy().copy() for name in INPUTS[:5]}
+    local = bars["ts"].dt.convert_time_zone(zone)
+    columns["session"] = local.dt.date().to_physical().cast(pl.Float64).to_numpy().copy()
+    in_session = (local.dt.time() >= NEW_YORK_HOURS[0]) & (local.dt.time() < NEW_YORK_HOURS[1])
+    columns["regular"] = in_session.cast(pl.Float64).to_numpy().copy() if zone != "UTC" else np.ones(bars.height)
+    columns["bars_per_year"] = np.full(bars.height, BARS_PER_YEAR.get(bars["interval"][0], 1.0))
     bundle = Bundle(instances)
     first, last = np.zeros(1, np.int64), np.array([bars.height])
     return bundle.calculate(Compiler(cache_dir / "loops"), bundle.fresh(1), np.zeros(1, np.int64), first, last, columns)

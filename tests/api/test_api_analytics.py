@@ -324,6 +324,50 @@ async def test_indicators_of_the_bar_that_is_forming_come_when_those_before_it_h
         assert await until(known, 5)
 
 
+async def test_the_newest_bar_has_values_though_it_closed_before_the_loops_were_compiled(
+    compiled, monkeypatch, serve, postgres_dsn
+):
+    """A recording that ends closes its bars: none is forming when the loops are there."""
+    gate = asyncio.Event()
+    compile_indicators = maintenance.compile_indicators
+
+    async def late(*arguments):
+        await gate.wait()
+        await compile_indicators(*arguments)
+
+    monkeypatch.setattr(maintenance, "compile_indicators", late)
+    async with serve(postgres_dsn) as client:
+        rows = walk(days=40)
+        await send(client, rows, calendar="24/7", end_of_stream=True)
+        await realtime_at(client, "BTC/USD", rows[-1]["ts"].replace("+00:00", "Z"))
+        gate.set()
+
+        async def known():
+            found = await get(client, "/analytics/BTC/USD")
+            both = found["realtime"], found["intraday"]
+            return both if both[1] and both[0]["ts"] == both[1]["ts"] else None
+
+        realtime, intraday = await until(known, 30)
+        assert {name: realtime[name] for name in OUTPUTS} == {name: intraday[name] for name in OUTPUTS}
+        assert None not in [realtime[name] for name in OUTPUTS]
+
+
+async def test_a_late_trade_does_not_become_the_newest_price(compiled, client):
+    start = datetime(2026, 11, 24, 15, 5, tzinfo=UTC)
+    params = {"calendar": "24/7", "end_of_stream": True}
+    await send(client, [tick("LATE", start + i * timedelta(seconds=1), 10.0) for i in range(6)], **params)
+    newest = "2026-11-24T15:05:05Z"
+    await realtime_at(client, "LATE", newest)
+    await send(client, [tick("LATE", start - timedelta(hours=1, minutes=5), 1.0)], **params)
+    await settled(client, "LATE")
+    found = await realtime_at(client, "LATE", newest)
+    assert (found["price"], found["moving_average"]) == (10, 10)
+    # A later snapshot has the same.
+    await send(client, [tick("LATE", start + timedelta(seconds=6), 10.0)], **params)
+    found = await realtime_at(client, "LATE", "2026-11-24T15:05:06Z")
+    assert (found["price"], found["moving_average"]) == (10, 10)
+
+
 async def test_the_view_of_moving_averages(compiled, client, postgres_dsn):
     start = datetime(2025, 11, 28, 15, tzinfo=UTC)
     await send(client, [tick("AAPL", start + i * timedelta(seconds=1), 100.0 + i * i) for i in range(7)])
@@ -402,15 +446,29 @@ async def test_the_catalogue(client):
         "description": rsi["description"],
         "inputs": ["close"],
         "outputs": ["rsi"],
-        "parameters": [{"name": "period", "default": 14, "minimum": 2, "maximum": 5000, "whole": True}],
+        "parameters": [
+            {
+                "name": "period",
+                "default": 14,
+                "minimum": 2,
+                "maximum": 5000,
+                "whole": True,
+                "aliases": ["timeperiod", "length", "window"],
+            }
+        ],
         "lookback": 14,
         "units": "0 to 100",
         "source": "TA-Lib RSI",
+        "flat": {"rsi": "0"},
+        "aliases": [],
     }
     for one in body["indicators"]:
         assert all(one[name] for name in ("title", "family", "description", "inputs", "outputs", "units", "source"))
         for parameter in one["parameters"]:
-            assert parameter["minimum"] <= parameter["default"] <= parameter["maximum"]
+            default = parameter["default"]
+            assert (
+                parameter["minimum"] <= (parameter["minimum"] if default is None else default) <= parameter["maximum"]
+            )
     outputs = [output for one in body["indicators"] for output in one["outputs"]]
     assert len(outputs) == len(set(outputs))
 
@@ -432,7 +490,7 @@ async def test_several_indicators_with_parameters_of_their_own(market, compiled)
             "columns": ["macd", "macd_signal", "macd_histogram"],
         },
         {"type": "rsi", "parameters": {"period": 7}, "columns": ["rsi_7"]},
-        {"type": "vwap", "parameters": {}, "columns": ["vwap"]},
+        {"type": "vwap", "parameters": {"extended": False}, "columns": ["vwap"]},
         {"type": "rsi", "parameters": {"period": 9}, "columns": ["rsi_9"]},
     ]
     columns = [column for one in body["indicators"] for column in one["columns"]]
@@ -531,6 +589,68 @@ async def test_sessions_are_those_of_the_exchange(compiled, client):
     await settled(client, "AAPL")
     stored = await frame(client, "/analytics/intraday/AAPL", start=0)
     assert stored.select("ts", "vwap", "obv").equals(answer.filter("final").select("ts", "vwap", "obv"))
+
+
+async def test_vwap_begins_at_the_open_of_the_regular_session(compiled, client):
+    """Trades before the open count with `extended` only."""
+    day = datetime(2026, 11, 24, tzinfo=UTC)
+    times = [day + timedelta(hours=13), day + timedelta(hours=14, minutes=30), day + timedelta(hours=21, minutes=30)]
+    rows = [tick("AAPL", ts, price, 100.0) for ts, price in zip(times, (10.0, 20.0, 60.0), strict=True)]
+    await send(client, rows, calendar="XNYS", end_of_stream=True)
+    await settled(client, "AAPL")
+    answer = await get(client, "/indicators/AAPL", type="vwap,vwap(extended=true)", interval="5m")
+    assert [one["columns"] for one in answer["indicators"]] == [["vwap_0"], ["vwap_1"]]
+    assert [row["vwap_0"] for row in answer["values"]] == [None, 20, 20]
+    assert [row["vwap_1"] for row in answer["values"]] == [10, 15, 30]
+    stored = (await get(client, "/analytics/intraday/AAPL"))["analytics"]
+    assert [row["vwap"] for row in stored] == [None, 20, 20]
+
+
+@pytest.mark.parametrize(("calendar", "per_year"), [("24/7", 365 * 288), ("XNYS", 252 * 78)])
+async def test_volatility_is_annualised_with_the_bars_in_a_year_of_the_calendar(compiled, client, calendar, per_year):
+    start = datetime(2026, 11, 24, 15, tzinfo=UTC)
+    closes = 100 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.001, 40)))
+    rows = [tick("VOL", start + i * timedelta(minutes=5), close) for i, close in enumerate(closes.tolist())]
+    await send(client, rows, calendar=calendar, end_of_stream=True)
+    await settled(client, "VOL")
+    deviation = np.std(np.diff(np.log(closes))[-20:], ddof=1)
+    stored = (await get(client, "/analytics/intraday/VOL"))["analytics"][-1]["historical_volatility"]
+    assert stored == pytest.approx(100 * deviation * math.sqrt(per_year))
+
+    async def last(**params):
+        answer = await get(client, "/indicators/VOL", type="historical_volatility", limit=1, **params)
+        return answer["values"][0]["historical_volatility"]
+
+    assert await last(interval="5m") == stored
+    minutes = pytest.approx(100 * deviation * math.sqrt(365 * 1440 if calendar == "24/7" else 252 * 390))
+    assert await last(interval="1m") == minutes
+    for given in (252, 525_600 * 60):
+        expected = pytest.approx(100 * deviation * math.sqrt(given))
+        assert await last(interval="5m", bars_per_year=given) == expected
+
+
+async def test_names_of_talib(market):
+    """The answer has the names of the catalogue."""
+    for asked, own in (
+        ("bbands&timeperiod=5&nbdevup=2.5&nbdevdn=2.5", "bollinger(5,2.5)"),
+        ("stochf&fastk_period=7&fastd_period=2", "stoch_fast(7,2)"),
+        ("stoch&fastk_period=7&slowk_period=2&slowd_period=4", "stoch(7,2,4)"),
+        ("stochrsi(timeperiod=9)", "stoch_rsi(9)"),
+        ("willr(9)", "williams_r(9)"),
+        ("mom&timeperiod=3", "momentum(3)"),
+        ("linearreg_slope&timeperiod=9", "linreg_slope(9)"),
+        ("ultosc&timeperiod1=3&timeperiod2=5&timeperiod3=9", "ultimate(3,5,9)"),
+        ("macd&fastperiod=3&slowperiod=9&signalperiod=4", "macd(3,9,4)"),
+        ("adosc", "chaikin"),
+        ("t3&vfactor=0.5", "t3(volume_factor=0.5)"),
+        ("PLUS_DI&timeperiod=7", "adx(7)"),
+    ):
+        answer = await market.get(f"/indicators/BTC/USD?limit=5&type={asked}")
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == await get(market, "/indicators/BTC/USD", limit=5, type=own)
+    refused = await market.get("/indicators/BTC/USD?type=bbands&nbdevup=2&nbdevdn=3")
+    assert refused.status_code == 422
+    assert "nbdevdn: got '3'; is deviations of bollinger, which is '2'" in refused.json()["error"]["message"]
 
 
 async def test_a_bar_that_is_forming_says_so_and_leaves_no_trace(market):
@@ -659,11 +779,11 @@ WRONG = [
     ("type=rsi&start=2025-11-28&end=2025-11-27", "end", "before start"),
     ("type=rsi&format=xml", "format", "takes json"),
     ("type=rsi&tz=Mars/Olympus", "tz", "takes an IANA time zone"),
-    ("type=rsi&fast=3", "fast", "is no parameter of what is asked for (rsi: period)"),
-    ("type=vwap&period=3", "period", "is no parameter of what is asked for (vwap: none)"),
-    ("type=rsi&symbol=AAPL", "symbol", "is no parameter of what is asked for"),
-    ("type=rsi&Period=3", "Period", "is no parameter of what is asked for"),
-    ("type=rsi&" + "p" * 5000 + "=3", "p" * 40, "is no parameter of what is asked for"),
+    ("type=rsi&fast=3", "fast", "is not a parameter of the requested indicators (rsi: period)"),
+    ("type=vwap&period=3", "period", "is not a parameter of the requested indicators (vwap: extended)"),
+    ("type=rsi&symbol=AAPL", "symbol", "is not a parameter of the requested indicators"),
+    ("type=rsi&Period=3", "Period", "is not a parameter of the requested indicators"),
+    ("type=rsi&" + "p" * 5000 + "=3", "p" * 40, "is not a parameter of the requested indicators"),
     *((f"type=rsi&period={value}", "period", "takes a whole number from 2 to 5000") for value in (
         "0", "1", "-1", "5001", "1e9", "1e400", "9" * 400, "nan", "inf", "-inf", "abc", "", "%20", "2.5", "0x10", "%00",
     )),

@@ -338,7 +338,7 @@ WRONG = [
     ('{"a": 1}', None),
     ('{"a": {"buy": "close > 1"}}', None),
     ('{"a": {"buy": "close > 1", "sell": "close < 1", "hold": "close == 1"}}', None),
-    ('{"A": {"buy": "close > 1", "sell": "close < 1"}}', "digits, - and _; 'A' is none"),
+    ('{"A": {"buy": "close > 1", "sell": "close < 1"}}', "digits, - and _; 'A' is not one"),
     ('{"": {"buy": "close > 1", "sell": "close < 1"}}', "takes names of lower-case letters"),
     ('{"a b": {"buy": "close > 1", "sell": "close < 1"}}', "takes names of lower-case letters"),
     ('{"a": {"buy": "sma(20) >", "sell": "close < 1"}}', "a.buy: column 10: found the end"),
@@ -538,6 +538,83 @@ SPOTS = [
     ("(" * 60 + "close > 1" + ")" * 60, "nested 51 deep"),
     (" and ".join(f"sma({n}) > 1" for n in range(2, 40)), "at most 32 indicators"),
 ]
+
+
+async def test_a_price_that_never_moves_gives_no_signal_and_matches_nothing(compiled, client):
+    """Rounding decides no comparison: a public report had 77 times BUY in 140 bars at 0.7."""
+    flat = [0.7, 0.1, 1.1, 33.33, 123.45, 0.07, 5.55, 19.99]
+    rows = [tick(f"PEG{number}", START + i * MINUTE, price) for i in range(140) for number, price in enumerate(flat)]
+    await send(client, rows, provider="pegs", calendar="24/7", end_of_stream=True)
+    await signals_settled(client, 140 * len(flat))
+    for kind, count in (("BUY", 0), ("SELL", 0), ("HOLD", 140 * len(flat))):
+        assert (await get(client, "/signals", signal=kind, limit=1))["total"] == count
+    computed = ("sma(20)", "ema(20)", "bb_upper", "vwap", "wma(20)", "dema(20)", "kama", "keltner_middle")
+    zero = ("macd", "ppo", "awesome", "linreg_slope", "momentum", "trix", "macd_histogram")
+    texts = [f"close {sign} {name}" for name in computed for sign in "<>"]
+    texts += [f"{name} {sign} 0" for name in zero for sign in "<>"]
+    for text in texts:
+        assert (await get(client, "/screen", where=text, interval="1m"))["matches"] == [], text
+    assert (await get(client, "/screen", where="close == sma(20) and macd == 0", interval="1m"))["count"] == len(flat)
+
+
+async def test_screens_of_earlier_bars(compiled, client):
+    closes = {"UP": [1.0, 2, 3, 4, 9], "DOWN": [9.0, 4, 3, 2, 1], "TURN": [5.0, 4, 3, 2, 8], "NEW": [1.0]}
+    rows = [
+        tick(name, START + i * MINUTE, one) for i in range(5) for name, of in closes.items() for one in of[i : i + 1]
+    ]
+    await send(client, rows, provider="few", calendar="24/7", end_of_stream=True)
+
+    async def found(where):
+        answer = await get(client, "/screen", where=where, interval="1m")
+        return [one["symbol"] for one in answer["matches"]]
+
+    assert await found("close > close[1]") == ["TURN", "UP"]
+    assert await found("close[1] < close[2]") == ["DOWN", "TURN"]
+    assert await found("crosses_above(close, sma(3))") == ["TURN"]
+    assert await found("crosses_below(close, 1.5)") == ["DOWN"]
+    assert await found("close > highest(close, 4)[1]") == ["TURN", "UP"]
+    assert await found("close <= lowest(close, 5)") == ["DOWN"]
+    assert await found("change_pct(4) == 800") == ["UP"]
+    assert await found("not (close > close[1])") == ["DOWN"]  # of NEW it is unknown
+    (match,) = (await get(client, "/screen", where="close < close[1] - 0.5", interval="1m"))["matches"]
+    assert (match["symbol"], match["close"], match["close[1]"]) == ("DOWN", 1, 2)
+
+
+async def test_signals_of_earlier_bars(compiled, serve, postgres_dsn):
+    """They are those of a direct evaluation, also after a late trade and a restart."""
+    rules = {
+        "cross": {"buy": "crosses_above(close, sma(5))", "sell": "close < lowest(low, 7)[1] or change_pct(3) < -2"}
+    }
+    closes = np.round(100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 120)), 2)
+
+    def expected():
+        means = sma(closes.tolist(), 5)
+        said = []
+        for i, close in enumerate(closes):
+            buy = i >= 5 and close > means[i] and closes[i - 1] <= means[i - 1]
+            falls = (i >= 7 and close < closes[i - 7 : i].min()) or (i >= 3 and close / closes[i - 3] - 1 < -0.02)
+            said.append("BUY" if buy and not falls else "SELL" if falls and not buy else "HOLD")
+        return said
+
+    async def said(client):
+        async def all_of_them():
+            found = await signals_of(client, "/signals/AAA")
+            return found if [one["signal"] for one in reversed(found)] == expected() else None
+
+        return await until(all_of_them, 30)
+
+    half = len(closes) // 2
+    rows = minutes_of("AAA", closes.tolist())
+    async with serve(postgres_dsn, signal_rules=rules) as client:
+        await send(client, rows[:half], calendar="24/7")
+    async with serve(postgres_dsn, signal_rules=rules) as client:
+        await send(client, rows[half:], calendar="24/7", end_of_stream=True)
+        assert len(await said(client)) == len(closes)
+        for at in (117, 60, 9):  # late trades change the close of a minute, and what follows from it
+            closes[at] += 5
+            late = START + at * MINUTE + 0.75 * MINUTE
+            await send(client, [tick("AAA", late, closes[at])], calendar="24/7")
+            await said(client)
 
 
 async def test_a_condition_that_is_wrong_is_pointed_at(client):

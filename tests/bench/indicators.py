@@ -29,6 +29,7 @@ from stockpulse.engine.indicator_track import Track, TrackSpec
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.market.calendar import trading_calendar
 from stockpulse.market.intervals import M5
 
 WINDOW = 250
@@ -73,7 +74,8 @@ def bar_close(compiler: Compiler, symbols: int, rounds: int) -> dict[str, object
         rows["volume_units"] = stack["volume"][number, at]
         return rows
 
-    track = Track(TrackSpec("bench", M5, Bundle(ALL), "all"), lambda _, ts: ts // 86_400_000_000)
+    calendar = trading_calendar("XNYS")
+    track = Track(TrackSpec("bench", M5, Bundle(ALL), "all"), lambda ids: [(calendar, np.arange(len(ids)))])
     track.functions = compiler
     for at in range(WINDOW):
         track.apply(closed(at))

@@ -17,6 +17,7 @@ from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK
 from stockpulse.engine.last_prices import POINTS, LastPrices
 from stockpulse.engine.signals import Rule, Rules
 from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Bundle, Instance
 from stockpulse.market.calendar import trading_calendar
@@ -32,7 +33,16 @@ INSTANCES = [
     Instance(CATALOGUE["obv"]),
     Instance(CATALOGUE["donchian"], {"period": 2}),
 ]
-RULES = Rules([Rule("turn", parse("close > sma(2)"), parse("close < sma(2) and volume > 0"))])
+RULES = Rules(
+    [
+        Rule("turn", parse("close > sma(2)"), parse("close < sma(2) and volume > 0")),
+        Rule(
+            "earlier",
+            parse("crosses_above(close, ema(2)) or change_pct(2) > 1"),
+            parse("close < lowest(low, 3)[1] or (close / volume)[2] > 50"),
+        ),
+    ]
+)
 
 _loops = {}
 
@@ -92,12 +102,9 @@ class TracksDrive(Drive):
                     del self.anchors[key]
             self.anchors |= {(name, anchor.symbol_id, anchor.ts): anchor for anchor in changed.anchors}
         if changes.signals is not None:
-            for key, signal in zip(
-                zip(changes.signals.symbol_id.tolist(), changes.signals.ts.tolist(), strict=True),
-                changes.signals.signal.tolist(),
-                strict=True,
-            ):
-                self.signals[key] = signal
+            said = changes.signals
+            keys = zip(said.symbol_id.tolist(), said.ts.tolist(), said.rule.tolist(), strict=True)
+            self.signals |= dict(zip(keys, said.signal.tolist(), strict=True))
 
     def catch_up(self, most):
         """A part of what is behind, as `IndicatorCatchUp` does it."""
@@ -155,7 +162,7 @@ class TracksDrive(Drive):
             mine = rows[rows["symbol_id"] == symbol]
             columns = {one: np.ascontiguousarray(mine[one]) for one in INPUTS[:4]}
             columns["volume"] = volume_of(mine)
-            columns["session"] = self.shard.buckets.dates(mine["symbol_id"], mine["ts"]).astype(float)
+            columns |= calendar_inputs(trading_calendar(CALENDAR[int(symbol)]), track.interval, mine["ts"])
             zero, bundle = np.zeros(1, np.int64), track.bundle
             out = bundle.calculate(plain, bundle.fresh(1), zero, zero, zero + len(mine), columns)
             revision = np.maximum.accumulate(mine["revision"])
@@ -163,9 +170,9 @@ class TracksDrive(Drive):
             for row in range(len(mine)):
                 found[int(symbol), int(mine["ts"][row])] = (int(revision[row]), out[:, row].tolist())
             if name == SIGNAL_TRACK:
-                signals = RULES.signals(derived)
-                for ts, signal in zip(signals.ts.tolist(), signals.signal.tolist(), strict=True):
-                    assert self.signals[int(symbol), ts] == signal
+                said = RULES.signals(derived)
+                for ts, rule, signal in zip(said.ts.tolist(), said.rule.tolist(), said.signal.tolist(), strict=True):
+                    assert self.signals[int(symbol), ts, rule] == signal
         return found
 
     def assert_right(self):
@@ -176,7 +183,8 @@ class TracksDrive(Drive):
             for key, (revision, values) in want.items():
                 assert have[key][0] == revision, (name, key)
                 assert bits(have[key][1]) == bits(values), (name, key)
-        assert self.signals.keys() == {key for of, key in self.derived if of == SIGNAL_TRACK}
+        rules = range(len(RULES.rules))
+        assert self.signals.keys() == {(*key, rule) for of, key in self.derived if of == SIGNAL_TRACK for rule in rules}
 
 
 @pytest.fixture(autouse=True)
@@ -211,17 +219,26 @@ def test_are_those_of_one_calculation(log, schedule, parts, late):
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=30), st.data())
 def test_a_look_is_what_a_close_would_be_and_leaves_no_trace(closes, data):
     spec = TrackSpec("t", M5, Bundle(INSTANCES), "any")
-    looked, closed = (Track(spec, lambda _, ts: ts // (78 * M5.micros)) for _ in range(2))
+    looked, closed = (Track(spec, always_open) for _ in range(2))
     looked.functions = closed.functions = plain
     for at, close in enumerate(closes):
         for other in data.draw(st.lists(st.floats(1, 100), max_size=2)):
-            looked.preview(_bar(at, other))
-        seen = looked.preview(_bar(at, close))
+            looked.preview(ONE, _bar(at, other))
+        seen = looked.preview(ONE, _bar(at, close))
         for track in (looked, closed):
             track.apply(_bar(at, close))
         values = closed._derived[-1].values
         assert bits(seen.values[0].tolist()) == bits(values[0].tolist())
         assert bits(looked._derived[-1].values[0].tolist()) == bits(values[0].tolist())
+        held = looked.preview(ONE, _bar(at, close)[:0])
+        assert (held.ts.tolist(), bits(held.values[0].tolist())) == (seen.ts.tolist(), bits(values[0].tolist()))
+
+
+ONE = np.array([1])
+
+
+def always_open(symbol_id):
+    return [(trading_calendar("24/7"), np.arange(len(symbol_id)))]
 
 
 def _bar(at, close):
@@ -233,36 +250,69 @@ def _bar(at, close):
 
 
 ticks = st.lists(
-    st.tuples(st.integers(1, 4), st.floats(1, 100), st.sampled_from([7, 7, 7, COUNTS_FOR_VOLUME | PRIMARY, 3])),
+    st.tuples(
+        st.integers(1, 4),
+        st.floats(1, 100),
+        st.sampled_from([7, 7, 7, COUNTS_FOR_VOLUME | PRIMARY, 3]),
+        st.integers(-30, 3),
+    ),
     max_size=40,
 )
 
 
-@given(st.lists(ticks, max_size=6))
-def test_last_prices_are_those_of_the_log(batches):
+@given(st.lists(ticks, max_size=6), st.booleans())
+def test_last_prices_are_the_newest_by_event_time(batches, twice):
+    """Late ticks take their place by event time, equal times stand in the order of the log."""
     prices, kept, seq = LastPrices(), {}, 0
     for batch in batches:
         if not batch:
             continue
-        symbol, price, flags = (np.array(column) for column in zip(*batch, strict=True))
+        symbol, price, flags, late = (np.array(column) for column in zip(*batch, strict=True))
         numbers = np.arange(seq, seq + len(batch))
-        prices.apply(symbol, numbers * 10, numbers, price, flags.astype(np.uint8))
-        changed = set()
-        for number, value, flag in batch:
+        times = 1000 + (numbers + late) * 10
+        before = {number: sorted(points)[-POINTS:] for number, points in kept.items()}
+        for _ in range(1 + twice):  # after a fault a batch may be applied again
+            prices.apply(symbol, times, numbers, price, flags.astype(np.uint8))
+        for number, ts, offset, value, flag in zip(
+            *(one.tolist() for one in (symbol, times, numbers, price, flags)), strict=True
+        ):
             if flag & PRIMARY and flag & COUNTS_FOR_PRICE:
-                kept.setdefault(number, []).append(value)
-                changed.add(number)
+                kept.setdefault(number, []).append((ts, offset, value))
         seq += len(batch)
+        newest = {number: sorted(points)[-POINTS:] for number, points in kept.items()}
         again = LastPrices()
         again.restore(prices.snapshot())
         found = prices.changed()
-        assert found.symbol_id.tolist() == sorted(changed)
-        for number, price_, average in zip(found.symbol_id.tolist(), found.price, found.average, strict=True):
-            last = kept[number][-POINTS:]
-            assert price_ == last[-1]
-            assert average == pytest.approx(sum(last) / POINTS) if len(last) == POINTS else np.isnan(average)
+        assert found.symbol_id.tolist() == sorted(one for one in newest if newest[one] != before.get(one))
+        for number, ts, price_, average in zip(
+            found.symbol_id.tolist(), found.ts, found.price, found.average, strict=True
+        ):
+            last = newest[number]
+            assert (ts, price_) == (last[-1][0], last[-1][2])
+            mean = sum(value for *_, value in last) / POINTS
+            assert average == pytest.approx(mean) if len(last) == POINTS else np.isnan(average)
         assert len(again.changed().symbol_id) == 0
         assert len(prices.changed().symbol_id) == 0
+
+
+def test_a_late_tick_does_not_become_the_newest_price():
+    prices = LastPrices()
+    second, flags = 1_000_000, np.full(6, 7, np.uint8)
+    live = np.arange(6) * second + micros("2026-11-24T15:05")
+    prices.apply(np.ones(6, np.int64), live, np.arange(6), np.full(6, 10.0), flags)
+    assert prices.changed().price.tolist() == [10]
+    late = np.array([micros("2026-11-24T14:00")])
+    prices.apply(np.ones(1, np.int64), late, np.array([6]), np.array([1.0]), flags[:1])
+    assert prices.changed().price.tolist() == []
+    newest = prices.changed(also=np.array([1]))
+    assert (newest.ts.tolist(), newest.price.tolist(), newest.average.tolist()) == ([live[-1]], [10], [10])
+
+
+def test_the_mean_of_equal_prices_is_that_price():
+    for price in np.random.default_rng(1).integers(1, 10**6, 500) / 1000:
+        prices = LastPrices()
+        prices.apply(np.ones(5, np.int64), np.arange(5), np.arange(5), np.full(5, price), np.full(5, 7, np.uint8))
+        assert prices.changed().average.tolist() == [price]
 
 
 def test_the_tracks_are_of_their_intervals():

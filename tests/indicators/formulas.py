@@ -99,12 +99,12 @@ def vwma(bars: Bars, period: int) -> Sequence[Array]:
     return [quotient(mean(bars["close"] * bars["volume"], period), mean(bars["volume"], period))]
 
 
-def vwap(bars: Bars) -> Sequence[Array]:
+def vwap(bars: Bars, *, extended: bool) -> Sequence[Array]:
     typical = (bars["high"] + bars["low"] + bars["close"]) / 3
     found = np.full(len(typical), nan)
     for session in np.unique(bars["session"]):
         of_it = bars["session"] == session
-        volume = bars["volume"][of_it]
+        volume = np.where(bars["regular"][of_it] + extended > 0, bars["volume"][of_it], 0)
         found[of_it] = quotient(np.cumsum(typical[of_it] * volume), np.cumsum(volume))
     return [found]
 
@@ -172,9 +172,9 @@ def donchian(bars: Bars, period: int) -> Sequence[Array]:
     return upper, (upper + lower) / 2, lower
 
 
-def historical_volatility(bars: Bars, period: int, bars_per_year: float) -> Sequence[Array]:
+def historical_volatility(bars: Bars, period: int, bars_per_year: float | None = None) -> Sequence[Array]:
     returns = changes(np.log(bars["close"]))
-    return [100 * math.sqrt(bars_per_year) * deviation(returns, period, degrees=1)]
+    return [100 * np.sqrt(bars_per_year or bars["bars_per_year"]) * deviation(returns, period, degrees=1)]
 
 
 def ulcer(bars: Bars, period: int) -> Sequence[Array]:

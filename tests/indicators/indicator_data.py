@@ -36,13 +36,15 @@ def bars_of(
     volume: npt.ArrayLike | None = None,
     session: npt.ArrayLike | None = None,
 ) -> Bars:
-    """Bars; what is not given is the close, a volume of 1000, and a session for every 30 bars."""
+    """Return bars. By default all prices are the close, the volume is 1000, and a session has 30 bars, all regular."""
     closes = np.array(close, np.float64)
     others = {
         "high": closes if high is None else high,
         "low": closes if low is None else low,
         "volume": np.full(len(closes), 1000.0) if volume is None else volume,
         "session": np.arange(len(closes)) // 30 + 1.0 if session is None else session,
+        "regular": np.ones(len(closes)),
+        "bars_per_year": np.full(len(closes), 252.0),
     }
     return {"open": closes, "close": closes} | {name: np.array(one, np.float64) for name, one in others.items()}
 
@@ -53,7 +55,8 @@ def real_bars(files: Mapping[str, Path]) -> dict[str, Bars]:
     for name, file in files.items():
         frame = pl.read_parquet(file)
         day = pl.col("date") if "date" in frame.columns else pl.col("ts").dt.convert_time_zone("America/New_York")
-        frame = frame.with_columns(session=day.cast(pl.Date).to_physical().cast(pl.Float64))
+        session = day.cast(pl.Date).to_physical().cast(pl.Float64)
+        frame = frame.with_columns(session=session, regular=pl.lit(1.0), bars_per_year=pl.lit(252.0))
         for (symbol,), rows in frame.group_by("symbol", maintain_order=True):
             found[f"{name} {symbol}"] = {field: rows[field].to_numpy() for field in INPUTS}
     return found
@@ -186,7 +189,11 @@ def random_values(indicator: Indicator, random: np.random.Generator, *, longest:
     values: dict[str, Value] = dict(zip((one.name for one in whole), periods, strict=True))
     if values.get("fast", 0) > values.get("slow", 0):
         values["fast"], values["slow"] = values["slow"], values["fast"]
-    values |= {one.name: one.default * random.uniform(0.3, 3) for one in indicator.parameters if not one.is_integer}
+    for one in indicator.parameters:
+        if one.is_flag:
+            values[one.name] = bool(random.integers(2))
+        elif not one.is_integer:
+            values[one.name] = (one.default or 1000.0) * random.uniform(0.3, 3)
     return values
 
 

@@ -65,16 +65,20 @@ def test_names_are_identifiers_and_everything_is_described(indicator):
 
 @every_indicator
 def test_defaults_are_within_their_bounds(indicator):
+    defaults = {one.name: one.default for one in indicator.parameters if one.default is not None}
     for one in indicator.parameters:
-        assert one.minimum <= one.default <= one.maximum
-        assert one.validate(one.default) == one.default
-    assert indicator.validate({}) == {one.name: one.default for one in indicator.parameters}
+        if one.name in defaults:
+            assert one.minimum <= one.default <= one.maximum
+            assert one.validate(one.default) == one.default
+    assert indicator.validate({}) == defaults
+    assert indicator.parameters == () or len(defaults) >= len(indicator.parameters) - 1
 
 
 @every_indicator
 def test_wrong_parameters_are_named(indicator):
     for one in indicator.parameters:
-        wrong = [one.minimum - 1, 0, -one.default, one.maximum + 1, math.nan, math.inf, "", "abc", None, [14], {}]
+        wrong = [one.minimum - 1, -1, one.maximum + 1, math.nan, math.inf, "", "abc", None, [14], {}]
+        wrong += [] if one.is_flag else [0, -(one.default or 1)]
         for value in [*wrong, one.default + 0.5] if one.is_integer else wrong:
             with pytest.raises(InvalidInput) as raised:
                 Instance(indicator, {one.name: value})
@@ -94,10 +98,10 @@ def test_a_number_that_no_float_can_hold_is_a_wrong_parameter(name, value):
 @every_indicator
 def test_parameters_are_taken_as_text_too_and_at_their_bounds(indicator):
     for one in indicator.parameters:
-        for value in (one.minimum, one.default, one.maximum):
+        for value in (one.minimum, one.minimum if one.default is None else one.default, one.maximum):
             taken = one.validate(str(value))
             assert taken == one.validate(value) == value
-            assert type(taken) is (int if one.is_integer else float)
+            assert type(taken) is (bool if one.is_flag else int if one.is_integer else float)
 
 
 @pytest.mark.parametrize("name", [name for name, one in CATALOGUE.items() if "fast" in str(one.parameters)])

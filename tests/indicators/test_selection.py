@@ -31,8 +31,8 @@ def columns(text, **parameters):
         ("macd", [("macd", {"fast": 12, "slow": 26, "signal": 9})]),
         ("macd(3,7)", [("macd", {"fast": 3, "slow": 7, "signal": 9})]),
         ("macd(3, signal=2, slow=7)", [("macd", {"fast": 3, "slow": 7, "signal": 2})]),
-        ("bollinger(20, 2.5),vwap", [("bollinger", {"period": 20, "deviations": 2.5}), ("vwap", {})]),
-        ("vwap()", [("vwap", {})]),
+        ("bollinger(20, 2.5),vwap", [("bollinger", {"period": 20, "deviations": 2.5}), ("vwap", {"extended": False})]),
+        ("vwap()", [("vwap", {"extended": False})]),
     ],
 )
 def test_what_is_chosen(text, expected):
@@ -48,7 +48,7 @@ def test_parameters_given_beside_hold_for_all_that_have_one_of_the_name():
     assert chosen("sma,rsi(7),vwap,macd", period="30", fast="5") == [
         ("sma", {"period": 30}),
         ("rsi", {"period": 7}),  # its own goes first
-        ("vwap", {}),
+        ("vwap", {"extended": False}),
         ("macd", {"fast": 5, "slow": 26, "signal": 9}),
     ]
 
@@ -76,7 +76,8 @@ def test_parameters_given_beside_hold_for_all_that_have_one_of_the_name():
         ("rsi(7, period=8)", {}, "rsi"),
         ("rsi(=7)", {}, "rsi"),
         ("rsi(Period=7)", {}, "rsi"),
-        ("vwap(1)", {}, "vwap"),
+        ("vwap(2)", {}, "extended"),
+        ("obv(1)", {}, "obv"),
         ("macd(,7)", {}, "fast"),
         ("macd(30)", {}, "fast"),
         ("rsi", {"period": "0"}, "period"),

@@ -71,6 +71,8 @@ def markets(draw: st.DrawFn) -> Market:
         joined = {name: np.concatenate([one[name] for one in found]) for name in INPUTS}
         count = len(joined["close"])
         joined["session"] = np.arange(count) // random.integers(3, 30) + 1.0
+        joined["regular"] = (random.random(count) < random.choice([0.5, 1.0])).astype(float)
+        joined["bars_per_year"] = np.full(count, random.uniform(1, 1e6))
         series[str(number)] = joined
         times.append(start + np.cumsum(1 + (random.random(count) < missing)))
     bars, first, last = together(series)

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
-from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.rules import FIELDS, MAX_CHARACTERS, MAX_DEPTH, MAX_INDICATORS, Expression, Term, parse
+from stockpulse.rules.expression import run
+from stockpulse.rules.operators import ROUNDING
 
 NAN, INF = math.nan, math.inf
 TRUE, FALSE, UNKNOWN = "1 < 2", "2 < 1", "1 / 0 < 1"
@@ -173,7 +175,7 @@ def test_a_column_of_another_length_is_not_stretched(column):
 
 def test_names_are_unambiguous():
     outputs = [name for one in CATALOGUE.values() for name in one.outputs]
-    assert set(FIELDS) == set(INPUTS) - {"session"}
+    assert set(FIELDS) == set(INPUTS) - {*CALENDAR_INPUTS}
     assert not set(FIELDS) & {*outputs, *CATALOGUE}
     assert not {"and", "or", "not"} & {*outputs, *CATALOGUE}
     assert len(outputs) == len(set(outputs))
@@ -241,7 +243,7 @@ def test_terms_and_fields_stand_in_the_order_of_their_first_use():
 # --- errors --------------------------------------------------------------------------------------
 
 KELTNER = "keltner_upper or keltner_lower or keltner"
-A_VALUE = "a number, a field of the bars or an indicator"
+A_VALUE = "a number, a field of the bars, an indicator or a function"
 A_NAME = "a field of the bars or an indicator"
 MORE = "an operator or the end"
 ALONE = "found {} alone; takes a condition, such as rsi(14) < 30"
@@ -322,8 +324,10 @@ CHAIN = f"found {{}} after a condition, expected a number before it; {JOIN}"
         ("rsi(14,) > 1", 7, "found ',', expected ')': rsi takes period"),
         ("rsi(14, period=14) > 1", 7, "found ',', expected ')': rsi takes period"),
         ("rsi(14 + 1) > 1", 8, "found '+', expected ')': rsi takes period"),
-        ("vwap(3) > 1", 6, "found '3', expected ')': vwap takes no parameters"),
-        ("vwap(x=3) > 1", 6, "found 'x', expected ')': vwap takes no parameters"),
+        ("vwap(3) > 1", 6, "extended: got '3'; takes a flag: true or false"),
+        ("obv(3) > 1", 5, "found '3', expected ')': obv takes no parameters"),
+        ("vwap(x=3) > 1", 6, "found 'x', expected a number or a parameter: extended"),
+        ("obv(x=3) > 1", 5, "found 'x', expected ')': obv takes no parameters"),
         ("macd(1 2) > 1", 8, "found '2', expected ',' or ')'"),
         ("macd(12,) > 1", 9, "found ')', expected a number"),
         ("macd(12", 8, "found the end, expected ',' or ')'"),
@@ -534,11 +538,11 @@ def rendered(tree, draw, least=0):
 
 
 def meaning(tree, row):
-    """What Python makes of a tree, one row at a time."""
-    if isinstance(tree, str):
-        tree = row[tree]
+    """The meaning of a tree for one row: a truth value, or a number with the bound of its rounding error."""
     if isinstance(tree, float):
-        return tree if math.isfinite(tree) else None
+        return (tree, 0.0) if math.isfinite(tree) else None
+    if isinstance(tree, str):
+        return (row[tree], bound_of(tree, row)) if math.isfinite(row[tree]) else None
     name, *operands = tree
     found = [meaning(operand, row) for operand in operands]
     if name in {"and", "or"}:
@@ -547,14 +551,30 @@ def meaning(tree, row):
     return None if None in found else meaning_of_known(name, *found)
 
 
+def bound_of(column, row):
+    if column in {"close", "volume"}:
+        return 0.0
+    scale = 100.0 if column == "rsi(14)" else abs(row["close"])  # the others are prices
+    return ROUNDING * max(abs(row[column]), scale if math.isfinite(scale) else 0.0)
+
+
 def meaning_of_known(name, *operands):
-    if name in {"not", "negative"}:
-        return not operands[0] if name == "not" else -operands[0]
+    if name == "not":
+        return not operands[0]
+    if name == "negative":
+        return -operands[0][0], operands[0][1]
+    (a, a_bound), (b, b_bound) = operands
     if name in COMPARE:
-        return COMPARE[name](*operands)
+        return COMPARE[name](a, a if abs(a - b) <= a_bound + b_bound else b)
     with contextlib.suppress(ZeroDivisionError):
-        found = COMPUTE[name](*operands)
-        return found if math.isfinite(found) else None
+        found = COMPUTE[name](a, b)
+        bound = {
+            "+": lambda: a_bound + b_bound + ROUNDING * max(abs(a), abs(b)),
+            "-": lambda: a_bound + b_bound + ROUNDING * max(abs(a), abs(b)),
+            "*": lambda: a_bound * abs(b) + b_bound * abs(a) + ROUNDING * abs(found),
+            "/": lambda: (a_bound + b_bound * abs(found)) / abs(b) + ROUNDING * abs(found),
+        }[name]
+        return (found, bound()) if math.isfinite(found) else None
     return None
 
 
@@ -562,10 +582,14 @@ def meaning_of_known(name, *operands):
 @hypothesis.given(NUMBERS, ROWS, st.data())
 def test_a_number_is_to_the_last_digit_what_python_computes(tree, row, data):
     found = meaning(tree, row)
-    text = f"{rendered(tree, data.draw)} == {0.0 if found is None else found!r}"
+    text = f"{rendered(tree, data.draw)} == {0.0 if found is None else found[0]!r}"
     values = {name: np.array([value]) for name, value in row.items()}
-    assert parse(text).holds(values, rows=1)[0] == (found is not None)
+    condition = parse(text)
+    assert condition.holds(values, rows=1)[0] == (found is not None)
     assert not parse(f"not {text}").holds(values, rows=1)[0]
+    begin = -2 if found is None or not text.rpartition("== ")[2].startswith("-") else -3  # the sign is an operator
+    value = run(condition.program[:begin], values, 1).value
+    assert np.isnan(value) if found is None else value == found[0]
 
 
 @hypothesis.settings(max_examples=300)

@@ -14,6 +14,7 @@ from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame
 from stockpulse.api.ranges import DailyRange, IntradayRange, Range, TimeRange
 from stockpulse.api.time_params import Zone
+from stockpulse.indicators.aliases import aliases_of, aliases_of_parameter
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import MAX_PERIOD, Indicator
 from stockpulse.indicators.evaluation import Bundle, Instance
@@ -33,7 +34,8 @@ class Tiers(BaseModel):
     symbol: str = Field(examples=["AAPL"])
     realtime: dict[str, Any] | None = Field(
         examples=[{"price": 189.72, "moving_average": 189.7, "rsi": 55.9}],
-        description="the newest price, the mean of the last five prices, and the 5-minute bar forming at `ts`",
+        description="the newest price, the mean of the newest five, and the indicators of the 5-minute bar at `ts`:"
+        " the forming one, or the last closed one while none is forming",
     )
     intraday: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed 5-minute bar")
     daily: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed day")
@@ -51,10 +53,13 @@ class ParameterInfo(BaseModel):
     """A parameter of an indicator."""
 
     name: str = Field(examples=["period"])
-    default: int | float = Field(examples=[14])
-    minimum: int | float = Field(examples=[2])
-    maximum: int | float = Field(examples=[MAX_PERIOD])
+    default: bool | int | float | None = Field(
+        examples=[14], description="null: the trading calendar of the symbol decides"
+    )
+    minimum: bool | int | float = Field(examples=[2])
+    maximum: bool | int | float = Field(examples=[MAX_PERIOD])
     whole: bool = Field(examples=[True], description="true if it takes whole numbers only")
+    aliases: list[str] = Field(examples=[["timeperiod"]], description="other names that are accepted")
 
 
 class IndicatorInfo(BaseModel):
@@ -69,6 +74,12 @@ class IndicatorInfo(BaseModel):
     parameters: list[ParameterInfo]
     lookback: int = Field(examples=[14], description="bars before the first full row, with default parameters")
     units: str = Field(examples=["0 to 100"])
+    flat: dict[str, str] = Field(
+        examples=[{"rsi": "0"}],
+        description="the value of each output while all prices are equal: a number, `price`, `null`,"
+        " or `volume` if the volume decides",
+    )
+    aliases: list[str] = Field(examples=[["willr"]], description="other names of it and of its outputs")
     source: str = Field(examples=["TA-Lib RSI"], description="the source of the formula")
 
 
@@ -83,7 +94,7 @@ class IndicatorChoice(BaseModel):
     """A calculated indicator."""
 
     type: str = Field(examples=["rsi"])
-    parameters: dict[str, float] = Field(examples=[{"period": 14}])
+    parameters: dict[str, bool | float] = Field(examples=[{"period": 14}])
     columns: list[str] = Field(examples=[["rsi"]], description="the names of its columns in `values`")
 
 
@@ -166,7 +177,7 @@ async def _stored(
     responses=error_responses(404, 422, 503),
 )
 async def analytics(stored: context.Analytics, symbol: PathSymbol, zone: Zone) -> Response:
-    """Three tiers: real-time (the forming bar), intraday (5 minutes) and daily."""
+    """Three tiers: real-time (the newest bar, which may be forming), intraday (5 minutes) and daily."""
     tiers = {
         "realtime": await stored.realtime(symbol),
         "intraday": await stored.latest(symbol, M5, 1),
@@ -194,16 +205,26 @@ def _described(one: Indicator) -> IndicatorInfo:
         inputs=list(one.inputs),
         outputs=list(one.outputs),
         parameters=[
-            ParameterInfo(name=p.name, default=p.default, minimum=p.minimum, maximum=p.maximum, whole=p.is_integer)
+            ParameterInfo(
+                name=p.name,
+                default=p.default,
+                minimum=p.minimum,
+                maximum=p.maximum,
+                whole=p.is_integer,
+                aliases=aliases_of_parameter(one, p.name),
+            )
             for p in one.parameters
         ],
         lookback=max(Instance(one).loop.lookback),
         units=one.units,
+        flat=dict(zip(one.outputs, one.flat, strict=True)),
+        aliases=aliases_of(one),
         source=one.source,
     )
 
 
 _PARAMETERS: Final = sorted({parameter.name for one in CATALOGUE.values() for parameter in one.parameters})
+_FLAGS: Final = {parameter.name for one in CATALOGUE.values() for parameter in one.parameters if parameter.is_flag}
 _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format", "tz"})
 
 
@@ -219,7 +240,7 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
                 "in": "query",
                 "required": False,
                 "description": "Applies to the requested indicators that have this parameter: see /indicators.",
-                "schema": {"type": "number"},
+                "schema": {"type": "boolean" if name in _FLAGS else "number"},
             }
             for name in _PARAMETERS
         ]
@@ -238,7 +259,8 @@ async def indicators(
         str,
         Query(
             description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters outside brackets, as"
-            " `period=14`, apply to all requested indicators that have them.",
+            " `period=14`, apply to all requested indicators that have them. The names of TA-Lib are accepted too:"
+            " `bbands`, `timeperiod=14`; see /indicators.",
             examples=["rsi,macd"],
             max_length=1000,
         ),

@@ -133,15 +133,19 @@ async def screen(
         str,
         Query(
             description="A condition on the fields of the bar (open, high, low, close, volume) and on indicators:"
-            " `sma(20) > sma(50) and rsi < 30`.",
-            examples=["rsi(14) < 30"],
+            " `sma(20) > sma(50) and rsi < 30`. Earlier bars: `x[1]` is the value of x one bar ago,"
+            " `highest(x, n)` and `lowest(x, n)` are its extremes in the last n bars, `change_pct(n)` is the change of"
+            " the close over n bars in percent, `crosses_above(a, b)` and `crosses_below(a, b)` hold on the bar where"
+            " a crosses b. Without enough history these are unknown. Numbers that differ by no more than 1e-12 of"
+            " their size (for indicators: of the close, of 100 for percentages, or of the volume) are equal.",
+            examples=["rsi(14) < 30", "crosses_above(sma(20), sma(50)) and close > highest(high, 20)[1]"],
             max_length=MAX_CHARACTERS,
         ),
     ],
 ) -> Response:
     """Evaluate a condition on each symbol's newest bar; `final` is false if that bar is still forming.
 
-    A condition with unknown values is not satisfied.
+    A condition that is unknown is not satisfied.
     """
     if interval not in BASE_INTERVALS:
         raise InvalidInput("interval", f"got {interval.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")

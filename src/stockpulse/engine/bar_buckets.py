@@ -1,5 +1,7 @@
 """The longer buckets, 5 minutes and a day, that the minutes of a symbol belong to."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from stockpulse.engine.bar_math import Rows, roll_up
@@ -81,13 +83,8 @@ class Buckets:
                 begin[rows] = np.minimum(label[rows], opening) if self._extended_day else opening
         return symbol_id, begin, end, label
 
-    def dates(self, symbol_id: Ints, ts: Ints) -> Ints:
-        """Return the trading date, as its midnight in UTC microseconds, that each time of a symbol counts to."""
-        if not self._calendars:
-            raise RuntimeError("no symbol has been learned")
-        found = np.empty(len(ts), np.int64)
+    def by_calendar(self, symbol_id: Ints) -> Iterator[tuple[Calendar, Ints]]:
+        """Yield the calendars of these symbols, each with the places of its symbols."""
         calendar_of = self._calendar_of[symbol_id]
-        for index, calendar in enumerate(self._calendars):
-            rows = calendar_of == index
-            found[rows] = calendar.trading_date(ts[rows])
-        return found
+        for index in np.unique(calendar_of):
+            yield self._calendars[index], np.flatnonzero(calendar_of == index)

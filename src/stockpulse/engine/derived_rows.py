@@ -1,14 +1,18 @@
 """Bars of many symbols as input of a calculation, and the rows that it returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bar_math import Rows, keys, volume_of
-from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
+from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.market.arrays import Floats, Ints, Mask
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,18 @@ class Sequences:
     last: Ints
 
 
-def bar_inputs(rows: Rows, sessions: Callable[[Ints, Ints], Ints]) -> dict[str, Floats]:
-    """Return the engine's bars as columns named as in `INPUTS`; `sessions` returns the trading date of each."""
+Calendars: TypeAlias = Callable[[Ints], Iterable[tuple[Calendar, Ints]]]
+"""Groups symbol ids by calendar: returns each calendar with the places of its symbols."""
+
+
+def bar_inputs(rows: Rows, interval: Interval, calendars: Calendars) -> dict[str, Floats]:
+    """Return the engine's bars as columns named as in `INPUTS`."""
     columns = {name: np.ascontiguousarray(rows[name]) for name in ("open", "high", "low", "close")}
     columns["volume"] = np.nan_to_num(volume_of(rows))
-    columns["session"] = sessions(rows["symbol_id"], rows["ts"]).astype(np.float64)
+    columns |= {name: np.empty(len(rows)) for name in CALENDAR_INPUTS}
+    for calendar, places in calendars(rows["symbol_id"]):
+        for name, values in calendar_inputs(calendar, interval, rows["ts"][places]).items():
+            columns[name][places] = values
     return columns
 
 

@@ -9,6 +9,7 @@ from stockpulse.engine.indicator_track import TrackSpec
 from stockpulse.engine.indicators import DAILY, INTRADAY, SIGNAL_TRACK, Analytics
 from stockpulse.engine.signals import Rules
 from stockpulse.indicators.evaluation import Bundle, Instance
+from stockpulse.indicators.history import HISTORY
 from stockpulse.market.intervals import D1, M1, M5, Interval
 
 
@@ -36,15 +37,16 @@ class EngineSpec:
         }
         if self.rules.rules:
             name, interval = f"{SIGNAL_TRACK}-{self.signal_interval.name}", self.signal_interval
-            tracks[SIGNAL_TRACK] = TrackSpec(name, interval, self.rules.terms.bundle, self.rules.definition)
+            tracks[SIGNAL_TRACK] = TrackSpec(name, interval, self.rules.bundle, self.rules.definition)
         return tracks
 
     @property
     def instances(self) -> list[Instance]:
         """The indicators of all tracks, which have to be compiled."""
-        return [one for track in self.tracks.values() for one in track.bundle.instances]
+        tracks = [one for track in self.tracks.values() for one in track.bundle.instances]
+        return [*tracks, *(Instance(one) for one in HISTORY.values())]  # so that no screen waits for these
 
     def new_engine(self) -> Engine:
         """Return an engine without any state."""
         bars = BarEngine(lateness_micros=self.lateness_micros, extended_day=self.extended_day)
-        return Engine(bars, Analytics(self.tracks, self.rules, bars.buckets.dates))
+        return Engine(bars, Analytics(self.tracks, self.rules, bars.buckets.by_calendar))

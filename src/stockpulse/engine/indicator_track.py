@@ -7,7 +7,7 @@ the stored bars. A symbol that was never calculated, or that closed bars before 
 the same way. Every value equals that of one calculation over all bars.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.derived_rows import (
     BarInputs,
+    Calendars,
     DerivedRows,
     Sequences,
     bar_inputs,
@@ -27,6 +28,7 @@ from stockpulse.engine.derived_rows import (
     with_prices,
 )
 from stockpulse.engine.track_state import NEVER, Anchor, PendingAnchors, TrackState
+from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Bundle, Functions
 from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
@@ -71,15 +73,15 @@ class TrackSpec:
 class Track:
     """Indicators over the bars of one interval, for all symbols of a shard."""
 
-    def __init__(self, spec: TrackSpec, sessions: Callable[[Ints, Ints], Ints]) -> None:
-        """`sessions` returns the trading date of each (symbol, time)."""
+    def __init__(self, spec: TrackSpec, calendars: Calendars) -> None:
+        """`calendars` returns the calendars of symbols."""
         self.name = spec.name
         self.interval = spec.interval
         self.bundle = spec.bundle
         self.definition = spec.definition
         self.kind = spec.kind
         self.functions: Functions | None = None  # None until they are compiled
-        self._sessions = sessions
+        self._calendars = calendars
         self._state = TrackState(spec.bundle, spec.kind)
         self._anchors = PendingAnchors()
         self._derived: list[DerivedRows] = []
@@ -121,7 +123,7 @@ class Track:
             np.ascontiguousarray(rows["symbol_id"]),
             np.ascontiguousarray(rows["ts"]),
             np.ascontiguousarray(rows["revision"]),
-            bar_inputs(rows, self._sessions),
+            bar_inputs(rows, self.interval, self._calendars),
             np.ones(len(rows), bool),
         )
 
@@ -252,20 +254,32 @@ class Track:
 
     # Forming bars -------------------------------------------------------------------------------
 
-    def preview(self, rows: Rows) -> DerivedRows | None:
-        """Return the values that forming bars would have if they closed now: of each symbol's newest bar.
+    def preview(self, symbol_id: Ints, rows: Rows) -> DerivedRows:
+        """Return the values that the newest bars of symbols would have if they closed now.
 
-        The state stays as it is. Symbols that are behind are left out.
+        `rows` has forming bars; without one, the newest bar of a symbol is the last closed one. The state stays as it
+        is. Symbols that are behind are left out, and those that have no bar.
         """
-        rows = with_prices(rows)
-        if self.functions is None or len(rows) == 0:
+        symbol_id = self.caught_up(symbol_id)
+        rows = with_prices(rows[np.isin(rows["symbol_id"], symbol_id)])
+        rows = rows[rows["ts"] > self._state.symbols["held_ts"][rows["symbol_id"]]]
+        closed = np.setdiff1d(symbol_id, rows["symbol_id"])
+        closed = closed[self._state.symbols["held_ts"][closed] > 0]
+        parts = [self._with_held(self._inputs(rows)) if len(rows) else None, self._held(closed)]
+        return newest_rows([self._values(one) for one in parts if one is not None], self.bundle.outputs)
+
+    def _held(self, symbol_id: Ints) -> Sequences | None:
+        """Return the held bars of symbols."""
+        if len(symbol_id) == 0:
             return None
-        self._state.reserve(int(rows["symbol_id"].max()))
-        symbols = self._state.symbols[rows["symbol_id"]]
-        rows = rows[(symbols["behind"] == NEVER) & (rows["ts"] > symbols["held_ts"])]
-        if len(rows) == 0:
-            return None
-        several = self._with_held(self._inputs(rows))
+        symbols, places = self._state.symbols[symbol_id], np.arange(len(symbol_id))
+        columns = {name: np.ascontiguousarray(symbols[name]) for name in INPUTS}
+        fresh = np.ones(len(symbol_id), np.bool_)
+        bars = BarInputs(symbol_id, symbols["held_ts"].copy(), symbols["held_revision"].copy(), columns, fresh)
+        return Sequences(bars, symbol_id, places, places + 1)
+
+    def _values(self, several: Sequences) -> DerivedRows:
+        """Return the values of the newest bars, calculated on copies of the states."""
         copies = [state[several.symbol_id] for state in self._state.loops]
         rows_of_copies = np.arange(len(several.symbol_id))
         out = self.bundle.calculate(

@@ -1,6 +1,6 @@
 """Everything calculated from the bars and prices of a shard: its tracks, signals and last prices."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ import numpy as np
 from stockpulse.engine.bar_engine import BarEvents, TickBatch
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
-from stockpulse.engine.derived_rows import DerivedRows
+from stockpulse.engine.derived_rows import Calendars, DerivedRows
 from stockpulse.engine.indicator_track import Track, TrackChanges, TrackSpec
 from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
@@ -33,21 +33,22 @@ class AnalyticsChanges:
 
 @dataclass(frozen=True)
 class RealtimeSnapshot:
-    """The market between two closes: the newest prices, and the indicators of the forming 5-minute bars."""
+    """The market between two closes: the newest prices, and the indicators of the newest 5-minute bars."""
 
     prices: PriceAverages
-    forming: DerivedRows | None
+    newest: DerivedRows
+    """Of the forming bar, or of the last closed one where none is forming; symbols that are behind are missing."""
 
 
 class Analytics:
     """The indicators of 5-minute and daily bars, the signals of one interval, and the last prices."""
 
-    def __init__(self, tracks: Mapping[str, TrackSpec], rules: Rules, sessions: Callable[[Ints, Ints], Ints]) -> None:
-        """`tracks` are those of `EngineSpec`; `sessions` gives the trading date of each time of a symbol."""
+    def __init__(self, tracks: Mapping[str, TrackSpec], rules: Rules, calendars: Calendars) -> None:
+        """`tracks` are those of `EngineSpec`; `calendars` returns the calendars of symbols."""
         self.rules = rules
         self.prices = LastPrices()
         self._overdue: Ints = np.zeros(0, np.int64)  # symbols that were behind when their prices came
-        self.tracks = {name: Track(spec, sessions) for name, spec in tracks.items()}
+        self.tracks = {name: Track(spec, calendars) for name, spec in tracks.items()}
 
     def set_functions(self, functions: Functions) -> None:
         """Start calculating: the loops are compiled."""
@@ -82,7 +83,7 @@ class Analytics:
                 track.drop_bars(symbol_id, ts)
 
     def realtime(self, forming: Rows) -> RealtimeSnapshot:
-        """Return the prices that are new since the last call, and the indicators of these symbols' forming bars.
+        """Return the prices that are new since the last call, and the indicators of these symbols' newest bars.
 
         Symbols that were behind at the last call are included once they have caught up.
         """
@@ -90,10 +91,9 @@ class Analytics:
         ready = track.caught_up(self._overdue)
         prices = self.prices.changed(also=ready)
         rows = forming[np.isin(forming["symbol_id"], prices.symbol_id)]
-        realtime = RealtimeSnapshot(prices, track.preview(rows))
-        shown = np.union1d(np.setdiff1d(self._overdue, ready), rows["symbol_id"])
+        shown = np.union1d(np.setdiff1d(self._overdue, ready), prices.symbol_id)
         self._overdue = np.setdiff1d(shown, track.caught_up(shown))
-        return realtime
+        return RealtimeSnapshot(prices, track.preview(prices.symbol_id, rows))
 
     def unflushed(self) -> int:
         """Return the number of rows that wait for a flush."""

@@ -1,4 +1,8 @@
-"""The mean of the last five prices of each symbol, in the order of the log."""
+"""The newest five prices of each symbol by event time, and their mean.
+
+A trade that arrives late takes its place by its event time; equal times stand in the order of the log. So what is kept
+does not depend on the order in which trades arrive, and a backfill of an earlier time changes nothing.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,13 +17,15 @@ from stockpulse.market.schemas import COUNTS_FOR_PRICE, PRIMARY
 
 POINTS: Final = 5
 
+_PART: Final = "newest_prices"
+
 PRICE_STATE: Final = np.dtype(
     [
         ("symbol_id", "i8"),
-        ("ts", "i8"),  # event time of the newest, UTC microseconds
-        ("seq", "i8"),  # and its log offset
         ("known", "i8"),  # the number of prices, up to five
-        ("prices", "f8", (POINTS,)),  # the newest is last
+        ("ts", "i8", (POINTS,)),  # event times, UTC microseconds; the newest is last
+        ("seq", "i8", (POINTS,)),  # log offsets
+        ("prices", "f8", (POINTS,)),
         ("dirty", "?"),
     ]
 )
@@ -27,7 +33,7 @@ PRICE_STATE: Final = np.dtype(
 
 @dataclass(frozen=True)
 class PriceAverages:
-    """The newest price of some symbols and the mean of their last five; NaN where there are fewer."""
+    """The newest price of some symbols and the mean of their newest five; NaN where there are fewer."""
 
     symbol_id: Ints
     ts: Ints
@@ -36,17 +42,17 @@ class PriceAverages:
 
 
 class LastPrices:
-    """The last prices of the symbols of a shard."""
+    """The newest prices of the symbols of a shard."""
 
     def __init__(self) -> None:
         self._symbols = np.zeros(0, PRICE_STATE)
-        self._seen = np.zeros(0, np.int64)  # offset of the newest price that `changed` has returned
+        self._new = np.zeros(0, np.bool_)  # the prices changed since the last call of `changed`
 
     def _reserve(self, symbol_id: int) -> None:
         if symbol_id < len(self._symbols):
             return
         self._symbols = with_room(self._symbols, symbol_id)
-        self._seen = np.concatenate([self._seen, np.full(len(self._symbols) - len(self._seen), -1)])
+        self._new = np.concatenate([self._new, np.zeros(len(self._symbols) - len(self._new), np.bool_)])
 
     def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint16]) -> None:
         """Apply trades in the order of the log. Those that do not count for prices are ignored."""
@@ -56,57 +62,105 @@ class LastPrices:
         if len(symbol_id) == 0:
             return
         self._reserve(int(symbol_id.max()))
-        order = by_symbol(symbol_id)
-        ordered = symbol_id[order]
-        last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
-        counts = np.diff(last, prepend=-1)
-        symbols = self._symbols[ordered[last]]
-        for place in range(POINTS):  # from the oldest place to the newest
-            back = POINTS - 1 - place
-            newer = counts > back
-            shifted = symbols["prices"][np.arange(len(last)), np.minimum(place + counts, POINTS - 1)]
-            symbols["prices"][:, place] = np.where(newer, price[order[np.maximum(last - back, 0)]], shifted)
-        symbols["known"] = np.minimum(symbols["known"] + counts, POINTS)
-        symbols["ts"], symbols["seq"], symbols["dirty"] = ts[order[last]], seq[order[last]], True
-        self._symbols[ordered[last]] = symbols
+        newest = _newest(symbol_id, ts)
+        symbol_id, ts, seq, price = symbol_id[newest], ts[newest], seq[newest], price[newest]
+        last = np.flatnonzero(np.append(symbol_id[1:] != symbol_id[:-1], True))
+        of, counts = symbol_id[last], np.diff(last, prepend=-1)
+        held = self._symbols[of]
+        # A late batch changes nothing where five prices are held and all of them are newer than its newest.
+        fresh = (held["known"] < POINTS) | (ts[last] >= held["ts"][:, 0])
+        of, counts, last, held = of[fresh], counts[fresh], last[fresh], held[fresh]
+        if len(of) == 0:
+            return
+        merged = _merged(held, counts, last, ts, seq, price)
+        changed = (merged["seq"] != held["seq"]).any(axis=1) | (merged["known"] != held["known"])
+        merged["dirty"] |= changed
+        self._symbols[of] = merged
+        self._new[of[changed]] = True
 
     def newest(self, symbol_id: int) -> int:
         """Return the event time of the newest price of a symbol, in UTC microseconds; -1 if there is none."""
         known = symbol_id < len(self._symbols) and self._symbols["known"][symbol_id] > 0
-        return int(self._symbols["ts"][symbol_id]) if known else -1
+        return int(self._symbols["ts"][symbol_id, -1]) if known else -1
 
     def clear(self, symbol_id: int) -> None:
         """Drop the prices of a symbol."""
         self._symbols[symbol_id] = np.zeros((), PRICE_STATE)
         self._symbols["symbol_id"][symbol_id], self._symbols["dirty"][symbol_id] = symbol_id, True
-        self._seen[symbol_id] = -1
+        self._new[symbol_id] = False
 
     def changed(self, also: Ints | None = None) -> PriceAverages:
-        """Return the symbols with a new price since the last call, and those of `also` that have a price."""
-        wanted = self._symbols["seq"] != self._seen
+        """Return the symbols whose prices changed since the last call, and those of `also` that have a price."""
+        wanted = self._new.copy()
         if also is not None:
             wanted[also[also < len(wanted)]] = True
         symbol_id = np.flatnonzero((self._symbols["known"] > 0) & wanted)
         symbols = self._symbols[symbol_id]
-        self._seen[symbol_id] = symbols["seq"]
-        average = np.where(symbols["known"] == POINTS, symbols["prices"].sum(axis=1) / POINTS, np.nan)
-        return PriceAverages(symbol_id, symbols["ts"], symbols["prices"][:, -1], average)
+        self._new[symbol_id] = False
+        newest = symbols["prices"][:, -1]
+        equal = (symbols["prices"] == newest[:, np.newaxis]).all(axis=1)  # their mean is exactly that price
+        mean = np.where(equal, newest, symbols["prices"].sum(axis=1) / POINTS)
+        return PriceAverages(
+            symbol_id, symbols["ts"][:, -1], newest, np.where(symbols["known"] == POINTS, mean, np.nan)
+        )
 
     def take_changes(self) -> State:
         """Return the state that changed since the last flush."""
         changed = self._symbols[self._symbols["dirty"]]
         self._symbols["dirty"] = False
-        return {"prices": changed} if len(changed) else {}
+        return {_PART: changed} if len(changed) else {}
 
     def snapshot(self, among: Ints | None = None) -> State:
         """Return the whole state, or that of these symbols."""
-        return {"prices": of_symbols(self._symbols[self._symbols["known"] > 0], among)}
+        return {_PART: of_symbols(self._symbols[self._symbols["known"] > 0], among)}
 
     def restore(self, part: State) -> None:
         """Load a part of a checkpoint."""
-        if "prices" in part and len(part["prices"]):
-            symbols = part["prices"]
+        if _PART in part and len(part[_PART]):
+            symbols = part[_PART]
             self._reserve(int(symbols["symbol_id"].max()))
             self._symbols[symbols["symbol_id"]] = symbols
             self._symbols["dirty"] = False
-            self._seen[symbols["symbol_id"]] = symbols["seq"]
+            self._new[symbols["symbol_id"]] = False
+
+
+def _newest(symbol_id: Ints, ts: Ints) -> Ints:
+    """Return the places of the newest trades of each symbol, up to five, by symbol, event time and order."""
+    order = by_symbol(symbol_id)
+    ordered = symbol_id[order]
+    same = ordered[1:] == ordered[:-1]
+    if (same & (ts[order[1:]] < ts[order[:-1]])).any():
+        order = np.lexsort((ts, symbol_id))
+    behind = np.ones(len(order), np.bool_)  # whether fewer than five of the symbol follow
+    behind[:-POINTS] = ordered[POINTS:] != ordered[:-POINTS]
+    return order[behind]
+
+
+def _merged(
+    held: npt.NDArray[np.void], counts: Ints, last: Ints, ts: Ints, seq: Ints, price: Floats
+) -> npt.NDArray[np.void]:
+    """Return the held prices together with the new ones: those of symbol i stand before and at `last[i]`."""
+    both = {
+        name: np.concatenate([held[name], np.zeros((len(held), POINTS), held[name].dtype)], axis=1)
+        for name in ("ts", "seq", "prices")
+    }
+    known = np.zeros((len(held), 2 * POINTS), np.bool_)
+    known[:, :POINTS] = np.arange(POINTS) >= POINTS - held["known"][:, np.newaxis]
+    for back in range(POINTS):
+        rows = np.flatnonzero(counts > back)
+        at = last[rows] - back
+        known[rows, 2 * POINTS - 1 - back] = True
+        for name, column in (("ts", ts), ("seq", seq), ("prices", price)):
+            both[name][rows, 2 * POINTS - 1 - back] = column[at]
+    # A batch that is applied again, after a fault, brings the same offsets.
+    repeated = (both["seq"][:, :POINTS, np.newaxis] == both["seq"][:, np.newaxis, POINTS:]) & known[
+        :, np.newaxis, POINTS:
+    ]
+    known[:, :POINTS] &= ~repeated.any(axis=2)
+    # Unknown ones first, then by event time, then by offset.
+    order = np.lexsort((both["seq"], both["ts"], known), axis=1)[:, -POINTS:]
+    merged = held.copy()
+    for name, values in both.items():
+        merged[name] = np.where(np.take_along_axis(known, order, axis=1), np.take_along_axis(values, order, axis=1), 0)
+    merged["known"] = np.minimum(known.sum(axis=1), POINTS)
+    return merged

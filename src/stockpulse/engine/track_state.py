@@ -160,5 +160,5 @@ class PendingAnchors:
         return new, outdated
 
     def flushed(self) -> None:
-        """What was taken last is stored."""
+        """The anchors that were taken last are stored."""
         self._being_deleted = set()

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-INPUTS: Final = ("open", "high", "low", "close", "volume", "session")
-"""The inputs of a bar: prices, volume, and its trading date as a number (only equality matters)."""
+CALENDAR_INPUTS: Final = ("session", "regular", "bars_per_year")
+"""Inputs that the symbol's calendar adds to a bar: see `calendar_inputs`."""
+
+INPUTS: Final = ("open", "high", "low", "close", "volume", *CALENDAR_INPUTS)
+"""The inputs of a bar."""
 
 Number: TypeAlias = "Series | float"
 
@@ -204,6 +207,17 @@ def lag(x: Series, n: int) -> Series:
     return apply(step, x, constants=(n,))
 
 
+def shift(x: Series, n: int) -> Series:
+    """Return the value of n bars before, a null too; `lag` counts known values only."""
+    step = Step("shift", state="ii", constants="i", slots=lambda n: n + 1, lookback=_all, influence=_all)
+    return apply(step, x, constants=(n,))
+
+
+def known_run(x: Series, n: int) -> Series:
+    """Return 1 if the last n bars have a value, else null."""
+    return apply(Step("known_run", state="i", constants="i", lookback=_all_but_one, influence=_all), x, constants=(n,))
+
+
 def skip(x: Series, n: int) -> Series:
     """Return null for the first n values, then x: a later start for a seed."""
     return apply(Step("skip", state="i", constants="i", lookback=_all, influence=_all), x, constants=(n,))
@@ -217,9 +231,9 @@ def cumsum(x: Series) -> Series:
     return apply(Step("cumsum", state="f", influence=_never), x)
 
 
-def session_sum(x: Series, session: Series) -> Series:
-    """Return the sum of the session's values so far."""
-    return apply(Step("session_sum", state="ff", influence=_never), x, session)
+def session_mean(x: Series, weight: Series, session: Series, counts: Series) -> Series:
+    """Return the weighted mean of the session's values so far, of those that count."""
+    return apply(Step("session_mean", state="ffff", influence=_never), x, weight, session, counts)
 
 
 def smooth(x: Series, n: int, alpha: float) -> Series:
@@ -259,9 +273,20 @@ def sum_(x: Series, n: int) -> Series:
     return _window("window_sum", "iif", 1, x, n)
 
 
+def is_flat(x: Series, n: int) -> Series:
+    """Condition: the last n values are equal."""
+    return apply(Step("is_flat", state="if", constants="i", influence=_all_but_one), x, constants=(n,))
+
+
 def sma(x: Series, n: int) -> Series:
-    """Return the mean of the last n values."""
-    return sum_(x, n) / n
+    """Return the mean of the last n values; of equal values exactly that value."""
+    return where(is_flat(x, n), x, sum_(x, n) / n)
+
+
+def weighted_mean(x: Series, weight: Series, n: int) -> Series:
+    """Return the mean of the last n values weighted by another series; null where all weights are zero."""
+    mean = sum_(x * weight, n) / sum_(weight, n)
+    return where(is_flat(x, n), given(x, mean), mean)
 
 
 def max_(x: Series, n: int) -> Series:
@@ -290,8 +315,8 @@ def weighted_sum(x: Series, n: int) -> Series:
 
 
 def wma(x: Series, n: int) -> Series:
-    """Return the linearly weighted mean of the last n values."""
-    return weighted_sum(x, n) / (n * (n + 1) / 2)
+    """Return the linearly weighted mean of the last n values; of equal values exactly that value."""
+    return where(is_flat(x, n), x, weighted_sum(x, n) / (n * (n + 1) / 2))
 
 
 def std(x: Series, n: int) -> Series:

@@ -25,6 +25,7 @@ from typing import Any, Final
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance, LoopFunction
+from stockpulse.indicators.history import HISTORY
 from stockpulse.indicators.source import Loop
 from stockpulse.indicators.steps import FUNCTIONS, GLOBALS
 
@@ -174,7 +175,7 @@ def _main() -> None:
     if _WITH_INPUT in options:
         threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(_NICE)
-    Compiler(Path(folder)).prepare(Instance(CATALOGUE[name], values) for name, values in json.loads(wanted))
+    Compiler(Path(folder)).prepare(Instance((CATALOGUE | HISTORY)[name], values) for name, values in json.loads(wanted))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from stockpulse.indicators.algebra import INPUTS
-from stockpulse.indicators.definition import Indicator, format_number
+from stockpulse.indicators.definition import Indicator, label_of
 from stockpulse.indicators.source import Loop, build_loop
 from stockpulse.market.arrays import Floats, Ints
 
@@ -43,8 +43,7 @@ class Instance:
     @property
     def label(self) -> str:
         """The customary spelling: `rsi(14)`, `vwap`."""
-        values = ", ".join(format_number(value) for value in self.values.values())
-        return f"{self.indicator.name}({values})" if values else self.indicator.name
+        return label_of(self.indicator.name, self.values)
 
 
 class Bundle:

@@ -1,4 +1,4 @@
-"""How fast prices are going there, and whether too far."""
+"""Momentum: the speed of price changes, and prices that have gone too far."""
 
 from stockpulse.indicators import algebra as alg
 from stockpulse.indicators.algebra import (
@@ -16,9 +16,10 @@ from stockpulse.indicators.algebra import (
     where,
 )
 from stockpulse.indicators.definition import indicator
+from stockpulse.indicators.prices import typical_price
 
 
-@indicator(title="Relative strength index", inputs="close", units="0 to 100", source="TA-Lib RSI", minimum=2)
+@indicator(title="Relative strength index", inputs="close", units="0 to 100", source="TA-Lib RSI", flat="0", minimum=2)
 def rsi(close: Series, *, period: int = 14) -> Series:
     """Wilder's share of the gains in all changes."""
     return _relative_strength(close, period)
@@ -40,9 +41,10 @@ def _gain_and_loss(close: Series, period: int) -> tuple[Series, Series]:
     outputs="stoch_fast_k stoch_fast_d",
     units="0 to 100",
     source="TA-Lib STOCHF",
+    flat="0 0",
 )
 def stoch_fast(high: Series, low: Series, close: Series, *, k: int = 5, d: int = 3) -> tuple[Series, ...]:
-    """Where the close is in the range of the last bars, and the mean of that."""
+    """The position of the close in the range of the last bars, and its mean."""
     position = _position(high, low, close, k)
     mean = alg.sma(position, d)
     return given(position, mean), mean
@@ -59,6 +61,7 @@ def _position(high: Series, low: Series, close: Series, n: int) -> Series:
     outputs="stoch_k stoch_d",
     units="0 to 100",
     source="TA-Lib STOCH",
+    flat="0 0",
 )
 def stoch(
     high: Series, low: Series, close: Series, *, k: int = 5, smoothing: int = 3, d: int = 3
@@ -75,41 +78,44 @@ def stoch(
     outputs="stoch_rsi_k stoch_rsi_d",
     units="0 to 100",
     source="TA-Lib STOCHRSI",
+    flat="0 0",
     minimum=2,
 )
 def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tuple[Series, ...]:
-    """Where the RSI is in the range of its last values."""
+    """The position of the RSI in the range of its last values, and its mean."""
     strength = _relative_strength(close, period)
     position = _position(strength, strength, strength, k)
     mean = alg.sma(position, d)
     return given(position, mean), mean
 
 
-@indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", minimum=2)
+@indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", flat="0", minimum=2)
 def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
-    """How far the close is below the highest high, in the range of the last bars."""
+    """The distance of the close from the highest high, in the range of the last bars."""
     highest = max_(high, period)
     return -100 * ratio(highest - close, difference(highest, min_(low, period)), 0)
 
 
-@indicator(title="Commodity channel index", inputs="high low close", units="none", source="TA-Lib CCI", minimum=2)
+@indicator(
+    title="Commodity channel index", inputs="high low close", units="none", source="TA-Lib CCI", flat="0", minimum=2
+)
 def cci(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
-    """How many mean deviations the typical price is from its mean; 1 is 0.015 of them."""
-    typical = (high + low + close) / 3
+    """The distance of the typical price from its mean; 1 is 0.015 mean deviations."""
+    typical = typical_price(high, low, close)
     mean = alg.sma(typical, period)
     return ratio(difference(typical, mean), 0.015 * alg.mean_deviation(typical, mean, period), 0)
 
 
-@indicator(title="Rate of change", inputs="close", units="percent", source="TA-Lib ROC")
+@indicator(title="Rate of change", inputs="close", units="percent", source="TA-Lib ROC", flat="0")
 def roc(close: Series, *, period: int = 10) -> Series:
-    """The change over so many bars, in percent."""
+    """The change over the last bars, in percent."""
     before = lag(close, period)
     return 100 * ratio(close - before, before, 0)
 
 
-@indicator(title="Momentum", inputs="close", units="price", source="TA-Lib MOM")
+@indicator(title="Momentum", inputs="close", units="price", source="TA-Lib MOM", flat="0")
 def momentum(close: Series, *, period: int = 10) -> Series:
-    """The change over so many bars."""
+    """The change over the last bars."""
     return close - lag(close, period)
 
 
@@ -118,29 +124,32 @@ def momentum(close: Series, *, period: int = 10) -> Series:
     inputs="close",
     units="percent",
     source="TA-Lib PPO with exponential means (matype=1)",
+    flat="0",
     minimum=2,
 )
 def ppo(close: Series, *, fast: int = 12, slow: int = 26) -> Series:
-    """How far a quick mean is from a slow one, in percent of the slow one."""
+    """The distance of a fast mean from a slow one, in percent of the slow one."""
     base = alg.ema(close, slow)
     return 100 * ratio(alg.ema(close, fast) - base, base, 0)
 
 
-@indicator(title="Chande momentum oscillator", inputs="close", units="-100 to 100", source="TA-Lib CMO", minimum=2)
+@indicator(
+    title="Chande momentum oscillator", inputs="close", units="-100 to 100", source="TA-Lib CMO", flat="0", minimum=2
+)
 def cmo(close: Series, *, period: int = 14) -> Series:
     """Gains less losses, as a share of both."""
     gain, loss = _gain_and_loss(close, period)
     return 100 * ratio(gain - loss, gain + loss, 0)
 
 
-@indicator(title="Ultimate oscillator", inputs="high low close", units="0 to 100", source="TA-Lib ULTOSC")
+@indicator(title="Ultimate oscillator", inputs="high low close", units="0 to 100", source="TA-Lib ULTOSC", flat="0")
 def ultimate(high: Series, low: Series, close: Series, *, short: int = 7, medium: int = 14, long: int = 28) -> Series:
     """Buying pressure over three spans; the short one counts four times, the medium one twice."""
     before = previous(close)
     floor = smaller(low, before)
     pressure, reach = close - floor, larger(high, before) - floor
     shares = [ratio(alg.sum_(pressure, n), alg.sum_(reach, n), 0) for n in sorted((short, medium, long))]
-    return 100 * (4 * shares[0] + 2 * shares[1] + shares[2]) / 7
+    return 100 * (shares[0] + (2 * (shares[1] - shares[0]) + (shares[2] - shares[0])) / 7)
 
 
 @indicator(
@@ -148,9 +157,10 @@ def ultimate(high: Series, low: Series, close: Series, *, short: int = 7, medium
     inputs="high low",
     units="price",
     source="B. Williams, New Trading Dimensions (1998)",
+    flat="0",
 )
 def awesome(high: Series, low: Series, *, fast: int = 5, slow: int = 34) -> Series:
-    """How far a quick mean of the middles of the bars is from a slow one."""
+    """The distance of a fast mean of the bars' middles from a slow one."""
     middle = (high + low) / 2
     return alg.sma(middle, fast) - alg.sma(middle, slow)
 
@@ -161,9 +171,10 @@ def awesome(high: Series, low: Series, *, fast: int = 5, slow: int = 34) -> Seri
     outputs="tsi tsi_signal",
     units="-100 to 100",
     source="W. Blau, Momentum, Direction, and Divergence (1995)",
+    flat="0 0",
 )
 def tsi(close: Series, *, long: int = 25, short: int = 13, signal: int = 7) -> tuple[Series, ...]:
-    """The change, smoothed twice, as a share of the size of the changes, smoothed as well."""
+    """The change, smoothed twice, as a share of its smoothed size, and the mean of that."""
     change = diff(close)
     smooth = alg.ema(alg.ema(change, long), short)
     strength = 100 * ratio(smooth, alg.ema(alg.ema(abs(change), long), short), 0)

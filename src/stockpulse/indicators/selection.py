@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from stockpulse.errors import InvalidInput
+from stockpulse.indicators.aliases import INDICATORS, parameter_name, with_own_names
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.definition import Indicator, format_number
 from stockpulse.indicators.evaluation import Instance
@@ -26,13 +27,10 @@ def select(text: str, parameters: Mapping[str, str], field: str = "type") -> lis
         raise InvalidInput(field, f"got {len(parts)} indicators; takes {MAX_INDICATORS} at most")
     chosen = [_named(part, field) for part in parts]
     for name in parameters:
-        if not any(name in _names(indicator) for indicator, _ in chosen):
+        if not any(parameter_name(indicator, name) for indicator, _ in chosen):
             known = ", ".join(f"{indicator.name}: {', '.join(_names(indicator)) or 'none'}" for indicator, _ in chosen)
             raise InvalidInput(name[:40], f"is not a parameter of the requested indicators ({known})")
-    instances = [
-        Instance(indicator, {name: value for name, value in parameters.items() if name in _names(indicator)} | own)
-        for indicator, own in chosen
-    ]
+    instances = [Instance(indicator, with_own_names(indicator, parameters) | own) for indicator, own in chosen]
     return list({one.label: one for one in instances}.values())  # drop repetitions
 
 
@@ -42,7 +40,7 @@ def _names(indicator: Indicator) -> list[str]:
 
 def _named(part: str, field: str) -> tuple[Indicator, dict[str, str]]:
     found = _ONE.fullmatch(part)
-    indicator = CATALOGUE.get(found[1].lower()) if found else None
+    indicator = INDICATORS.get(found[1].lower()) if found else None
     if found is None or indicator is None:
         raise InvalidInput(field, f"got {part.strip()[:40]!r}; takes one or more of {', '.join(CATALOGUE)}")
     return indicator, _arguments(indicator, found[2] or "")
@@ -56,7 +54,8 @@ def _arguments(indicator: Indicator, text: str) -> dict[str, str]:
         name, equals, value = (piece.strip() for piece in argument.partition("="))
         if not equals:
             name, value = names[place] if place < len(names) else "", name
-        if name not in names or name in values:
+        name = parameter_name(indicator, name) or ""
+        if not name or name in values:
             raise InvalidInput(indicator.name, f"got {argument.strip()[:40]!r}; takes {', '.join(names) or 'nothing'}")
         values[name] = value
     return values

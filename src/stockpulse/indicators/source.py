@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stockpulse.indicators.algebra import Node, Series
+from stockpulse.indicators.algebra import INPUTS, Node, Series
 from stockpulse.indicators.steps import FUNCTIONS, SOURCE
 
 _LOOP: Final = '''\
@@ -26,7 +26,7 @@ from math import inf, log, nan, sqrt
 
 
 def loop(
-    state, rows, first, last, hold, open, high, low, close, volume, session, out, int_params, float_params, places
+    state, rows, first, last, hold, {inputs}, out, int_params, float_params, places
 ):
     {constants}
     for i in range(rows.shape[0]):
@@ -50,7 +50,7 @@ class Loop:
     int_params: npt.NDArray[np.int64]
     float_params: npt.NDArray[np.float64]
     places: npt.NDArray[np.int64]
-    """Where the memory of each window begins in a symbol's state."""
+    """The place of each window's memory in a symbol's state."""
     width: int
     """The size of a symbol's state, in float64."""
     outputs: int
@@ -183,6 +183,7 @@ def build_loop(outputs: Iterable[Series]) -> Loop:
     for i, variable in enumerate(results):
         writer.body.append(f"out[{i}, t] = {variable} if abs({variable}) < inf else nan")
     text = _LOOP.format(
+        inputs=", ".join(INPUTS),
         imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps)),
         constants=_lines(writer.constants, 1),
         load=_lines(writer.load, 2),

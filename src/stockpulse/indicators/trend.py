@@ -1,41 +1,42 @@
-"""Where prices are going."""
+"""Trend: the direction of prices."""
 
 from math import isqrt
 
 from stockpulse.indicators import algebra as alg
 from stockpulse.indicators.algebra import Series, diff, given, lag, max_, min_, previous, ratio, skip, where
 from stockpulse.indicators.definition import indicator
-from stockpulse.indicators.volatility import average_true_range, true_range
+from stockpulse.indicators.prices import true_range, typical_price
+from stockpulse.indicators.volatility import average_true_range
 
 
-@indicator(title="Simple moving average", inputs="close", units="price", source="TA-Lib SMA")
+@indicator(title="Simple moving average", inputs="close", units="price", source="TA-Lib SMA", flat="price")
 def sma(close: Series, *, period: int = 20) -> Series:
     """The mean of the last closes."""
     return alg.sma(close, period)
 
 
-@indicator(title="Exponential moving average", inputs="close", units="price", source="TA-Lib EMA")
+@indicator(title="Exponential moving average", inputs="close", units="price", source="TA-Lib EMA", flat="price")
 def ema(close: Series, *, period: int = 20) -> Series:
     """A mean in which older closes weigh less and less."""
     return alg.ema(close, period)
 
 
-@indicator(title="Weighted moving average", inputs="close", units="price", source="TA-Lib WMA")
+@indicator(title="Weighted moving average", inputs="close", units="price", source="TA-Lib WMA", flat="price")
 def wma(close: Series, *, period: int = 20) -> Series:
     """The mean of the last closes, the newest weighing most."""
     return alg.wma(close, period)
 
 
-@indicator(title="Double exponential moving average", inputs="close", units="price", source="TA-Lib DEMA")
+@indicator(title="Double exponential moving average", inputs="close", units="price", source="TA-Lib DEMA", flat="price")
 def dema(close: Series, *, period: int = 20) -> Series:
-    """An EMA with half of its delay taken out."""
+    """An EMA without half of its delay."""
     once = alg.ema(close, period)
     return 2 * once - alg.ema(once, period)
 
 
-@indicator(title="Triple exponential moving average", inputs="close", units="price", source="TA-Lib TEMA")
+@indicator(title="Triple exponential moving average", inputs="close", units="price", source="TA-Lib TEMA", flat="price")
 def tema(close: Series, *, period: int = 20) -> Series:
-    """An EMA with most of its delay taken out."""
+    """An EMA without most of its delay."""
     once = alg.ema(close, period)
     twice = alg.ema(once, period)
     return 3 * once - 3 * twice + alg.ema(twice, period)
@@ -46,6 +47,7 @@ def tema(close: Series, *, period: int = 20) -> Series:
     inputs="close",
     units="price",
     source="A. Hull, How to reduce lag in a moving average (2005)",
+    flat="price",
     minimum=2,
 )
 def hma(close: Series, *, period: int = 20) -> Series:
@@ -53,7 +55,14 @@ def hma(close: Series, *, period: int = 20) -> Series:
     return alg.wma(2 * alg.wma(close, period // 2) - alg.wma(close, period), isqrt(period))
 
 
-@indicator(title="Kaufman's adaptive moving average", inputs="close", units="price", source="TA-Lib KAMA", minimum=2)
+@indicator(
+    title="Kaufman's adaptive moving average",
+    inputs="close",
+    units="price",
+    source="TA-Lib KAMA",
+    flat="price",
+    minimum=2,
+)
 def kama(close: Series, *, period: int = 10) -> Series:
     """A mean that follows a trend quickly and noise slowly."""
     fastest, slowest = 2 / 3, 2 / 31
@@ -64,7 +73,7 @@ def kama(close: Series, *, period: int = 10) -> Series:
     return alg.adaptive_ema(close, pace * pace, previous(close))
 
 
-@indicator(title="T3 moving average", inputs="close", units="price", source="TA-Lib T3", minimum=2)
+@indicator(title="T3 moving average", inputs="close", units="price", source="TA-Lib T3", flat="price", minimum=2)
 def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
     """Tillson's six-fold smoothing."""
     v = volume_factor
@@ -74,8 +83,9 @@ def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
     e4 = alg.ema(e3, period)
     e5 = alg.ema(e4, period)
     e6 = alg.ema(e5, period)
-    weights = (-(v**3), 3 * v**2 + 3 * v**3, -6 * v**2 - 3 * v - 3 * v**3, 1 + 3 * v + v**3 + 3 * v**2)
-    return weights[0] * e6 + weights[1] * e5 + weights[2] * e4 + weights[3] * e3
+    # The weights of the six add up to 1. As distances from e3 they leave equal values exactly as they are.
+    weights = (-(v**3), 3 * v**2 + 3 * v**3, -6 * v**2 - 3 * v - 3 * v**3)
+    return e3 + (weights[0] * (e6 - e3) + weights[1] * (e5 - e3) + weights[2] * (e4 - e3))
 
 
 @indicator(
@@ -83,23 +93,38 @@ def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
     inputs="close volume",
     units="price",
     source="B. Fuller; S. Achelis, Technical Analysis from A to Z: mean of the closes, weighted by volume",
+    flat="price",
 )
 def vwma(close: Series, volume: Series, *, period: int = 20) -> Series:
-    """The mean of the last closes, weighted by volume; null where nothing was traded."""
-    return alg.sum_(close * volume, period) / alg.sum_(volume, period)
+    """The mean of the last closes, weighted by volume; null without volume."""
+    return alg.weighted_mean(close, volume, period)
 
 
 @indicator(
     title="Volume-weighted average price of the session",
-    inputs="high low close volume session",
+    inputs="high low close volume session regular",
     units="price",
     source="Berkowitz, Logue, Noser, The total cost of transactions on the NYSE, Journal of Finance 43 (1988);"
     " over typical prices of bars",
+    flat="price",
 )
-def vwap(high: Series, low: Series, close: Series, volume: Series, session: Series) -> Series:
-    """The mean price of the session so far, weighted by volume; null where nothing was traded in it."""
-    typical = (high + low + close) / 3
-    return alg.session_sum(typical * volume, session) / alg.session_sum(volume, session)
+def vwap(
+    high: Series,
+    low: Series,
+    close: Series,
+    volume: Series,
+    session: Series,
+    regular: Series,
+    *,
+    extended: bool = False,
+) -> Series:
+    """The mean price of the session so far, weighted by volume; null without volume.
+
+    The session is the regular one: it begins at the open, and bars before or after it do not count. With `extended`
+    all bars of the trading date count.
+    """
+    counts = alg.larger(regular, float(extended))
+    return alg.session_mean(typical_price(high, low, close), volume, session, counts)
 
 
 @indicator(
@@ -108,17 +133,18 @@ def vwap(high: Series, low: Series, close: Series, volume: Series, session: Seri
     outputs="macd macd_signal macd_histogram",
     units="price",
     source="TA-Lib MACD",
+    flat="0 0 0",
     minimum=2,
 )
 def macd(close: Series, *, fast: int = 12, slow: int = 26, signal: int = 9) -> tuple[Series, ...]:
-    """How far a quick mean is from a slow one, and the mean of that."""
-    line = _quick_and_slow(close, fast, slow)
+    """The distance of a fast mean from a slow one, the mean of it, and the difference of both."""
+    line = _fast_less_slow(close, fast, slow)
     mean = alg.ema(line, signal)
     return given(line, mean), mean, line - mean
 
 
-def _quick_and_slow(close: Series, fast: int, slow: int) -> Series:
-    """The difference of two EMAs; the quick one is seeded with the newest bars of the slow one's seed."""
+def _fast_less_slow(close: Series, fast: int, slow: int) -> Series:
+    """Return the difference of two EMAs; the fast one is seeded with the newest bars of the slow one's seed."""
     return alg.ema(skip(close, slow - fast), fast) - alg.ema(close, slow)
 
 
@@ -128,10 +154,11 @@ def _quick_and_slow(close: Series, fast: int, slow: int) -> Series:
     outputs="adx plus_di minus_di",
     units="0 to 100",
     source="TA-Lib ADX, PLUS_DI, MINUS_DI",
+    flat="0 0 0",
     minimum=2,
 )
 def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[Series, ...]:
-    """How strong the trend is, whichever way, and how strong it is each way."""
+    """The strength of the trend in either direction, and in each direction."""
     up, down = diff(high), -diff(low)
     reach = alg.wilder_sum(true_range(high, low, close), period)
     plus = 100 * ratio(alg.wilder_sum(where((up > 0) & (up > down), up, 0), period), reach, 0)
@@ -146,18 +173,26 @@ def adx(high: Series, low: Series, close: Series, *, period: int = 14) -> tuple[
     outputs="aroon_up aroon_down aroon_oscillator",
     units="0 to 100; the oscillator -100 to 100",
     source="TA-Lib AROON, AROONOSC",
+    flat="100 100 0",
     minimum=2,
 )
 def aroon(high: Series, low: Series, *, period: int = 14) -> tuple[Series, ...]:
-    """How long ago the highest high and the lowest low were."""
+    """The time since the highest high and since the lowest low: 100 means this bar."""
     up = 100 / period * (period - alg.since_max(high, period + 1))
     down = 100 / period * (period - alg.since_min(low, period + 1))
     return up, down, up - down
 
 
-@indicator(title="Parabolic stop and reverse", inputs="high low", outputs="sar", units="price", source="TA-Lib SAR")
+@indicator(
+    title="Parabolic stop and reverse",
+    inputs="high low",
+    outputs="sar",
+    units="price",
+    source="TA-Lib SAR",
+    flat="price",
+)
 def sar(high: Series, low: Series, *, acceleration: float = 0.02, maximum: float = 0.2) -> Series:
-    """Where a position that follows the trend would be stopped and reversed."""
+    """The price at which a position that follows the trend is stopped and reversed."""
     return alg.parabolic_sar(high, low, min(acceleration, maximum), maximum)
 
 
@@ -167,11 +202,13 @@ def sar(high: Series, low: Series, *, acceleration: float = 0.02, maximum: float
     outputs="supertrend supertrend_direction",
     units="price; direction 1 up, -1 down",
     source="O. Seban; the rules of TradingView's ta.supertrend, over TA-Lib's ATR",
+    flat="price -1",
+    scale="price one",
 )
 def supertrend(
     high: Series, low: Series, close: Series, *, period: int = 10, multiplier: float = 3.0
 ) -> tuple[Series, ...]:
-    """A band of true ranges that trails the price and changes sides with it."""
+    """A band of true ranges that trails the price and changes sides with the trend."""
     middle = (high + low) / 2
     reach = multiplier * average_true_range(high, low, close, period)
     return alg.supertrend(close, middle + reach, middle - reach)
@@ -183,9 +220,10 @@ def supertrend(
     outputs="ichimoku_conversion ichimoku_base ichimoku_span_a ichimoku_span_b",
     units="price",
     source="G. Hosoda, Ichimoku Kinko Hyo (1969). The lagging span is the close itself, drawn `base` bars earlier",
+    flat="price price price price",
 )
 def ichimoku(high: Series, low: Series, *, conversion: int = 9, base: int = 26, span: int = 52) -> tuple[Series, ...]:
-    """The middles of three ranges; the spans stand where they are drawn, `base` bars after they were formed."""
+    """The middles of three ranges. The spans stand where they are drawn: `base` bars after they were formed."""
     quick, slow = _middle(high, low, conversion), _middle(high, low, base)
     return quick, slow, lag((quick + slow) / 2, base), lag(_middle(high, low, span), base)
 
@@ -194,7 +232,7 @@ def _middle(high: Series, low: Series, n: int) -> Series:
     return (max_(high, n) + min_(low, n)) / 2
 
 
-@indicator(title="TRIX", inputs="close", units="percent", source="TA-Lib TRIX")
+@indicator(title="TRIX", inputs="close", units="percent", source="TA-Lib TRIX", flat="0")
 def trix(close: Series, *, period: int = 15) -> Series:
     """The rate of change of a triple EMA."""
     smooth = alg.ema(alg.ema(alg.ema(close, period), period), period)
@@ -202,10 +240,16 @@ def trix(close: Series, *, period: int = 15) -> Series:
 
 
 @indicator(
-    title="Linear regression slope", inputs="close", units="price a bar", source="TA-Lib LINEARREG_SLOPE", minimum=2
+    title="Linear regression slope",
+    inputs="close",
+    units="price a bar",
+    source="TA-Lib LINEARREG_SLOPE",
+    flat="0",
+    minimum=2,
 )
 def linreg_slope(close: Series, *, period: int = 14) -> Series:
     """The slope of the straight line that fits the last closes best."""
     n = period
     numbers, squares = n * (n + 1) / 2, n * (n + 1) * (2 * n + 1) / 6
-    return (n * alg.weighted_sum(close, n) - numbers * alg.sum_(close, n)) / (n * squares - numbers**2)
+    slope = (n * alg.weighted_sum(close, n) - numbers * alg.sum_(close, n)) / (n * squares - numbers**2)
+    return where(alg.is_flat(close, n), 0, slope)

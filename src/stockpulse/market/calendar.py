@@ -151,6 +151,10 @@ class Calendar:
         rows = _rows(dates)
         return column[rows] if rows is dates else column[rows] + (dates - rows) * _DAY
 
+    def in_session(self, ts: Times) -> Flags:
+        """Return which times lie within a regular session."""
+        return self._in_session(ts, self._dates(ts, self._begins))
+
     def _in_session(self, ts: Times, dates: Times) -> Flags:
         begun = (ts >= self._at(self._opens, dates)) & (ts < self._at(self._closes, dates))
         return begun & self._traded[_rows(dates)]

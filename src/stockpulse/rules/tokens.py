@@ -10,7 +10,7 @@ _TOKEN: Final = re.compile(
     r"""\s*(?:
         (?P<number> (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][-+]?[0-9]+)? (?![\w.]) )
       | (?P<name>   [A-Za-z_][A-Za-z0-9_]* (?!\w) )
-      | (?P<symbol> [<>=!]= | [-+*/<>=(),] )
+      | (?P<symbol> [<>=!]= | [-+*/<>=(),\[\]] )
       | (?P<end>    \Z )
       | (?P<alien>  && | \|\| | \.?\w[\w.]* | . )  # the parser says what it expected instead
     )""",

@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from stockpulse.indicators.algebra import INPUTS
+from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
+from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Bundle, Columns, Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.market.calendar import trading_calendar
@@ -34,7 +35,7 @@ SERVED_REALTIME: Final = pl.Schema(
     }
     | dict.fromkeys(STORED_INDICATORS, pl.Float64())
 )
-"""The newest price, the mean of the last five prices, and the indicators of the forming 5-minute bar."""
+"""The newest price, the mean of the newest five, and the indicators of the newest 5-minute bar."""
 
 _TABLE: Final = {M5: "intraday_analytics", D1: "daily_analytics"}
 _PAGE_ROWS: Final = 5_000
@@ -108,7 +109,7 @@ class AnalyticsReader:
         """
         states = bundle.fresh(1)
         async for page in self._bars.between(symbol, interval, None, end, closed_until):
-            bars = frame_inputs(page, symbol)
+            bars = frame_inputs(page, symbol, interval)
             rows, first, last = np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([page.height])
             out = await asyncio.to_thread(bundle.calculate, self._functions, states, rows, first, last, bars)
             shown = page.select("ts", "close", "final").with_columns(
@@ -119,11 +120,11 @@ class AnalyticsReader:
                 yield shown
 
 
-def frame_inputs(bars: pl.DataFrame, symbol: Symbol) -> Columns:
+def frame_inputs(bars: pl.DataFrame, symbol: Symbol, interval: Interval) -> Columns:
     """Return served bars as columns named as in `INPUTS`."""
-    dates = trading_calendar(symbol.calendar).trading_date(bars["ts"].to_physical().to_numpy())
-    columns = {name: bars[name].fill_null(0.0).to_numpy() for name in INPUTS if name != "session"}
-    return {name: np.array(column, np.float64) for name, column in (columns | {"session": dates}).items()}
+    columns = {name: bars[name].fill_null(0.0).to_numpy() for name in INPUTS if name not in CALENDAR_INPUTS}
+    columns = {name: np.array(column, np.float64) for name, column in columns.items()}
+    return columns | calendar_inputs(trading_calendar(symbol.calendar), interval, bars["ts"].to_physical().to_numpy())
 
 
 def _frame(rows: list[Any], schema: pl.Schema) -> pl.DataFrame:

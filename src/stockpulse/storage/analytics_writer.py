@@ -101,14 +101,13 @@ class AnalyticsWriter:
 
     async def write_realtime(self, connection: Connection, realtime: RealtimeSnapshot, now: datetime) -> None:
         """Write a real-time snapshot, within a transaction."""
-        prices, forming = realtime.prices, realtime.forming
+        prices, newest = realtime.prices, realtime.newest
         count = len(prices.symbol_id)
         ts = np.zeros(count, np.int64)
         values = np.full((count, len(self._stored)), np.nan)
-        if forming is not None:
-            at = np.searchsorted(prices.symbol_id, forming.symbol_id)
-            ts[at] = forming.ts
-            values[at] = forming.values[:, list(self._stored.values())]
+        at = np.searchsorted(prices.symbol_id, newest.symbol_id)
+        ts[at] = newest.ts
+        values[at] = newest.values[:, list(self._stored.values())]
         columns = {
             "symbol_id": prices.symbol_id,
             "calculated_at": np.full(count, micros(now)),

@@ -1,7 +1,7 @@
 """The screener: finds the symbols whose newest bar satisfies a condition."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -9,14 +9,13 @@ import polars as pl
 
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import bar_inputs
-from stockpulse.engine.signals import Terms
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.market.arrays import Ints
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendar import Calendar, trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Names, Symbol
-from stockpulse.rules import FIELDS, Expression
+from stockpulse.rules import FIELDS, Expression, ExpressionBundle
 from stockpulse.storage.bar_reader import BarReader
 
 _BARS: Final = 500_000
@@ -39,9 +38,8 @@ class Screener:
 
         The newest bar may still be forming. Indicators are calculated over as many bars as have influence on them.
         """
-        terms = Terms([expression])
-        influence = max([loop.influence for loop in terms.bundle.loops], default=0, key=_endless)
-        most = None if influence is None else influence + max(_lookbacks(terms), default=0) + 1
+        bundle = ExpressionBundle([expression])
+        most = bundle.bars_needed
         at_a_time = max(_BARS // (most or _MANY), 1)
         symbols = sorted(self._names.symbols.values(), key=lambda symbol: symbol.name)
         found = []
@@ -49,18 +47,25 @@ class Screener:
             some = symbols[at : at + at_a_time]
             rows = await self._bars.newest(interval, [symbol.id for symbol in some], most)
             if len(rows):
-                found.append(await asyncio.to_thread(self._matching, expression, terms, rows, some))
+                found.append(await asyncio.to_thread(self._matching, expression, bundle, interval, rows, some))
         return pl.concat(found).sort("symbol") if found else _frame(expression, {}).head(0)
 
-    def _matching(self, expression: Expression, terms: Terms, rows: Rows, symbols: Sequence[Symbol]) -> pl.DataFrame:
+    def _matching(
+        self,
+        expression: Expression,
+        bundle: ExpressionBundle,
+        interval: Interval,
+        rows: Rows,
+        symbols: Sequence[Symbol],
+    ) -> pl.DataFrame:
         first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
         last = np.append(first[1:], len(rows))
         calendars = {symbol.id: symbol.calendar for symbol in symbols}
-        bars = bar_inputs(rows, lambda symbol_id, ts: _dates(symbol_id, ts, first, last, calendars))
-        fresh = terms.bundle.fresh(len(first))
-        out = terms.bundle.calculate(self._functions, fresh, np.arange(len(first)), first, last, bars)
+        bars = bar_inputs(rows, interval, lambda symbol_id: _by_calendar(symbol_id, calendars))
+        fresh = bundle.fresh(len(first))
+        out = bundle.calculate(self._functions, fresh, np.arange(len(first)), first, last, bars)
         newest = last - 1
-        values = terms.named({name: bars[name][newest] for name in FIELDS}, out[:, newest].T)
+        values = bundle.named({name: bars[name][newest] for name in FIELDS}, out[:, newest].T)
         holds = expression.holds(values, len(newest))
         at = newest[holds]
         shown = {
@@ -71,25 +76,18 @@ class Screener:
         return _frame(expression, shown | {name: column[holds] for name, column in values.items()})
 
 
-def _endless(influence: int | None) -> float:
-    return float("inf") if influence is None else influence
-
-
-def _lookbacks(terms: Terms) -> list[int]:
-    return [lookback for loop in terms.bundle.loops for lookback in loop.lookback]
-
-
-def _dates(symbol_id: Ints, ts: Ints, first: Ints, last: Ints, calendars: Mapping[int, str]) -> Ints:
-    """Return the trading dates of bars; those of each symbol stand at [first, last)."""
-    dates = np.empty(len(ts), np.int64)
-    for a, b in zip(first, last, strict=True):
-        dates[a:b] = trading_calendar(calendars[int(symbol_id[a])]).trading_date(ts[a:b])
-    return dates
+def _by_calendar(symbol_id: Ints, calendars: Mapping[int, str]) -> Iterator[tuple[Calendar, Ints]]:
+    """Yield the calendars of these symbols, each with the places of its symbols."""
+    different = np.unique(symbol_id)
+    names = np.array([calendars[int(one)] for one in different])
+    name_of = names[np.searchsorted(different, symbol_id)]
+    for name in np.unique(names):
+        yield trading_calendar(str(name)), np.flatnonzero(name_of == name)
 
 
 def _frame(expression: Expression, columns: dict[str, Any]) -> pl.DataFrame:
     """Return the matches as a frame with typed columns. It always has the close."""
-    names = dict.fromkeys(["close", *expression.fields, *(term.label for term in expression.terms)])
+    names = dict.fromkeys(["close", *expression.fields, *expression.labels])
     series = [
         pl.Series("symbol", columns.get("symbol", []), dtype=pl.String),
         pl.Series("ts", columns.get("ts", []), dtype=pl.Int64).cast(UTC_MICROS),

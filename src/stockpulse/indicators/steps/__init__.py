@@ -4,7 +4,8 @@ A step takes its state, its slots in the symbol's memory, one value of each inpu
 new state and the output. These functions run as plain Python, or compiled into the loop of an indicator. Nothing else
 calculates, so a bar gives the same bits in a batch over history and in a live stream.
 
-Null is NaN. Given a null, a step answers null and leaves its state alone. All state starts as zeros.
+Null is NaN. Given a null, a step answers null and leaves its state alone, unless it says otherwise. All state starts
+as zeros.
 
 A step may write to one slot only: the slot that it would write again if the same bar came once more. So a bar can be
 previewed without a copy of the memory, and the state before that bar still holds.

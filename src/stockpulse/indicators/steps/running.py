@@ -1,4 +1,9 @@
-"""Steps over all values so far: the value before, sums, and exponential averages."""
+"""Steps over all values so far: the value before, sums, and exponential averages.
+
+A mean of equal values is that value, exactly. So averages are seeded by a running mean, which adds nothing while
+values are equal. And an average that a value no longer moves has arrived at that value: else rounding would stop it
+some last bits short of it, for ever.
+"""
 
 from math import isnan, nan
 
@@ -27,12 +32,29 @@ def cumsum(total: float, x: float) -> tuple[float, float]:
     return total, total
 
 
-def session_sum(total: float, day: float, x: float, session: float) -> tuple[float, float, float]:
-    """Return the sum of the session's values so far."""
-    if isnan(x):
-        return total, day, nan
-    total = total + x if session == day else x
-    return total, session, total
+def session_mean(
+    day: float, weight: float, base: float, total: float, x: float, w: float, session: float, counts: float
+) -> tuple[float, float, float, float, float]:
+    """Return the session's mean so far of the values that count, weighted by w; null where all weights are zero.
+
+    It sums the distances from the first value, so that the mean of equal values is exact.
+    """
+    if isnan(x) or isnan(w) or isnan(counts):
+        return day, weight, base, total, nan
+    if session != day:
+        day, weight = session, 0.0
+    if counts != 0.0:
+        if weight == 0.0:
+            base, total = x, 0.0
+        weight += w
+        total += (x - base) * w
+    return day, weight, base, total, nan if weight == 0.0 else base + total / weight
+
+
+def approach(value: float, x: float, alpha: float) -> float:
+    """Move an average towards x by alpha of the distance; return x itself where that changes nothing any more."""
+    moved = value + alpha * (x - value)
+    return x if moved == value else moved
 
 
 def ema(known: int, value: float, x: float, n: int, alpha: float) -> tuple[int, float, float]:
@@ -40,13 +62,10 @@ def ema(known: int, value: float, x: float, n: int, alpha: float) -> tuple[int, 
     if isnan(x):
         return known, value, nan
     if known < n:
-        value += x
         known += 1
-        if known < n:
-            return known, value, nan
-        value /= n
-        return known, value, value
-    value += alpha * (x - value)
+        value += (x - value) / known
+        return known, value, nan if known < n else value
+    value = approach(value, x, alpha)
     return known, value, value
 
 
@@ -54,7 +73,7 @@ def ema_of_all(known: int, value: float, x: float, alpha: float) -> tuple[int, f
     """Return the exponential average, seeded with the first value."""
     if isnan(x):
         return known, value, nan
-    value = value + alpha * (x - value) if known else x
+    value = approach(value, x, alpha) if known else x
     return 1, value, value
 
 
@@ -64,7 +83,7 @@ def adaptive_ema(known: int, value: float, x: float, alpha: float, seed: float) 
         return known, value, nan
     if not known:
         value = seed
-    value += alpha * (x - value)
+    value = approach(value, x, alpha)
     return 1, value, value
 
 

@@ -3,6 +3,7 @@
 from math import isnan, nan
 
 from stockpulse.indicators.steps.pointwise import larger, smaller
+from stockpulse.indicators.steps.running import approach
 
 
 def adx_average(known: int, value: float, x: float, moves: float, n: int) -> tuple[int, float, float]:
@@ -10,13 +11,11 @@ def adx_average(known: int, value: float, x: float, moves: float, n: int) -> tup
     if isnan(x) or isnan(moves):
         return known, value, nan
     if known < n:
-        value += x
         known += 1
-        if known < n:
-            return known, value, nan
-        value /= n
-    elif moves != 0.0:
-        value = (value * (n - 1) + x) / n
+        value += (x - value) / known
+        return known, value, nan if known < n else value
+    if moves != 0.0:
+        value = approach(value, x, 1.0 / n)
     return known, value, value
 
 

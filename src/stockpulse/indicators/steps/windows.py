@@ -28,6 +28,30 @@ def lag(slot: int, known: int, memory: Slots, at: int, x: float, n: int) -> tupl
     return slot, known, memory[at + slot]
 
 
+def shift(slot: int, seen: int, memory: Slots, at: int, x: float, n: int) -> tuple[int, int, float]:
+    """Return the value of n bars before. Unlike other steps it takes a null as a value."""
+    memory[at + slot] = x
+    slot = slot + 1 if slot < n else 0
+    if seen < n:
+        return slot, seen + 1, nan
+    return slot, seen, memory[at + slot]
+
+
+def known_run(run: int, x: float, n: int) -> tuple[int, float]:
+    """Return 1 if the last n bars have a value, else null. Unlike other steps it counts nulls."""
+    run = 0 if isnan(x) else run + 1 if run < n else n
+    return run, 1.0 if run == n else nan
+
+
+def is_flat(run: int, last: float, x: float, n: int) -> tuple[int, float, float]:
+    """Condition: the last n values are equal."""
+    if isnan(x):
+        return run, last, nan
+    run = run + 1 if run > 0 and x == last else 1
+    run = min(run, n)
+    return run, x, 1.0 if run == n else 0.0
+
+
 def fold_window_sum(slot: int, full: int, total: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
     """Turn a full block into sums: of each value and those behind it."""
     if slot < n:
