@@ -56,7 +56,7 @@ pytest_plugins = ["kafka_fixtures"]
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
-hypothesis.settings.register_profile("quick", max_examples=40, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=100, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
 

@@ -107,6 +107,7 @@ def test_so_do_our_bars(codec, frame):
 
 
 @given(some_ticks=ANY_TICKS)
+@pytest.mark.slow
 def test_another_process_reads_it_by_the_registry(server, codec, some_ticks):
     """Decode without registering anything: the codec fetches the schema."""
     other = AvroCodec(Registry(server.url, "us", "s3cret", retries=0))

@@ -476,6 +476,7 @@ PIECES = st.sampled_from(
         st.lists(PIECES, max_size=12).map(" ".join),
     )
 )
+@pytest.mark.slow
 def test_any_text_is_evaluated_or_refused_with_a_caret(text):
     try:
         found = parse(text)
@@ -594,6 +595,7 @@ def test_a_number_is_to_the_last_digit_what_python_computes(tree, row, data):
 
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(CONDITIONS, st.lists(ROWS, min_size=1, max_size=4), st.data())
+@pytest.mark.slow
 def test_a_condition_holds_where_python_says_so(tree, rows, data):
     text = rendered(tree, data.draw)
     hypothesis.assume(len(text) < MAX_CHARACTERS - 10)
