@@ -76,7 +76,9 @@ def examples() -> Iterator[Example]:
     for name, path in pages().items():
         for language, block in re.findall(r"^```(bash|console)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
             for one in _of_console(name, block) if language == "console" else _of_bash(name, block):
-                if one.command.startswith(("curl ", ".venv/bin/stockpulse replay", ".venv/bin/stockpulse dlq")):
+                if one.command.startswith(
+                    ("curl ", ".venv/bin/stockpulse replay", ".venv/bin/stockpulse dlq", ".venv/bin/stockpulse forget")
+                ):
                     yield one
 
 

@@ -53,7 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     times = [datetime(2026, 3, 2, 15, 30, tzinfo=UTC) + timedelta(seconds=at) for at in (0, 1)]
     trades = pl.DataFrame({"symbol": "DIA", "ts": times, "price": [212.25, 212.5], "size": [100.0, 20.0]})
     trades.write_parquet(folder / "trades.parquet")
-    trades.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_ndjson(folder / "ticks.ndjson")
+    trades.with_columns(pl.lit("QQQ").alias("symbol"), pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_ndjson(
+        folder / "ticks.ndjson"
+    )
     (folder / ".venv").mkdir()
     (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
     return folder
