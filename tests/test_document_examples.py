@@ -41,9 +41,15 @@ def app(compiled: Path) -> Iterator[AppProcess]:
 
 
 def _has_caught_up(app: AppProcess) -> bool:
-    analytics = httpx2.get(f"{app.url}/health", timeout=10).json()["analytics"]
-    newest = httpx2.get(f"{app.url}/analytics/TSLA", timeout=10).json()
-    return analytics == {"compiled": True, "behind": 0} and None not in newest.values()
+    """Return True when every tier of indicators and live ticks are there for some symbols."""
+    if httpx2.get(f"{app.url}/health", timeout=10).json()["analytics"] != {"compiled": True, "behind": 0}:
+        return False
+    for symbol in ("AAPL", "NVDA", "TSLA"):
+        tiers = httpx2.get(f"{app.url}/analytics/{symbol}", timeout=10)
+        ticks = httpx2.get(f"{app.url}/ticks/latest?symbol={symbol}", timeout=10)
+        if not (tiers.is_success and ticks.is_success) or None in tiers.json().values() or not ticks.json()["ticks"]:
+            return False
+    return True
 
 
 @pytest.fixture(scope="module")
