@@ -792,7 +792,7 @@ WRONG = [
     ("type=rsi(period=abc)", "period", "takes a whole number from 2 to 5000"),
     ("type=rsi(7,8)", "rsi", "takes period"),
     ("type=rsi(7,period=8)", "rsi", "takes period"),
-    ("type=rsi(length=8)", "rsi", "takes period"),
+    ("type=rsi(size=8)", "rsi", "takes period"),
     ("type=rsi(,)", "rsi", "takes period"),
     ("type=vwap(1)", "vwap", "takes nothing"),
     ("type=macd&fast=30", "fast", "takes no more than slow, which is 26"),

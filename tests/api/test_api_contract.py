@@ -147,7 +147,7 @@ async def test_methods(market):
             answer = await market.request(method, path)
             error_of(answer, 405, "METHOD_NOT_ALLOWED")
             assert answer.headers["allow"] == "GET"
-    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+    for method in ("GET", "HEAD", "PUT", "OPTIONS"):
         answer = await market.request(method, "/ticks")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
