@@ -12,6 +12,9 @@ PROJECT = Path(__file__).parents[1]
 MANUAL = PROJECT / "src/stockpulse/manual"
 SOURCE_MAP = PROJECT / "src/stockpulse/README.md"
 
+RUNNABLE = ("curl ", *(f".venv/bin/stockpulse {name}" for name in ("replay", "dlq", "forget")))
+"""How the commands begin that ask a running server."""
+
 ELLIPSIS = "…"
 """Stands in a documented answer for keys that are left out."""
 
