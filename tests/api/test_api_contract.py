@@ -356,6 +356,7 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/metrics": "metrics",
         "GET /api/v1/symbols": "symbols",
         "POST /api/v1/ticks": "post_ticks",
+        "DELETE /api/v1/ticks": "forget_ticks",
         "GET /api/v1/ticks/latest": "latest_ticks",
         "GET /api/v1/ticks/summary": "tick_summary",
         "GET /api/v1/bars/latest": "latest_bars",

@@ -613,7 +613,7 @@ async def test_signals_of_earlier_bars(compiled, serve, postgres_dsn):
         for at in (117, 60, 9):  # late trades change the close of a minute, and what follows from it
             closes[at] += 5
             late = START + at * MINUTE + 0.75 * MINUTE
-            await send(client, [tick("AAA", late, closes[at])], calendar="24/7")
+            await send(client, [tick("AAA", late, float(closes[at]))], calendar="24/7")
             await said(client)
 
 

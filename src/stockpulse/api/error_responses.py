@@ -81,7 +81,9 @@ async def _on_stockpulse_error(request: Request, error: Exception) -> Response:
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these
     faults = error.errors()[:_MOST_DETAILS]  # every item of a long list can be wrong
-    details = [{"field": _field(fault), "message": _complaint(fault)} for fault in faults]
+    # Two dependencies of a route may read the same parameter: its fault is said once.
+    once = dict.fromkeys((_field(fault), _complaint(fault)) for fault in faults)
+    details = [{"field": field, "message": complaint} for field, complaint in once]
     message = "; ".join(f"{one['field']}: {one['message']}" for one in details)
     return _answer(422, "INVALID_INPUT", message, details)
 

@@ -24,7 +24,7 @@ class TakenBack(BaseModel):
     """The records that were taken back, and what became of the bars that they were in."""
 
     symbol: str | None = Field(examples=["AAPL"], description="null: all symbols")
-    provider: str | None = Field(examples=["file"], description="null: all providers")
+    provider: str | None = Field(examples=["api"], description="null: all providers")
     start: datetime | None = Field(examples=["2013-10-10T00:00:00Z"])
     end: datetime | None = Field(examples=["2013-10-11T00:00:00Z"])
     done: bool = Field(
@@ -53,7 +53,7 @@ async def forget_ticks(
         str | None,
         Query(
             description="A provider, such as that of a recording; without one, all.",
-            examples=["file"],
+            examples=["api"],
             json_schema_extra={"pattern": f"^{PROVIDER}$"},
         ),
     ] = None,
