@@ -586,13 +586,14 @@ async def test_signals_of_earlier_bars(compiled, serve, postgres_dsn):
         "cross": {"buy": "crosses_above(close, sma(5))", "sell": "close < lowest(low, 7)[1] or change_pct(3) < -2"}
     }
     closes = np.round(100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 120)), 2)
+    lows = closes.copy()  # late trades are higher
 
     def expected():
         means = sma(closes.tolist(), 5)
         said = []
         for i, close in enumerate(closes):
             buy = i >= 5 and close > means[i] and closes[i - 1] <= means[i - 1]
-            falls = (i >= 7 and close < closes[i - 7 : i].min()) or (i >= 3 and close / closes[i - 3] - 1 < -0.02)
+            falls = (i >= 7 and close < lows[i - 7 : i].min()) or (i >= 3 and close / closes[i - 3] - 1 < -0.02)
             said.append("BUY" if buy and not falls else "SELL" if falls and not buy else "HOLD")
         return said
 
