@@ -172,6 +172,19 @@ def exact_volume_sma(bars: Bars, _: Array, period: int) -> Array:
     return exact_sums(bars["volume"], period) / period
 
 
+def exact_cci(bars: Bars, _: Array, period: int) -> Array:
+    """Without rounding: over two bars that nearly touch, TA-Lib's mean deviation keeps few digits."""
+    columns = [[Fraction(price) for price in bars[name].tolist()] for name in ("high", "low", "close")]
+    typical = [sum(prices) / 3 for prices in zip(*columns, strict=True)]
+    found = [math.nan] * (period - 1)
+    for now in range(period - 1, len(typical)):
+        window = typical[now - period + 1 : now + 1]
+        mean = sum(window) / period
+        deviation = sum(abs(price - mean) for price in window) / period
+        found.append(float((typical[now] - mean) / deviation / Fraction(15, 1000)) if deviation else 0.0)
+    return np.array(found)
+
+
 def exact_sar(bars: Bars, ours: Array, acceleration: float, maximum: float) -> Array:
     """Without rounding. Where the bar just touches the stop, either answer is right, and ours is taken."""
     high, low = ([Fraction(price) for price in bars[name].tolist()] for name in ("high", "low"))
@@ -207,6 +220,7 @@ EXACT: dict[str, Callable[..., Array]] = {
     "ultimate": exact_ultimate,
     "kama": exact_kama,
     "volume_sma": exact_volume_sma,
+    "cci": exact_cci,
     "sar": exact_sar,
 }
 
