@@ -139,7 +139,7 @@ async def test_killed_while_it_forgets(tmp_path: Path) -> None:
     seed = seed_of(21)
     dice = random.Random(seed)
     async with running_app() as app:
-        load, forgetter = Load(app, Market(seed, least=50, most=400)), Forgetter(app, seed)
+        load, forgetter = Load(app, Market(seed, least=50, most=400, in_parts=True)), Forgetter(app, seed)
         async with load.flowing():
             await asyncio.sleep(2)
             forgetting = asyncio.create_task(forgetter.run())

@@ -89,7 +89,7 @@ async def assert_served(client: httpx2.AsyncClient, ticks: list[StoredTick]) -> 
         summary = (await client.get("/ticks/summary", params={"symbol": symbol, "minutes": 120})).json()
         as_of = datetime.fromisoformat(summary["as_of"])
         assert as_of == ours[0].ts
-        within = [one for one in ours if one.ts < as_of]
+        within = [one for one in ours if one.ts <= as_of]
         assert summary["count"] == len(within), summary
         assert summary["sum_volume"] == pytest.approx(sum(one.size for one in within))
 
