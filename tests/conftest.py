@@ -21,7 +21,7 @@ Commands:
     pytest                                               everything but the thorough tests, in parallel
     pytest -m "not kafka and not crash and not slow"     the quick check while you work
     pytest -n 0                                          in one process; so is a test that you name: `pytest file::test`
-    pytest --thorough                                    all tests, with more examples of each property: what CI runs
+    pytest --thorough                                    all tests, with more examples of each property
     pytest --hypothesis-profile=long --timeout=0         thousands of examples
 """
 

@@ -37,7 +37,7 @@ class Forgetter:
     """Takes ticks back: a stretch of a symbol, of a provider, or of both. Asks again until it has an answer."""
 
     def __init__(self, app: App, seed: int) -> None:
-        self._app = app
+        self.caller = Caller(app.port)
         self._dice = random.Random(seed)
         self.answers: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -60,10 +60,9 @@ class Forgetter:
 
     async def forget(self, query: dict[str, str]) -> None:
         """Take back what the query says; ask again until there is an answer."""
-        caller = Caller(self._app.port)
         while True:
             try:
-                status, answer = await caller.call("DELETE", f"/ticks?{urlencode(query)}")
+                status, answer = await self.caller.call("DELETE", f"/ticks?{urlencode(query)}")
             except NoAnswer:
                 self.answers["none"] += 1
                 await asyncio.sleep(0.05)
@@ -161,7 +160,9 @@ async def test_killed_while_it_forgets(tmp_path: Path) -> None:
         assert forgetter.counts["bars_refused"] == 0
         assert_bars_are_of(stored, ticks)
         await assert_derived_right(app)
-        status, latest = await Caller(app.port).call("GET", f"/ticks/latest?symbol={SOURCES[0].symbols[0]}&limit=10000")
+        query = {"symbol": SOURCES[0].symbols[0], "limit": 10_000}
+        status, latest = await forgetter.caller.call("GET", f"/ticks/latest?{urlencode(query)}")
+        forgetter.caller.close()
         assert status == 200, latest
         assert isinstance(latest, dict)
         assert {tick["seq"] for tick in latest["ticks"]} <= {tick.seq for tick in ticks}
