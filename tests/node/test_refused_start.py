@@ -110,6 +110,8 @@ async def no_connections(dsn: str, step: str) -> None:
         await own.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # more than a hundred starts
 async def test_at_every_step(postgres_dsn: str, cache_dir: Path) -> None:
     settings = Settings(_env_file=None, database_url=postgres_dsn, provider="simulated", symbols=("A",))
     names = await steps_of_a_start(settings)
@@ -119,6 +121,7 @@ async def test_at_every_step(postgres_dsn: str, cache_dir: Path) -> None:
         await no_connections(postgres_dsn, names[at])
 
 
+@pytest.mark.slow
 async def test_with_a_server_of_its_own(tmp_path: Path, cache_dir: Path) -> None:
     before = servers()
     settings = Settings(_env_file=None, data_dir=tmp_path / "data", provider="none")
