@@ -161,6 +161,7 @@ async def test_killed_while_it_forgets(tmp_path: Path) -> None:
         assert_bars_are_of(stored, ticks)
         await assert_derived_right(app)
         query = {"symbol": SOURCES[0].symbols[0], "limit": 10_000}
+        forgetter.caller.close()  # the server has closed it meanwhile, since it was idle
         status, latest = await forgetter.caller.call("GET", f"/ticks/latest?{urlencode(query)}")
         forgetter.caller.close()
         assert status == 200, latest
