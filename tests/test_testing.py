@@ -48,7 +48,9 @@ class TestFrames:
     def test_have_the_schema_and_null_for_what_is_not_named(self):
         ticks = ticks_frame({"symbol": "A", "ts": NOW, "price": 1, "size": 2}, {"symbol": "B", "trade_id": "7"})
         assert ticks.schema == TICKS
-        assert ticks.rows() == [("A", NOW, 1.0, 2.0, None, None, None), ("B", None, None, None, None, "7", None)]
+        null = dict.fromkeys(TICKS)
+        first, second = {"symbol": "A", "ts": NOW, "price": 1.0, "size": 2.0}, {"symbol": "B", "trade_id": "7"}
+        assert ticks.to_dicts() == [null | first, null | second]
         assert bars_frame().schema == BARS
         assert bars_frame(minute_bar("A", NOW, 5))["close"].to_list() == [5.0]
 

@@ -794,7 +794,7 @@ WRONG = [
     ("type=rsi(7,period=8)", "rsi", "takes period"),
     ("type=rsi(size=8)", "rsi", "takes period"),
     ("type=rsi(,)", "rsi", "takes period"),
-    ("type=vwap(1)", "vwap", "takes nothing"),
+    ("type=obv(1)", "obv", "takes nothing"),
     ("type=macd&fast=30", "fast", "takes no more than slow, which is 26"),
     ("type=macd(30,20)", "fast", "takes no more than slow, which is 20"),
     ("type=macd(12,26,9,1)", "macd", "takes fast, slow, signal"),
