@@ -70,9 +70,9 @@ class AppProcess:
                 raise RuntimeError(f"the app did not start:\n{self.log.read_text()[-4000:]}")
             time.sleep(0.02)
 
-    def wait_for(self, path: str, good: Callable[[Any], Any]) -> Any:
+    def wait_for(self, path: str, good: Callable[[Any], Any], seconds: float = START_SECONDS) -> Any:
         """Ask for this path until `good` makes something true of the answer; return that."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         while not (found := good(answer := httpx2.get(f"{self.url}{path}", timeout=5).json())):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{path} still answers {answer}:\n{self.log.read_text()[-4000:]}")

@@ -136,7 +136,7 @@ def compiled(cache_dir: Path) -> Path:
     with (cache_dir / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait
         if not compiler.is_prepared(instances):
-            compiler.prepare(instances)
+            compiler.load(instances)
     return cache_dir
 
 

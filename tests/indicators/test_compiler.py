@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from indicator_data import calculated, instance, random_walk
-from numba.core.caching import FunctionCache
 
 from stockpulse.indicators.compiler import _FUNCTIONS, Compiler
 from stockpulse.indicators.evaluation import Instance
@@ -38,7 +37,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def machine_code(folder: Path) -> dict[str, int]:
     """The files of compiled loops, and when each was written."""
-    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.nbc")}
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.code")}
 
 
 def check_that_it_calculates(compiler: Compiler, one: Instance = CHEAP[0]) -> None:
@@ -67,9 +66,9 @@ def test_only_the_user_can_read_a_new_folder(folder):
 def test_prepared_is_what_was_prepared(folder):
     compiler = Compiler(folder)
     assert not compiler.is_prepared(CHEAP)
-    compiler.load(CHEAP)
+    compiler.load(CHEAP[:1])
     assert not compiler.is_prepared(CHEAP)
-    compiler.prepare(iter(CHEAP))
+    compiler.load(iter(CHEAP))
     assert compiler.is_prepared(CHEAP)
     assert Compiler(folder).is_prepared(reversed(CHEAP))
     assert compiler.is_prepared([instance("trange"), instance("momentum", period=77)])
@@ -95,45 +94,36 @@ def test_two_processes_may_prepare_the_same_folder_at_once(folder):
     assert [process.communicate()[1] for process in both] == ["", ""]
     assert [process.returncode for process in both] == [0, 0]
     assert Compiler(folder).is_prepared(CHEAP)
-    assert {file.suffix for file in folder.iterdir() if file.is_file()} <= {".py", ""}  # nothing unfinished is left
+    assert {file.suffix for file in folder.iterdir()} == {".code"}  # nothing unfinished is left
     check_that_it_calculates(Compiler(folder))
 
 
 def test_what_two_processes_prepared_at_once_needs_no_compiler(folder, tmp_path, monkeypatch):
-    # One has found no source, and puts its own in place while the other is compiling what that had put there.
-    wrote, compiling = tmp_path / "wrote", tmp_path / "compiling"
+    # One has found nothing, and puts its code in place after the other has done so.
+    wrote, go_on = tmp_path / "wrote", tmp_path / "go_on"
     command = Compiler(folder).command(CHEAP[:1])
-    script = WRITES_AND_WAITS.format(wrote=str(wrote), compiling=str(compiling), arguments=command[3:])
+    script = WAITS_AND_WRITES.format(wrote=str(wrote), go_on=str(go_on), arguments=command[3:])
     late = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment())
     wait_until(lambda: wrote.exists() or late.poll() is not None)
-
-    save = FunctionCache.save_overload
-
-    def save_as_the_second(self: FunctionCache, *arguments: object) -> None:
-        compiling.touch()
-        assert late.communicate(timeout=60)[1] == ""
-        save(self, *arguments)
-
-    monkeypatch.setattr(FunctionCache, "save_overload", save_as_the_second)
     check_that_it_calculates(Compiler(folder))
-    monkeypatch.undo()
-    compiling.touch()
-    assert late.wait(timeout=60) == 0
+    go_on.touch()
+    assert late.communicate(timeout=60)[1] == ""
+    assert late.returncode == 0
     check_that_it_is_found(folder)
 
 
-WRITES_AND_WAITS = """
-import sys, time
+WAITS_AND_WRITES = """
+import os, sys, time
 from pathlib import Path
 from stockpulse.indicators import compiler
 
-def write_text(self, *arguments, write=Path.write_text, **named):
-    write(self, *arguments, **named)
+def replace(self, target, replace=Path.replace):
     Path({wrote!r}).touch()
-    while not Path({compiling!r}).exists():
+    while not Path({go_on!r}).exists():
         time.sleep(0.01)
+    return replace(self, target)
 
-Path.write_text = write_text
+Path.replace = replace
 sys.argv[1:] = {arguments!r}
 compiler._main()
 """
@@ -166,12 +156,13 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder, temporary, mode):
     assert compiler._folder.parent == temporary
     assert stat.S_IMODE(compiler._folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert compiler.fault == f"others can write to {folder}"
 
 
 def test_a_folder_that_others_can_only_read_is_used(folder):
     folder.mkdir()
     folder.chmod(0o755)
-    Compiler(folder).prepare([])
+    Compiler(folder).load(CHEAP[:1])
     assert len(list(folder.iterdir())) == 1
 
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import NotFound, shown
+from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol, read_symbol
@@ -41,6 +42,7 @@ class Context:
     signals: SignalStore
     screener: Screener
     supervisor: Supervisor
+    compiler: Compiler
     registry: CollectorRegistry
     now: Callable[[], datetime]
     default_calendar: str
@@ -72,6 +74,7 @@ class Vitals:
     pool: Pool
     pipeline: Pipeline
     supervisor: Supervisor
+    compiler: Compiler
     log: LogParts
     needs_kafka: bool
 
@@ -97,7 +100,9 @@ def _intake(context: Context) -> IntakeParts:
 
 
 def _vitals(context: Context) -> Vitals:
-    return Vitals(context.pool, context.pipeline, context.supervisor, context.log, context.needs_kafka)
+    return Vitals(
+        context.pool, context.pipeline, context.supervisor, context.compiler, context.log, context.needs_kafka
+    )
 
 
 #: `async def handler(ticks: Ticks, clocks: Clocks)`.

@@ -56,6 +56,10 @@ class Health(BaseModel):
     status: str = Field(examples=["ok"], description="ok, or degraded while a part does not work")
     db: str = Field(examples=["ok"], description="ok, or down")
     kafka: str | None = Field(examples=["ok"], description="ok, or down; null if the log is in the database")
+    cache: str = Field(
+        examples=["ok"],
+        description="ok, or the reason why compiled indicators are not kept for the next start; all works without it",
+    )
     tasks: dict[str, TaskReport]
     analytics: AnalyticsReport
     shards: dict[int, ShardReport] = Field(description="the shards of this process, by number")
@@ -89,10 +93,19 @@ async def health(process: Process) -> Health:
         and all(shard.storing_seconds <= _SLOW_SECONDS for shard in shards.values())
     )
     analytics = AnalyticsReport(
-        compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value, behind=lag.behind
+        compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value,
+        behind=lag.behind,
     )
     status = "ok" if well else "degraded"
-    return Health(status=status, db=db, kafka=kafka, tasks=tasks, analytics=analytics, shards=shards)
+    return Health(
+        status=status,
+        db=db,
+        kafka=kafka,
+        cache=process.compiler.fault or "ok",
+        tasks=tasks,
+        analytics=analytics,
+        shards=shards,
+    )
 
 
 def _task(task: TaskHealth) -> TaskReport:

@@ -2,50 +2,82 @@
 
 Compiling takes half a second per loop. It is done once, in a process of its own with a lower priority than the
 server's. Loading compiled loops takes milliseconds. Loading machine code means running it, so the folder must be one
-that no other user can write to.
+that no other user can write to, and each file is checked before it is loaded. Without a folder everything works too:
+the loops are then compiled at each start.
 """
 
 import asyncio
+import functools
 import hashlib
-import importlib.util
 import json
+import linecache
 import os
+import pickle
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
+from stockpulse.indicators.code_files import (
+    DamagedFile,
+    read_whole,
+    remove_left_over,
+    why_not_private,
+    write_whole,
+)
 from stockpulse.indicators.evaluation import Instance, LoopFunction
 from stockpulse.indicators.history import HISTORY
 from stockpulse.indicators.source import Loop
 from stockpulse.indicators.steps import FUNCTIONS, GLOBALS
 
 _NICE: Final = 10
-_WITH_INPUT: Final = "--with-input"
+_AS_HELPER: Final = "--as-helper"
+_LEFT_OVER_SECONDS: Final = 3600
 
-_FUNCTIONS: Final[dict[tuple[Path, str], LoopFunction]] = {}
+_FUNCTIONS: Final[dict[tuple[Path | None, str], LoopFunction]] = {}
 """The functions that this process has loaded, by folder and name."""
 
 _LOADING: Final = threading.Lock()
+
+log = structlog.get_logger(__name__)
 
 
 class Compiler:
     """Returns the function of a loop: from memory, from disk, or newly compiled. Threads may share it."""
 
-    def __init__(self, folder: Path) -> None:
-        if not _is_private(folder):
-            folder = Path(tempfile.mkdtemp(prefix="stockpulse-loops-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+    def __init__(self, folder: Path | None, *, hands_over: bool = False) -> None:
+        """With `hands_over`, code that cannot be written to disk is collected in `unkept`."""
         self._folder = folder
+        self._hands_over = hands_over
+        self.unkept: dict[str, bytes] = {}
+        """Machine code that is not on disk and not loaded yet, by the name of its file."""
+        self.fault: str | None = None
+        """The reason why compiled loops are not kept for the next start; None if they are."""
+        self._unfit = None if folder is None else why_not_private(folder)
+        if self._unfit is not None:
+            self._note(self._unfit)
+            self._folder = self._folder_for_this_run()
+        if self._folder is not None:
+            remove_left_over(self._folder, time.time() - _LEFT_OVER_SECONDS)
+
+    def _folder_for_this_run(self) -> Path | None:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="stockpulse-loops-"))
+        except OSError:
+            return None
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def __call__(self, loop: Loop) -> LoopFunction:
         """Return the compiled function. Takes half a second if this machine has never compiled it."""
@@ -53,37 +85,34 @@ class Compiler:
         found = _FUNCTIONS.get(place)
         if found is None:
             with _LOADING:
-                found = _FUNCTIONS.get(place) or _compiled(loop, self._folder)
+                found = _FUNCTIONS.get(place) or _compiled(loop, _Code(self, _file_name(loop)))
                 _FUNCTIONS[place] = found
         return found
 
     def load(self, instances: Iterable[Instance]) -> None:
-        """Load the functions of these indicators."""
+        """Load the functions of these indicators. Compiles those that are not on disk."""
         for one in instances:
             self(one.loop)
 
     def is_prepared(self, instances: Iterable[Instance]) -> bool:
-        """Return True if all of these lie on disk, compiled for this processor."""
-        return self._mark(instances).exists()
-
-    def prepare(self, instances: Iterable[Instance]) -> None:
-        """Compile these, and leave a mark that says so."""
-        wanted = list(instances)
-        self.load(wanted)
-        self._mark(wanted).touch()
+        """Return True if all of these lie on disk undamaged, compiled for this processor."""
+        return all(self.read(_file_name(one.loop)) is not None for one in instances)
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
-        """Run `prepare` in a process of its own, which ends with this one; RuntimeError says why it failed."""
+        """Compile these in a process of its own, which ends with this one; RuntimeError says why it failed."""
         # It gets a session of its own, because a Ctrl-C is meant for us. It ends when its input does, however we end.
         process = await asyncio.create_subprocess_exec(
             *self.command(instances),
-            _WITH_INPUT,
+            _AS_HELPER,
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        assert process.stdout is not None  # noqa: S101 - they are pipes
+        assert process.stderr is not None  # noqa: S101
         try:
-            said = await process.stderr.read() if process.stderr else b""
+            unkept, said = await asyncio.gather(process.stdout.read(), process.stderr.read())
             await process.wait()
         finally:
             if process.returncode is None:
@@ -91,57 +120,127 @@ class Compiler:
                 await process.wait()
         if process.returncode:
             raise RuntimeError(f"indicators cannot be compiled: {said.decode(errors='replace')[-2000:]}")
+        if unkept:
+            self._take_over(unkept)
+
+    def _take_over(self, said: bytes) -> None:
+        """Take the code that the other process could not write to disk."""
+        reason, self.unkept = pickle.loads(said)  # noqa: S301 - from a process that we have started
+        self._note(reason)
 
     def command(self, instances: Iterable[Instance]) -> list[str]:
-        """Return the command that runs `prepare`."""
+        """Return the command that compiles these and keeps them on disk."""
         wanted = [(one.indicator.name, one.values) for one in instances]
-        return [sys.executable, "-m", "stockpulse.indicators.compiler", str(self._folder), json.dumps(wanted)]
+        return [sys.executable, "-m", "stockpulse.indicators.compiler", str(self._folder or ""), json.dumps(wanted)]
 
-    def _mark(self, instances: Iterable[Instance]) -> Path:
-        import llvmlite.binding as llvm  # noqa: PLC0415  (takes 0.1 s, which the start need not spend)
-        import numba  # noqa: PLC0415
+    # Code on disk -------------------------------------------------------------------------------
 
-        parts = sorted({one.loop.name for one in instances})
-        parts += [sys.version, numba.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-        return self._folder / f"prepared_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}"
+    def read(self, name: str) -> bytes | None:
+        """Return the machine code with this name; None if there is none, or if its file is damaged."""
+        if name in self.unkept:
+            return self.unkept[name]
+        if self._folder is None:
+            return None
+        try:
+            return read_whole(self._folder / name)
+        except DamagedFile as damaged:
+            log.warning("a file of compiled indicators is damaged; compiling it again", reason=str(damaged))
+            return None
+
+    def keep(self, name: str, code: bytes) -> None:
+        """Write machine code to disk. If that fails, say so once, and go on without."""
+        try:
+            if self._folder is not None:
+                write_whole(self._folder / name, code)
+                self.fault = self._unfit
+                return
+        except OSError as fault:
+            self._note(str(fault))
+        if self._hands_over:
+            self.unkept[name] = code
+
+    def _note(self, reason: str) -> None:
+        if self.fault is None and not self._hands_over:
+            log.warning("compiled indicators cannot be kept; they are compiled again at each start", reason=reason)
+        self.fault = reason
 
 
-def _is_private(folder: Path) -> bool:
-    """Return True if only this user can write to the folder. Makes it if it is missing."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError:
-        return False
-    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return found.st_uid == os.getuid() and not others and os.access(folder, os.W_OK)
+@functools.cache
+def _machine() -> str:
+    """Return a digest of everything that machine code depends on, besides its source."""
+    import llvmlite  # noqa: PLC0415  (takes 0.1 s, which the start need not spend)
+    import llvmlite.binding as llvm  # noqa: PLC0415
+    import numba  # noqa: PLC0415
+
+    parts = [sys.version, numba.__version__, llvmlite.__version__, llvm.get_process_triple()]
+    parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
-def _compiled(loop: Loop, folder: Path) -> LoopFunction:
-    """Return the loop as machine code. Its source is a file, because numba keeps its cache beside one."""
+def _file_name(loop: Loop) -> str:
+    return f"{loop.name}.{_machine()}.code"
+
+
+class _Code:
+    """The machine code of one loop as numba's dispatcher loads and saves it.
+
+    It replaces `numba.core.caching.FunctionCache`, which loads its files unchecked and needs a folder.
+    """
+
+    cache_path = None  # `stats` of a dispatcher shows it
+
+    def __init__(self, compiler: Compiler, name: str) -> None:
+        self._compiler = compiler
+        self._name = name
+
+    def load_overload(self, _signature: object, target: Any) -> Any:
+        """Return the compiled function, or None."""
+        from numba.core.compiler import CompileResult  # noqa: PLC0415
+
+        rebuild: Any = CompileResult._rebuild  # noqa: SLF001
+        target.refresh()
+        code = self._compiler.read(self._name)
+        self._compiler.unkept.pop(self._name, None)
+        if code is None:
+            return None
+        try:
+            return rebuild(target, *pickle.loads(code))  # noqa: S301 - its digest is right
+        except Exception as fault:  # noqa: BLE001 - whatever another build of numba left there, a new one replaces it
+            log.warning("compiled indicators cannot be loaded; compiling them again", error=repr(fault))
+            return None
+
+    def save_overload(self, _signature: object, result: Any) -> None:
+        """Keep a newly compiled function."""
+        from numba.core import serialize  # noqa: PLC0415
+
+        dumps: Any = serialize.dumps
+        self._compiler.keep(self._name, dumps(result._reduce()))  # noqa: SLF001
+
+
+def _compiled(loop: Loop, code: _Code) -> LoopFunction:
+    """Return the loop as machine code."""
     from numba import float64, int64, njit, void  # noqa: PLC0415  (takes 0.3 s, which the start need not spend)
 
-    path = folder / f"{loop.name}.py"
-    if not path.exists():
-        unfinished = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        unfinished.write_text(loop.text, encoding="utf-8")
-        unfinished.replace(path)
-    module = _imported(loop.name, path)
+    module = _module(loop)
     vars(module).update(_compiled_steps())
     floats, ints, table = float64[::1], int64[::1], float64[:, ::1]
     bars = (floats,) * len(INPUTS)
     signature = void(table, ints, ints, ints, int64, *bars, table, ints, floats, ints)
-    compiled: LoopFunction = njit(signature, cache=True, nogil=True, error_model="numpy")(module.loop)
+    function: Any = njit(nogil=True, error_model="numpy")(module.loop)
+    function._cache = code  # noqa: SLF001 - numba has no other way to hand in a cache
+    function.compile(signature)
+    function.disable_compile()
+    compiled: LoopFunction = function
     return compiled
 
 
-def _imported(name: str, path: Path) -> types.ModuleType:
-    specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # numba looks for it there
-    specification.loader.exec_module(module)
+def _module(loop: Loop) -> types.ModuleType:
+    """Return the loop as a module. Its source stays in memory, where nothing can damage it."""
+    place = f"<{loop.name}>"
+    linecache.cache[place] = len(loop.text), None, loop.text.splitlines(keepends=True), place  # for tracebacks
+    module = types.ModuleType(loop.name)
+    sys.modules[loop.name] = module  # numba looks for it there
+    exec(compile(loop.text, place, "exec"), vars(module))  # noqa: S102 - generated from our own definitions
     return module
 
 
@@ -172,10 +271,15 @@ def _end_with_input() -> None:
 
 def _main() -> None:
     folder, wanted, *options = sys.argv[1:]
-    if _WITH_INPUT in options:
+    helps = _AS_HELPER in options
+    if helps:
         threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(_NICE)
-    Compiler(Path(folder)).prepare(Instance((CATALOGUE | HISTORY)[name], values) for name, values in json.loads(wanted))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the code
+    compiler = Compiler(Path(folder) if folder else None, hands_over=helps)
+    compiler.load(Instance((CATALOGUE | HISTORY)[name], values) for name, values in json.loads(wanted))
+    if compiler.unkept:
+        sys.stdout.buffer.write(pickle.dumps((compiler.fault or "there is no folder for them", compiler.unkept)))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def _context(
         signals=SignalStore(pool),
         screener=Screener(bars, names, compiler),
         supervisor=node.tasks,
+        compiler=compiler,
         registry=registry,
         now=node.timing.now,
         default_calendar=settings.calendar,

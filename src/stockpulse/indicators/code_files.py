@@ -1,0 +1,91 @@
+"""Files of machine code: each is written whole or not at all, and checked before it is used.
+
+Machine code that is damaged does not fail, it crashes the process or gives wrong numbers. So each file begins with a
+digest of its name and content.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from stockpulse.errors import StockPulseError
+
+_DIGEST_BYTES: Final = 32
+_UNFINISHED: Final = ".unfinished"
+
+
+class DamagedFile(StockPulseError):
+    """A file is not as it was written."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_UNFINISHED}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(_digest(path, content) + content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def read_whole(path: Path) -> bytes | None:
+    """Return the content of a file that `write_whole` wrote; None if there is no such file.
+
+    Raises DamagedFile if the file is not as it was written, or cannot be read.
+    """
+    try:
+        found = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as fault:
+        raise DamagedFile(str(fault)) from None
+    digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
+    if digest != _digest(path, content):
+        raise DamagedFile(f"{path}: its content does not match its digest")
+    return content
+
+
+def remove_left_over(folder: Path, oldest: float) -> None:
+    """Remove unfinished files of processes that were killed while they wrote, if they are older (epoch seconds)."""
+    with contextlib.suppress(OSError):
+        for file in folder.glob(f"*{_UNFINISHED}"):
+            if file.stat().st_mtime < oldest:
+                file.unlink()
+
+
+def why_not_private(folder: Path) -> str | None:
+    """Return None if only this user can write to the folder, else the reason. Makes the folder if it is missing."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as fault:
+        return str(fault)
+    if found.st_uid != os.getuid():
+        return f"{folder} belongs to another user"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others can write to {folder}"
+    return None if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
+
+
+def _digest(path: Path, content: bytes) -> bytes:
+    """Return the digest of a file. With its name in it, the code of another loop does not pass."""
+    return hashlib.sha256(path.name.encode() + b"\0" + content).digest()
+
+
+def _sync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
