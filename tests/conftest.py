@@ -48,6 +48,7 @@ from shared_server import shared
 from stockpulse import app as composition
 from stockpulse.api.context import Context
 from stockpulse.indicators.compiler import Compiler
+from stockpulse.market.calendars import keep_calendars_in
 from stockpulse.node import parts
 from stockpulse.postgres.embedded.server import DATABASE
 from stockpulse.settings import Settings, variables_of
@@ -117,12 +118,13 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir() -> Iterator[Path]:
-    """Return the folder with compiled loops that all runs share, beside Kafka's jars and apart from the user's own.
+    """Return the folder with compiled loops and calendars that all runs share, apart from the user's own.
 
-    A loop's name is a digest of its source, so a changed loop is compiled anew.
+    A loop's name is a digest of its source, so a changed loop is compiled again.
     """
     folder = platformdirs.user_cache_path("stockpulse-tests") / "indicators"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep_calendars_in(folder / "calendars")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("STOCKPULSE_CACHE_DIR", str(folder))
         yield folder

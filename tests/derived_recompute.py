@@ -16,7 +16,7 @@ from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5
 
 BARS = {M1: "bars_1m", M5: "intraday_ohlcv", D1: "historical_ohlcv"}

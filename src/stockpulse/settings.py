@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),
-        description="Folder of compiled indicators; by default the user cache folder of the platform,"
+        description="Folder of compiled indicators and of calendars; by default the user cache folder of the platform,"
         " `~/.cache/stockpulse` on Linux.",
     )
 

@@ -29,7 +29,7 @@ from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.feed import Feed
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.schemas import BARS
 from stockpulse.node import maintenance

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from stockpulse.ingest.feed import Feed
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.schemas import BARS

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from stockpulse import __version__
 from stockpulse.api import analytics, bars, data, health, signals, symbols, ticks
 from stockpulse.app import create_app
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.settings import Settings
 
 START = datetime(2025, 11, 28, 15, tzinfo=UTC)

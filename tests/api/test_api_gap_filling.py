@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stockpulse.market.calendar import NO_DAY, trading_calendar
+from stockpulse.market.calendar import NO_DAY
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import parse_interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.times import micros

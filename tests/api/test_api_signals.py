@@ -14,7 +14,7 @@ import pytest
 from analytics_market import MINUTE, frame, get, send, tick, until, walk
 
 from stockpulse.errors import CannotStart
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.settings import load_settings
 from stockpulse.storage.signals import SERVED_SIGNALS
 

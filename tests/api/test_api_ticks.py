@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from stockpulse.api import limits
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.symbology import SYMBOL_TAKES
 
 JSON, LINES, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"

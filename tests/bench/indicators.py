@@ -29,7 +29,7 @@ from stockpulse.engine.indicator_track import Track, TrackSpec
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.indicators.evaluation import Bundle, Instance
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import M5
 
 WINDOW = 250

@@ -23,7 +23,7 @@ from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Ticks
 from stockpulse.journal.segments import Segments, first_offset
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.schemas import LOGGED_TICKS
 from stockpulse.postgres import migrate

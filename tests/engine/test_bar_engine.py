@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from stockpulse.engine.bar_engine import END_OF_TIME
 from stockpulse.engine.batches import bar_batches
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.schemas import LOGGED_BARS, PRIMARY
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from bare_sink import run_step
 from stockpulse.engine.bar_math import BAR, vwap_of
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, decode, encode
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 
 T = micros("2024-03-05T15:00")

@@ -20,7 +20,7 @@ from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Bundle, Instance
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, PRIMARY
 from stockpulse.rules import parse

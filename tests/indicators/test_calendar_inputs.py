@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stockpulse.indicators.calendar_inputs import bars_per_year, calendar_inputs
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5, MO1, W1, parse_interval
 from stockpulse.market.times import micros
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market.calendar import NO_DAY, trading_calendar
+from stockpulse.market.calendar import NO_DAY
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5, MO1, W1, parse_interval
 from stockpulse.market.times import MINUTE_MICROS
 

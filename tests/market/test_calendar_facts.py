@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market import calendar as calendars
-from stockpulse.market.calendar import NO_DAY, trading_calendar, use_corrections
+from stockpulse.market import calendars
+from stockpulse.market.calendar import NO_DAY
 from stockpulse.market.calendar_corrections import read_corrections, shipped_corrections
 from stockpulse.market.calendar_names import _CUSTOMARY, calendar_name
+from stockpulse.market.calendars import trading_calendar, use_corrections
 
 #: Calendar, day, hours on the exchange's clock.
 FACTS = """

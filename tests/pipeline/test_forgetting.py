@@ -19,7 +19,7 @@ from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.feed import Feed
 from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Forget
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS

@@ -14,7 +14,7 @@ from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.ingest.feed import Feed
 from stockpulse.journal.records import Ticks
 from stockpulse.journal.segments import first_offset
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.times import micros

@@ -17,7 +17,7 @@ from stockpulse.engine.forgetting import build_bars
 from stockpulse.journal.backends import LogParts
 from stockpulse.journal.records import Forget, Ticks
 from stockpulse.journal.routing import Routing
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.market.schemas import LOGGED_TICKS, PRIMARY, UTC_MICROS

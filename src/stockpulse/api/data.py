@@ -15,7 +15,7 @@ from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame, only
 from stockpulse.api.ranges import Range
 from stockpulse.api.time_params import Zone
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Symbol
 from stockpulse.storage.gap_filling import filled

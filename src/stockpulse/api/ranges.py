@@ -13,7 +13,7 @@ from pydantic import WithJsonSchema
 
 from stockpulse.api.context import PathSymbol, QueryInterval
 from stockpulse.api.time_params import check_order, parse_time, read_date
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.symbology import Symbol
 

@@ -18,7 +18,7 @@ from stockpulse.api.time_params import Zone
 from stockpulse.api.windows import Minutes, Window
 from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
 from stockpulse.ingest.feed import Feed
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.symbology import PROVIDER, Names, check_provider_name
 from stockpulse.providers.trade_conditions import RULES, rule_named

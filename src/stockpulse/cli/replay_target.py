@@ -18,7 +18,7 @@ from stockpulse.api.context import Context
 from stockpulse.cli import failures, http_client
 from stockpulse.errors import OutcomeUnknown, StockPulseError, Unavailable
 from stockpulse.ingest.feed import Feed, Receipt
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import M1
 from stockpulse.market.schemas import TICKS

@@ -12,7 +12,7 @@ from stockpulse.aio import offload
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.market.arrays import Mask
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
 from stockpulse.market.symbology import Names, TickKind

@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import CannotStart, InvalidInput
-from stockpulse.market.calendar import Calendar, trading_calendar, use_corrections
+from stockpulse.market.calendar import Calendar
 from stockpulse.market.calendar_corrections import read_corrections
+from stockpulse.market.calendars import keep_calendars_in, trading_calendar, use_corrections
 from stockpulse.market.symbology import Names
 from stockpulse.postgres import migrate
 from stockpulse.postgres.address import normal_dsn
@@ -74,6 +75,7 @@ async def _loading(settings: Settings) -> AsyncIterator[asyncio.Task[Calendar]]:
 
 
 def _load(settings: Settings) -> Calendar:
+    keep_calendars_in(settings.cache_dir / "calendars")
     try:
         use_corrections(read_corrections(settings.calendar_corrections) if settings.calendar_corrections else {})
     except InvalidInput as wrong:

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5, Interval
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros

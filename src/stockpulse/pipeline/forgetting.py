@@ -25,7 +25,7 @@ from stockpulse.journal.forgets import forgotten_rows
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Forget
 from stockpulse.market.arrays import Ints
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, Interval
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import DAY_MICROS

@@ -24,7 +24,8 @@ from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
-from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UNREADABLE
 from stockpulse.market.symbology import Names

@@ -12,7 +12,7 @@ from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
 from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Bundle, Columns, Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Symbol

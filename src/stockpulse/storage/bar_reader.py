@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from stockpulse.engine.bar_math import BAR, Rows, newest_of_each
-from stockpulse.market.calendar import trading_calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.market.times import from_micros, micros

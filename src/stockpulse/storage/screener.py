@@ -11,7 +11,8 @@ from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import bar_inputs
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.market.arrays import Ints
-from stockpulse.market.calendar import Calendar, trading_calendar
+from stockpulse.market.calendar import Calendar
+from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Names, Symbol

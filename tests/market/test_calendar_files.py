@@ -1,0 +1,67 @@
+"""Calendars kept in files: the same as built ones, whatever happens to the file."""
+
+import numpy as np
+import pytest
+
+from stockpulse.market.calendar_files import read_calendar, write_calendar
+from stockpulse.market.calendar_library import calendar_from_library
+from stockpulse.market.calendars import trading_calendar
+
+
+@pytest.fixture(scope="module")
+def built():
+    return calendar_from_library("XNYS")
+
+
+@pytest.fixture
+def file(tmp_path, built):
+    write_calendar(tmp_path, "XNYS", built)
+    (path,) = tmp_path.iterdir()
+    return path
+
+
+def same(calendar, other) -> bool:
+    columns = ("midnights", "opens", "closes", "traded", "_begins")
+    equal = all(np.array_equal(getattr(calendar, column), getattr(other, column)) for column in columns)
+    return equal and (calendar.name, calendar.timezone) == (other.name, other.timezone)
+
+
+def test_a_calendar_comes_back_as_it_was(file, built):
+    assert same(read_calendar(file.parent, "XNYS"), built)
+
+
+def test_a_calendar_without_a_file_is_unknown(tmp_path):
+    assert read_calendar(tmp_path, "XNYS") is None
+
+
+def test_a_file_that_was_cut_counts_as_missing(file):
+    whole = file.read_bytes()
+    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        assert read_calendar(file.parent, "XNYS") is None, size
+
+
+def test_a_flipped_bit_never_changes_a_calendar(file, built):
+    whole = file.read_bytes()
+    for at in range(0, len(whole), len(whole) // 50):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        calendar = read_calendar(file.parent, "XNYS")
+        assert calendar is None or same(calendar, built), at
+
+
+def test_a_table_of_other_rules_of_the_time_zone_counts_as_missing(tmp_path, built):
+    moved = calendar_from_library("XLON")
+    moved.midnights[20_000] += 3_600_000_000
+    write_calendar(tmp_path, "XLON", moved)
+    assert read_calendar(tmp_path, "XLON") is None
+
+
+def test_a_folder_that_cannot_be_written_leaves_no_file(tmp_path, built):
+    (tmp_path / "file").write_text("")
+    write_calendar(tmp_path / "file" / "folder", "XNYS", built)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_does_not_lead_out_of_the_folder():
+    with pytest.raises(ValueError, match="calendar"):
+        trading_calendar("../../etc/passwd")
