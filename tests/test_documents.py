@@ -194,7 +194,9 @@ class TestTables:
         assert (settings.signal_interval, list(settings.signal_rules)) == ("5m", ["breakout"])
 
     def test_the_symbols_of_the_manual_are_symbols(self):
-        (sentence,) = re.findall(r"what vendors write: (.*?)\. A part", documents.page("symbols"), re.DOTALL)
+        (sentence,) = re.findall(
+            r"names of most vendors are valid: (.*?)\. A part", documents.page("symbols"), re.DOTALL
+        )
         symbols = documents.names_in(sentence)
         assert len(symbols) > 10
         assert [symbol for symbol in symbols if read_symbol(symbol) != symbol] == []
@@ -265,7 +267,7 @@ class TestProvider:
             assert {(tick["provider"], tick["price"]) for tick in ticks} == {("polled", 7.0)}
 
     def test_the_table_of_its_entry_is_the_class(self):
-        table = documents.rows(documents.section(documents.page("your-own-provider"), "What the entry says"))
+        table = documents.rows(documents.section(documents.page("your-own-provider"), "The fields of the entry"))
         assert [row[0].strip("`") for row in table] == [field.name for field in dataclasses.fields(ProviderEntry)]
 
 

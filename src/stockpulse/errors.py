@@ -23,7 +23,7 @@ class InvalidInput(StockPulseError, ValueError):
 
 
 class NotFound(StockPulseError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
 
 class TooLarge(StockPulseError):
@@ -51,7 +51,7 @@ class DataFolderInUse(CannotStart):
 
 
 class SchemaOutOfDate(CannotStart):
-    """The schema of the database is not the one that this version needs: run `alembic upgrade head`."""
+    """The schema of the database is not the one that this version needs: run `stockpulse migrate`."""
 
 
 class OtherJournal(CannotStart):
@@ -74,7 +74,7 @@ class JournalInUse(CannotStart):
 
 
 class Fenced(StockPulseError):
-    """Another process owns this shard now; this one must stop writing for it."""
+    """Another process owns this shard now; this process must stop writing for it."""
 
 
 def shown(value: object) -> str:

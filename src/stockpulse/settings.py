@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     role: Literal["all", "ingest", "process", "api"] = Field(
         "all",
         description="Work of this process. `all` does everything. With Kafka and a shared database: `ingest` takes"
-        " ticks in, `process` builds bars and indicators, `api` answers requests.",
+        " ticks, `process` builds bars and indicators, `api` answers requests.",
     )
     kafka_group: str = Field("stockpulse", description="Consumer group of the processes that share the partitions.")
     kafka_topic_raw: str = Field(
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         description="Protocol of the brokers; `SASL_SSL` for Confluent Cloud and most other cloud services.",
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="Mechanism of the log-in at the brokers."
+        "PLAIN", description="SASL mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
     )
     kafka_username: str | None = Field(None, description="User name or API key for the brokers.")
     kafka_password: SecretStr | None = Field(None, description="Password or API secret for the brokers.")
@@ -147,8 +147,9 @@ class Settings(BaseSettings):
     signal_rules: Annotated[dict[str, SignalRule], NoDecode] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},
         max_length=20,
-        description="Rules for signals as JSON: a name, and the conditions to buy and to sell, as `/screen` takes them"
-        " (`crosses_above(sma(20), sma(50))`, `close > highest(high, 20)[1]`); `{}` for no rules.",
+        description='Rules for signals, as a JSON object `{"name": {"buy": "condition", "sell": "condition"}}`; `{}`'
+        " for no rules. The conditions are those of `/screen`: `crosses_above(sma(20), sma(50))`,"
+        " `close > highest(high, 20)[1]`.",
     )
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("stockpulse", appauthor=False)),
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
 
     calendar: str = Field(
         "XNYS",
-        description="Trading calendar of symbols whose provider does not say one: `XNYS`, `XLON`, `24/7`, …",
+        description="Trading calendar of symbols whose provider does not name one: `XNYS`, `XLON`, `24/7`, …",
     )
     calendar_corrections: str | None = Field(
         None,

@@ -213,7 +213,7 @@ def test_a_second_time_without_ids_is_warned_of(replay, app, tmp_path, postgres_
 def test_the_help_names_the_rules_of_conditions(run):
     shown = " ".join(run("replay", "--help").stdout.replace("\u2502", " ").split())
     for rule in RULES:
-        assert re.search(rf"trade conditions count: .*\b{rule}\b", shown), rule
+        assert re.search(rf"rule for trade conditions: .*\b{rule}\b", shown), rule
 
 
 def test_several_files_are_one_recording(replay, app, tmp_path):
@@ -235,7 +235,7 @@ def test_a_recording_takes_its_time(replay, app, tmp_path):
     file = write_csv(tmp_path / "slow.csv", "SLOW", 41)
     started = time.monotonic()
     done = replay(file, "--speed", "60", "--url", app.url)
-    assert f"{file} covers 0:00:40; at --speed 60 it takes 0:00:01, with max the least." in done.stderr
+    assert f"{file} covers 0:00:40; at --speed 60 it takes 0:00:01; --speed max is faster." in done.stderr
     assert counts(done.stdout) == (41, 41, 0, 0)
     assert time.monotonic() - started > 40 / 60
 
@@ -546,10 +546,10 @@ def test_forget_takes_back_what_a_server_has_stored(run, replay, app, tmp_path):
     span = ("--from", "2024-01-03T14:30:10Z", "--to", "2024-01-03T14:30:20Z")
     done = run("forget", "FGT", "--provider", "replay", *span, "--url", app.url)
     assert done.exit_code == 0, done.output
-    assert done.output.splitlines() == ["10 ticks taken back", "3 bars built anew"]
+    assert done.output.splitlines() == ["10 ticks taken back", "3 bars rebuilt"]
     assert served_bars(app, "FGT")["trade_count"].to_list() == [20]
     done = run("forget", "FGT", "--url", app.url)
-    assert done.output.splitlines() == ["20 ticks taken back", "3 bars of which nothing is left"]
+    assert done.output.splitlines() == ["20 ticks taken back", "3 bars deleted"]
     assert len(served_bars(app, "FGT")) == 0
     assert counts(replay(path, "--url", app.url).output) == (30, 30, 0, 0)
     run("forget", "FGT", "--url", app.url)
@@ -613,10 +613,10 @@ def test_dead_letters_are_shown_and_what_is_good_now_is_stored(run, app):
     time.sleep(max(later - time.time() - 4, 0))
     done = run("dlq", "retry", *command)
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[0] == "1 are stored now, 1 are still refused"
+    assert done.stdout.splitlines()[0] == "1 records stored, 1 still refused"
     assert re.match(r"  \d+: price: must be a number > 0", done.stdout.splitlines()[1])
     assert "(sent again 20" in run("dlq", "list", *command).stdout
-    assert run("dlq", "retry", *command).stdout.startswith("0 are stored now, 1 are still refused")
+    assert run("dlq", "retry", *command).stdout.startswith("0 records stored, 1 still refused")
 
 
 # The other commands -----------------------------------------------------------------------------

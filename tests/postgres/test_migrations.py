@@ -418,7 +418,7 @@ class TestCommandLine:
 
 class TestStart:
     async def test_is_refused_on_a_database_without_a_schema(self, serve, empty_dsn):
-        with pytest.raises(SchemaOutOfDate, match="run `alembic upgrade head`"):
+        with pytest.raises(SchemaOutOfDate, match="run `stockpulse migrate`"):
             async with serve(empty_dsn):
                 pass
         assert await relations(empty_dsn) == set()
@@ -440,5 +440,5 @@ class TestStart:
             check=False,
         )
         assert ended.returncode == 3
-        assert "run `alembic upgrade head`" in ended.stderr
+        assert "run `stockpulse migrate`" in ended.stderr
         assert "Traceback" not in ended.stderr

@@ -299,7 +299,7 @@ def test_a_file_that_is_something_else(tmp_path, name, content):
 
 
 def test_a_file_with_an_unknown_extension(tmp_path):
-    with pytest.raises(InvalidInput, match=r"file: .*x\.xlsx is none of \.parquet"):
+    with pytest.raises(InvalidInput, match=r"file: .*x\.xlsx is not a \.parquet"):
         ReplayProvider(tmp_path / "x.xlsx")
 
 

@@ -1,4 +1,4 @@
-"""Indicators: those that are stored with every bar, and any others over any history."""
+"""Indicators: the stored ones of every bar, and any others over any history."""
 
 from typing import Annotated, Any, Final
 
@@ -29,20 +29,23 @@ _EXAMPLE: Final = {"ts": "2026-02-27T12:05:00Z", "revision": 4194329, "sma": 189
 
 
 class Tiers(BaseModel):
-    """The newest indicators of every tier; null where a tier has none yet."""
+    """The newest real-time, 5-minute and daily indicators; null if there are none yet."""
 
     symbol: str = Field(examples=["AAPL"])
     realtime: dict[str, Any] | None = Field(
         examples=[{"price": 189.72, "moving_average": 189.7, "rsi": 55.9}],
-        description="the newest price, the mean of the newest five, and the indicators of the 5-minute bar at `ts`:"
-        " the forming one, or the last closed one while none is forming",
+        description="the newest price, the mean of the newest five prices, and the indicators of the 5-minute bar at"
+        " `ts`: the forming bar or, if no bar is forming, the last closed bar",
     )
     intraday: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed 5-minute bar")
     daily: dict[str, Any] | None = Field(examples=[_EXAMPLE], description="the newest closed day")
 
 
 class AnalyticsOfBars(BaseModel):
-    """The indicators of closed bars with default parameters, oldest first; null before there is enough history."""
+    """The stored indicators of closed bars, oldest first, with default parameters.
+
+    A value is null until there is enough history.
+    """
 
     symbol: str = Field(examples=["AAPL"])
     interval: str = Field(examples=["5m"])
@@ -54,7 +57,7 @@ class ParameterInfo(BaseModel):
 
     name: str = Field(examples=["period"])
     default: bool | int | float | None = Field(
-        examples=[14], description="null: the trading calendar of the symbol decides"
+        examples=[14], description="null if the default depends on the trading calendar of the symbol"
     )
     minimum: bool | int | float = Field(examples=[2])
     maximum: bool | int | float = Field(examples=[MAX_PERIOD])
@@ -77,9 +80,9 @@ class IndicatorInfo(BaseModel):
     flat: dict[str, str] = Field(
         examples=[{"rsi": "0"}],
         description="the value of each output while all prices are equal: a number, `price`, `null`,"
-        " or `volume` if the volume decides",
+        " or `volume` if the value depends on the volume",
     )
-    aliases: list[str] = Field(examples=[["willr"]], description="other names of it and of its outputs")
+    aliases: list[str] = Field(examples=[["willr"]], description="other names of the indicator and of its outputs")
     source: str = Field(examples=["TA-Lib RSI"], description="the source of the formula")
 
 
@@ -99,7 +102,7 @@ class IndicatorChoice(BaseModel):
 
 
 class IndicatorValues(BaseModel):
-    """Indicators of the bars of a symbol, oldest first; null before there is enough history."""
+    """Indicators of the bars of a symbol, oldest first; a value is null until there is enough history."""
 
     symbol: str = Field(examples=["AAPL"])
     interval: str = Field(examples=["1d"])
@@ -111,7 +114,11 @@ class IndicatorValues(BaseModel):
 
 Limit = Annotated[
     int | None,
-    Query(ge=1, le=10_000, description="At most this many rows, the newest. Without start and limit: 100."),
+    Query(
+        ge=1,
+        le=10_000,
+        description="The maximum number of rows; the newest are returned. Default: 100 without `start`, else no limit.",
+    ),
 ]
 
 
@@ -129,7 +136,7 @@ async def intraday_analytics(
     zone: Zone,
     limit: Limit = None,
 ) -> Response:
-    """All stored indicators, with default parameters, of closed bars that begin in [start, end)."""
+    """Return all stored indicators, with default parameters, of closed 5-minute bars that begin in [start, end)."""
     return await _stored(stored, symbol, M5, times, limit, format, zone)
 
 
@@ -147,7 +154,7 @@ async def daily_analytics(
     zone: Zone,
     limit: Limit = None,
 ) -> Response:
-    """All stored indicators, with default parameters, of closed days that begin in [start, end)."""
+    """Return all stored indicators, with default parameters, of closed daily bars that begin in [start, end)."""
     return await _stored(stored, symbol, D1, times, limit, format, zone)
 
 
@@ -172,12 +179,12 @@ async def _stored(
 
 @router.get(
     "/analytics/{symbol:path}",
-    summary="The newest indicators of every tier",
+    summary="The newest real-time, 5-minute and daily indicators",
     response_model=Tiers,
     responses=error_responses(404, 422, 503),
 )
 async def analytics(stored: context.Analytics, symbol: PathSymbol, zone: Zone) -> Response:
-    """Three tiers: real-time (the newest bar, which may be forming), intraday (5 minutes) and daily."""
+    """Return the newest indicators: real-time (of a bar that may be forming), of 5-minute bars and of daily bars."""
     tiers = {
         "realtime": await stored.realtime(symbol),
         "intraday": await stored.latest(symbol, M5, 1),
@@ -192,7 +199,7 @@ async def analytics(stored: context.Analytics, symbol: PathSymbol, zone: Zone) -
 @router.get("/indicators/", include_in_schema=False)  # else it would mean: the indicators of an empty symbol
 @router.get("/indicators", summary="The catalogue of indicators")
 async def catalogue() -> Catalogue:
-    """All indicators, with their parameters, units and the sources of their formulas."""
+    """Return all indicators, with their parameters, units and the sources of their formulas."""
     return Catalogue(count=len(CATALOGUE), indicators=[_described(one) for one in CATALOGUE.values()])
 
 
@@ -258,16 +265,18 @@ async def indicators(
     type: Annotated[
         str,
         Query(
-            description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Parameters outside brackets, as"
-            " `period=14`, apply to all requested indicators that have them. The names of TA-Lib are accepted too:"
+            description="One or several: `rsi`, `rsi,macd`, `rsi(7),rsi(21)`. Query parameters, such as `period=14`,"
+            " apply to all requested indicators that have them. The names of TA-Lib are accepted too:"
             " `bbands`, `timeperiod=14`; see /indicators.",
             examples=["rsi,macd"],
             max_length=1000,
         ),
     ],
-    limit: Annotated[int | None, Query(ge=1, le=100_000, description="At most this many rows, the newest.")] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=100_000, description="The maximum number of rows; the newest are returned.")
+    ] = None,
 ) -> Response:
-    """Indicators of the bars that begin in [start, end), oldest first.
+    """Return indicators of the bars that begin in [start, end), oldest first.
 
     The calculation includes all bars before `start`, so the first row is as exact as the last. The last bar may still
     be forming; then its `final` is false.

@@ -38,7 +38,9 @@ class MinuteBar(BaseModel):
     volume_sum: float | None = Field(examples=[87400])
     tick_count: int | None = Field(examples=[30])
     vwap: float | None = Field(examples=[189.81])
-    revision: int = Field(examples=[4194329], description="grows whenever the bar changes")
+    revision: int = Field(
+        examples=[4194329], description="number (`seq`) of the newest record in the bar; grows when the bar changes"
+    )
     final: bool = Field(examples=[True], description="false while the bar is forming")
     source: str = Field(examples=["trades"], description="trades, or the provider that sent the bar")
 
@@ -52,7 +54,7 @@ class LatestBars(BaseModel):
 
 
 class BarWindow(BaseModel):
-    """A summary of the 1-minute bars of a window; prices are null if it has none."""
+    """A summary of the 1-minute bars of a window; prices are null if the window has no bars."""
 
     symbol: str = Field(examples=["AAPL"])
     window_minutes: int = Field(examples=[60])
@@ -82,7 +84,7 @@ class Movers(BaseModel):
 
     window_minutes: int = Field(examples=[5])
     movers: list[Mover]
-    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the latest market time among them")
+    as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the latest of these market times")
 
 
 @router.get(
@@ -97,9 +99,12 @@ async def latest_bars(
     symbol: QuerySymbol,
     format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of bars at most.")] = 10,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The maximum number of bars.")] = 10,
 ) -> Response:
-    """Newest first. The first bar may still be forming: its `final` is false. Other intervals: /ohlc/{symbol}."""
+    """Return the newest bars, newest first. The first bar may still be forming: then its `final` is false.
+
+    Other intervals: /ohlc/{symbol}.
+    """
     bars = await reader.latest(symbol, M1, limit, clocks.closed_until(symbol.id))
     bars = bars[np.arange(bars.height - 1, -1, -1)]
     shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
@@ -108,7 +113,7 @@ async def latest_bars(
 
 @router.get("/bars/summary", summary="A summary of the newest 1-minute bars", responses=error_responses(404, 422, 503))
 async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
-    """Over the 1-minute bars that begin in the window: the minutes up to the market time of the symbol, included."""
+    """Summarise the 1-minute bars that begin in the last `minutes` up to the market time; both ends are included."""
     window = Window(minutes, clocks.of_symbol(symbol.id))
     pages = reader.between(symbol, M1, window.start, window.end, window.as_of, priced=False)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
@@ -140,11 +145,12 @@ async def movers(
     names: Symbols,
     now: Now,
     minutes: Minutes = 5,
-    limit: Annotated[int, Query(ge=1, le=1000, description="The number of symbols at most.")] = 5,
+    limit: Annotated[int, Query(ge=1, le=1000, description="The maximum number of symbols.")] = 5,
 ) -> Movers:
-    """The largest change first, up or down, over the minutes up to the market time of each symbol, included.
+    """Return the symbols with the largest change, up or down, over the last `minutes`; the largest comes first.
 
-    The market time of a symbol is its own `as_of`: now for a live feed, the newest tick for a recording.
+    The window of a symbol ends at its market time, which is its `as_of`: now for a live feed, the time of the newest
+    tick for a recording. Both ends are included.
     """
     moves: list[tuple[Move, datetime]] = []
     for as_of, symbols in _by_market_time(names, clocks).items():

@@ -153,7 +153,8 @@ async def _interval(
     interval: Annotated[
         str,
         Query(
-            description="1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …",
+            description="Interval of the bars: 1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …"
+            " Case matters: 1m is a minute, 1M a month.",
             examples=["5min"],
             max_length=32,
         ),

@@ -25,7 +25,7 @@ router = APIRouter(tags=["data"])
 
 
 class Fill(StrEnum):
-    """The treatment of buckets without a trade."""
+    """The treatment of intervals without a trade."""
 
     NONE = "none"
     FORWARD = "forward"
@@ -34,8 +34,8 @@ class Fill(StrEnum):
 Filling = Annotated[
     Fill,
     Query(
-        description="none: no trade, no bar. forward: between the first and the last bar, each bucket of a session"
-        " without a trade repeats the last close, marked as filled."
+        description="none: an interval without a trade has no bar. forward: between the first and the last bar, each"
+        " interval of a session without a trade gets a bar with the last close, marked as filled."
     ),
 ]
 
@@ -45,7 +45,7 @@ class Bar(BaseModel):
 
     symbol: str = Field(examples=["AAPL"])
     interval: str = Field(examples=["5m"])
-    ts: str = Field(examples=["2026-02-27T12:05:00Z"], description="start of the bucket")
+    ts: str = Field(examples=["2026-02-27T12:05:00Z"], description="start of the bar")
     open: float = Field(examples=[189.72])
     high: float = Field(examples=[190.11])
     low: float = Field(examples=[189.52])
@@ -53,13 +53,15 @@ class Bar(BaseModel):
     volume: float | None = Field(examples=[87400])
     trade_count: int | None = Field(examples=[30])
     vwap: float | None = Field(examples=[189.81])
-    revision: int = Field(examples=[4194329], description="grows whenever the bar changes")
+    revision: int = Field(
+        examples=[4194329], description="number (`seq`) of the newest record in the bar; grows when the bar changes"
+    )
     final: bool = Field(examples=[True], description="false while the bar is forming")
     source: str | None = Field(
         examples=["trades"], description="trades, or the provider that sent the bar; null for a filled bar"
     )
     filled: bool = Field(
-        examples=[False], description="true if nothing traded and the bar repeats the last close: see fill=forward"
+        examples=[False], description="true for a bar without a trade, with the last close: see fill=forward"
     )
 
 
@@ -87,7 +89,7 @@ async def data(
     zone: Zone,
     fill: Filling = Fill.NONE,
 ) -> Response:
-    """The bars that begin in [start, end), oldest first, streamed. Without bounds: all bars.
+    """Return the bars that begin in [start, end), oldest first, as a stream. Default: all bars.
 
     The last bar may still be forming: its `final` is false. Intervals other than 1m, 5m and 1d are built from these.
     """
@@ -121,12 +123,12 @@ async def ohlc(
     interval: QueryInterval,
     format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of bars with trades.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The maximum number of bars with trades.")] = 100,
     fill: Filling = Fill.NONE,
 ) -> Response:
-    """The newest `limit` bars, oldest first. The last bar may still be forming: its `final` is false.
+    """Return the newest `limit` bars, oldest first. The last bar may still be forming: then its `final` is false.
 
-    Filled bars come on top of the limit and are in the count.
+    Filled bars do not use up `limit`, but `count` includes them.
     """
     bars = await reader.latest(symbol, interval, limit, clocks.closed_until(symbol.id))
     header = {"symbol": symbol.name, "interval": interval.name}

@@ -14,7 +14,7 @@ from stockpulse.pipeline.dead_letter_retry import retry
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 retries = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
-Limit = Annotated[int, Query(ge=1, le=10_000, description="The number of records at most.")]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of records.")]
 Source = Annotated[
     str | None,
     Query(max_length=256, description="Only records of this provider or topic.", examples=["market.prices.raw"]),
@@ -26,13 +26,16 @@ class Letter(BaseModel):
 
     id: int = Field(examples=[17])
     received_at: datetime = Field(examples=["2026-02-27T12:05:00Z"])
-    source: str = Field(examples=["market.prices.raw"], description="the provider or the topic that it came from")
+    source: str = Field(examples=["market.prices.raw"], description="the provider or the topic of the record")
     reason: str = Field(examples=["price: must be a number > 0 and <= 1e+12"])
-    record: str | None = Field(description="the record as it came, cut to 8 KiB")
+    record: str | None = Field(
+        description="the original text if the record could not be read, else the record as StockPulse read it;"
+        " cut to 8 KiB"
+    )
     topic: str | None = Field(examples=["market.prices.raw"])
     topic_partition: int | None = Field(examples=[3])
     topic_offset: int | None = Field(examples=[812])
-    retried_at: datetime | None = Field(description="the time when it was sent again; null: never")
+    retried_at: datetime | None = Field(description="time of the successful retry; null if there was none")
 
 
 class Letters(BaseModel):
@@ -42,18 +45,18 @@ class Letters(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The outcome of sending records again."""
+    """The outcome of a retry."""
 
-    retried: int = Field(examples=[12], description="the number of records that are durable now")
+    retried: int = Field(examples=[12], description="the number of records that are stored now")
     refused: dict[int, str] = Field(
         examples=[{"17": "price: must be a number > 0 and <= 1e+12"}],
-        description="the reasons why the others are not, by `id`",
+        description="the reasons why the other records are still refused, by `id`",
     )
 
 
 @router.get("", summary="List rejected records", responses=error_responses(422, 503))
 async def dead_letters(letters: DeadLetters, limit: Limit = 100, source: Source = None) -> Letters:
-    """The newest first. They are kept for 30 days."""
+    """Return rejected records, newest first. StockPulse keeps them for 30 days."""
     found = await letters.newest(limit, source=source)
     return Letters(dead_letters=[Letter(**asdict(one)) for one in found])
 
@@ -62,9 +65,10 @@ async def dead_letters(letters: DeadLetters, limit: Limit = 100, source: Source 
 async def retry_dead_letters(
     letters: DeadLetters, intake: Intake, limit: Limit = 1000, source: Source = None
 ) -> Outcome:
-    """Send the records that were not sent again yet. A record that is still wrong stays a dead letter.
+    """Send the records that no earlier retry has stored. A record that is still wrong remains a dead letter.
 
-    A tick with a `trade_id` that came in meanwhile is recognised as a duplicate, within the window of redeliveries.
+    A tick with a `trade_id` that has arrived in the meantime counts as a duplicate, if StockPulse still remembers it:
+    see Guarantees in the manual.
     """
     waiting = await letters.newest(limit, source=source, waiting=True)
     now = intake.now()

@@ -21,51 +21,59 @@ _TAKES: Final = "RFC 3339, a date (midnight UTC) or epoch seconds"
 
 
 class TakenBack(BaseModel):
-    """The records that were taken back, and what became of the bars that they were in."""
+    """The numbers of records that were taken back and of bars that changed."""
 
     symbol: str | None = Field(examples=["AAPL"], description="null: all symbols")
     provider: str | None = Field(examples=["api"], description="null: all providers")
     start: datetime | None = Field(examples=["2013-10-10T00:00:00Z"])
     end: datetime | None = Field(examples=["2013-10-11T00:00:00Z"])
     done: bool = Field(
-        examples=[True], description="false: the server goes on with it, and the counts are not known yet"
+        examples=[True],
+        description="false: the server is still working on the request, and the counts are not known yet",
     )
-    ticks: int | None = Field(examples=[390_212])
-    provider_bars: int | None = Field(examples=[0], description="bars that providers gave")
-    bars_changed: int | None = Field(examples=[0], description="bars that are built anew from the remaining records")
-    bars_removed: int | None = Field(examples=[469], description="bars of which nothing is left")
+    ticks: int | None = Field(examples=[390_212], description="ticks that were taken back")
+    provider_bars: int | None = Field(examples=[0], description="bars of providers that were taken back")
+    bars_changed: int | None = Field(examples=[0], description="bars that were rebuilt from the remaining records")
+    bars_removed: int | None = Field(examples=[469], description="bars that were deleted")
     bars_refused: int | None = Field(
-        examples=[0], description="bars that stay as they are, because not all of their ticks are kept any more"
+        examples=[0], description="bars that stay unchanged, because the database no longer has all their ticks"
     )
 
 
 @router.delete(
     "",
     summary="Take ticks back",
-    responses=error_responses(404, 422, 503) | {202: {"model": TakenBack, "description": "Durable, and under way"}},
+    responses=error_responses(404, 422, 503)
+    | {202: {"model": TakenBack, "description": "The request is durable; the server is still working on it."}},
 )
 async def forget_ticks(
     parts: Intake,
     names: Symbols,
     response: Response,
-    symbol: Annotated[str | None, Query(description="A symbol; without one, all.", examples=["AAPL"])] = None,
+    symbol: Annotated[
+        str | None, Query(description="A symbol. Default: all symbols of the provider.", examples=["AAPL"])
+    ] = None,
     provider: Annotated[
         str | None,
         Query(
-            description="A provider, such as that of a recording; without one, all.",
+            description="A provider, such as that of a recording. Default: all providers of the symbol.",
             examples=["api"],
             json_schema_extra={"pattern": f"^{PROVIDER}$"},
         ),
     ] = None,
-    start: Annotated[str | None, Query(description=f"The first event time to forget: {_TAKES}.", max_length=64)] = None,
-    end: Annotated[str | None, Query(description=f"The first event time to keep: {_TAKES}.", max_length=64)] = None,
+    start: Annotated[
+        str | None, Query(description=f"Take back ticks from this event time on: {_TAKES}.", max_length=64)
+    ] = None,
+    end: Annotated[
+        str | None, Query(description=f"Take back ticks before this event time: {_TAKES}.", max_length=64)
+    ] = None,
 ) -> TakenBack:
-    """Take back the ticks, and the bars that providers gave, with start <= event time < end.
+    """Take back the ticks, and the bars that providers sent, with start <= event time < end.
 
-    Give a symbol, a provider, or both. Bars, indicators and signals become what they would be without these records:
-    bars of which nothing is left are deleted. The request becomes a record of the log, so it holds for what came
-    before it: ticks that are sent again later are taken. Where not all ticks of a bar are kept any more, the bar stays
-    as it is and is counted. It is safe to send the request again.
+    Give a symbol, a provider, or both. StockPulse rebuilds bars, indicators and signals without these records, and
+    deletes bars that have no records left. The request takes back only records that came before it in the log: ticks
+    that you send again later are accepted. A bar stays unchanged if the database no longer has all its ticks;
+    `bars_refused` counts such bars. You can safely send the request again.
     """
     begins = None if start is None else parse_time(start, "start")
     ends = None if end is None else parse_time(end, "end")

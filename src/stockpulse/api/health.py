@@ -26,7 +26,7 @@ class TaskReport(BaseModel):
     """A background task."""
 
     state: str = Field(examples=["running"], description="running, restarting, done, failed or stopped")
-    lag: int | None = Field(description="rows that wait for the task; null if nothing can wait")
+    lag: int | None = Field(description="rows that wait for the task; null if the task has no queue")
     restarts: int = Field(examples=[0])
     last_error: str | None = None
 
@@ -34,19 +34,22 @@ class TaskReport(BaseModel):
 class AnalyticsReport(BaseModel):
     """The progress of the indicators."""
 
-    compiled: bool = Field(examples=[True], description="false for half a minute after the very first start")
-    behind: int = Field(examples=[0], description="symbols that have to catch up, counted once for each interval")
+    compiled: bool = Field(examples=[True], description="false for about a minute after the very first start")
+    behind: int = Field(
+        examples=[0],
+        description="symbols whose indicators are still being calculated, counted once for each interval",
+    )
 
 
 class ShardReport(BaseModel):
     """The progress of a shard; on Kafka, a shard is a partition."""
 
-    offset: int = Field(examples=[4194304], description="the offset up to which the log is processed, as `seq`")
+    offset: int = Field(examples=[4194304], description="the `seq` of the next record to process")
     unprocessed: int = Field(examples=[0], description="records that wait to be processed")
     unflushed: int = Field(examples=[12], description="processed records, bars and indicators that wait to be stored")
     storing_seconds: float = Field(
         examples=[0.012],
-        description="the time that the flush under way has taken so far; above 5 s: `status` is degraded",
+        description="duration of the current flush so far, in seconds; above 5, `status` is degraded",
     )
 
 
@@ -66,7 +69,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """The process takes requests."""
+    """The readiness of the process."""
 
     status: str = Field(examples=["ready"])
 
@@ -80,7 +83,7 @@ class Version(BaseModel):
 
 @router.get("/health", summary="The state of every part")
 async def health(process: Process) -> Health:
-    """Always 200 as long as the process answers: read `status` and `tasks`. Load balancers should ask /ready."""
+    """Return the state of every part, with status 200 as long as the process runs. Load balancers should use /ready."""
     db = await _database(process)
     lag = process.pipeline.lag()
     tasks = {name: _task(task) for name, task in process.supervisor.health.items()}
@@ -133,12 +136,12 @@ def _kafka(process: Vitals) -> str | None:
 
 @router.get("/ready", summary="Readiness for requests", responses=error_responses(503))
 async def ready(process: Process) -> Readiness:
-    """200 if the database answers and ticks are taken, else 503."""
+    """Return 200 if the server can do the work of its role, else 503 with the reason."""
     if await _database(process) != "ok":
         raise Unavailable("the database does not answer")
     if _kafka(process) == "down" and process.needs_kafka:
         waiting = process.pipeline.ingestor.unanswered if process.pipeline.ingestor is not None else 0
-        raise Unavailable(f"Kafka does not answer; {waiting:,} submissions wait in memory")
+        raise Unavailable(f"Kafka does not answer; {waiting:,} batches wait in memory")
     stopped = [name for name, task in process.supervisor.health.items() if task.state is State.FAILED]
     if stopped:
         raise Unavailable(f"a background task has failed: {', '.join(stopped)}")
@@ -147,7 +150,7 @@ async def ready(process: Process) -> Readiness:
 
 @router.get("/version", summary="Name and version")
 async def version() -> Version:
-    """The name and version of the server."""
+    """Return the name and version of the server."""
     return Version(name="stockpulse", version=__version__)
 
 
@@ -158,7 +161,7 @@ async def version() -> Version:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(registry: Metrics) -> Response:
-    """In the text format of Prometheus."""
+    """Return the metrics in the text format of Prometheus."""
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 

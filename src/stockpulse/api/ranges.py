@@ -18,8 +18,8 @@ from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.symbology import Symbol
 
 _TAKES: Final = (
-    "RFC 3339, epoch seconds, or a date (2026-02-27 or 20260227): for bars of days, weeks and months the exchange's"
-    " date, for shorter ones midnight UTC"
+    "RFC 3339, epoch seconds, or a date (2026-02-27 or 20260227), which is the exchange's date for bars of days, weeks"
+    " and months, and midnight UTC for shorter bars"
 )
 _SCHEMA: Final = WithJsonSchema(
     {

@@ -3,17 +3,17 @@
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
-from stockpulse.api.context import PathSymbol, QueryInterval
+from stockpulse.api.context import PathSymbol
 from stockpulse.api.encoders import Format, Rows
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, only
 from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
-from stockpulse.market.intervals import BASE_INTERVALS
+from stockpulse.market.intervals import BASE_INTERVALS, Interval, parse_interval
 from stockpulse.market.symbology import Symbol
 from stockpulse.rules import MAX_CHARACTERS, parse
 from stockpulse.storage.signals import SignalStore
@@ -22,7 +22,7 @@ router = APIRouter(tags=["signals"])
 
 
 class Signal(BaseModel):
-    """The verdict of a rule on a closed bar."""
+    """The result of a rule for a closed bar."""
 
     symbol: str = Field(examples=["AAPL"])
     timestamp: str = Field(examples=["2026-02-27T12:05:00Z"], description="start of the bar")
@@ -30,7 +30,7 @@ class Signal(BaseModel):
     price: float = Field(examples=[189.98], description="close of the bar")
     rule: str = Field(examples=["sma_rsi"])
     interval: str = Field(examples=["1m"])
-    revision: int = Field(examples=[4194329], description="grows whenever this bar or an earlier one changes")
+    revision: int = Field(examples=[4194329], description="grows when this bar or an earlier one changes")
 
 
 class Signals(BaseModel):
@@ -41,7 +41,7 @@ class Signals(BaseModel):
 
 
 class Match(BaseModel):
-    """A symbol that satisfies the condition. It also has a field for every value that the condition uses."""
+    """A symbol that satisfies the condition, with one more field for each value in the condition."""
 
     symbol: str = Field(examples=["AAPL"])
     ts: str = Field(examples=["2026-02-27T05:00:00Z"], description="start of the symbol's newest bar")
@@ -58,8 +58,8 @@ class Screen(BaseModel):
     matches: list[Match]
 
 
-Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Return only signals of this kind.")]
-RuleName = Annotated[str | None, Query(description="Return only signals of this rule.", max_length=64)]
+Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Only signals with this value.")]
+RuleName = Annotated[str | None, Query(description="Only signals of this rule.", max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of signals.")]
 
 
@@ -78,7 +78,10 @@ async def signals(
     signal: Kind = None,
     rule: RuleName = None,
 ) -> Response:
-    """Signals of all symbols, newest first: one for each rule and closed bar; HOLD while history is too short."""
+    """Return signals of all symbols, newest first: one for each rule and closed bar.
+
+    The signal is HOLD if neither condition of the rule holds, if both do, or if history is too short.
+    """
     return await _signals(stored, None, limit, signal, rule, format, zone)
 
 
@@ -97,7 +100,7 @@ async def signals_of_symbol(
     signal: Kind = None,
     rule: RuleName = None,
 ) -> Response:
-    """Signals of one symbol, newest first."""
+    """Return the signals of one symbol, newest first."""
     return await _signals(stored, symbol, limit, signal, rule, format, zone)
 
 
@@ -118,6 +121,21 @@ async def _signals(
     return await answer(rows, format, zone)
 
 
+async def _stored_interval(
+    interval: Annotated[
+        str,
+        Query(description="Interval of the bars: 1m, 5m or 1d; also 5min, 1day, …", examples=["5min"], max_length=32),
+    ] = "1d",
+) -> Interval:
+    found = parse_interval(interval)
+    if found not in BASE_INTERVALS:
+        raise InvalidInput("interval", f"got {found.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")
+    return found
+
+
+StoredInterval = Annotated[Interval, Depends(_stored_interval)]
+
+
 @router.get(
     "/screen",
     summary="The symbols that satisfy a condition",
@@ -128,7 +146,7 @@ async def screen(
     screener: context.Screening,
     format: AnswerFormat,
     zone: Zone,
-    interval: QueryInterval,
+    interval: StoredInterval,
     where: Annotated[
         str,
         Query(
@@ -136,8 +154,8 @@ async def screen(
             " `sma(20) > sma(50) and rsi < 30`. Earlier bars: `x[1]` is the value of x one bar ago,"
             " `highest(x, n)` and `lowest(x, n)` are its extremes in the last n bars, `change_pct(n)` is the change of"
             " the close over n bars in percent, `crosses_above(a, b)` and `crosses_below(a, b)` hold on the bar where"
-            " a crosses b. Without enough history these are unknown. Numbers that differ by no more than 1e-12 of"
-            " their size (for indicators: of the close, of 100 for percentages, or of the volume) are equal.",
+            " a crosses b. Without enough history these are unknown. Two numbers are equal if they differ by no more"
+            " than 1e-12 of their size or, for indicators, of their unit (the close, 100 for percentages, the volume).",
             examples=["rsi(14) < 30", "crosses_above(sma(20), sma(50)) and close > highest(high, 20)[1]"],
             max_length=MAX_CHARACTERS,
         ),
@@ -145,10 +163,8 @@ async def screen(
 ) -> Response:
     """Evaluate a condition on each symbol's newest bar; `final` is false if that bar is still forming.
 
-    A condition that is unknown is not satisfied.
+    An unknown condition is not satisfied.
     """
-    if interval not in BASE_INTERVALS:
-        raise InvalidInput("interval", f"got {interval.name}; takes {', '.join(one.name for one in BASE_INTERVALS)}")
     found = await screener.matches(parse(where), interval)
     header = {"where": where.strip(), "interval": interval.name, "count": found.height}
     rows = Rows(chunks=only(found), schema=found.schema, key="matches", header_fields=header, filename="screen")

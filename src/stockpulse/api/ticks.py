@@ -43,7 +43,7 @@ class Tick(BaseModel):
     tape: str | None = Field(examples=["C"])
     trade_id: str | None = Field(examples=["52983525029461"])
     received_at: datetime = Field(examples=["2026-02-27T12:05:00.012Z"])
-    seq: int = Field(examples=[4194304], description="offset in the log")
+    seq: int = Field(examples=[4194304], description="number of the record, unique in the database")
 
 
 class LatestTicks(BaseModel):
@@ -67,14 +67,16 @@ class TickWindow(BaseModel):
     start_time: datetime = Field(examples=["2026-02-27T12:00:00Z"])
     end_time: datetime = Field(examples=["2026-02-27T12:05:00Z"])
     as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
-    eligible: bool = Field(examples=[False], description="true if it has only ticks that count for the volume of bars")
+    eligible: bool = Field(
+        examples=[False], description="true if only ticks that count for the volume of bars are included"
+    )
     feeds: dict[str, int] = Field(examples=[{"simulated": 150}], description="the number of ticks of each provider")
 
 
 class Rejected(BaseModel):
     """A rejected row."""
 
-    row: int = Field(examples=[3], description="its place in the request, from 0")
+    row: int = Field(examples=[3], description="index of the row in the request, counted from 0")
     reason: str = Field(examples=["price: must be a number > 0 and <= 1e+12"])
 
 
@@ -82,12 +84,16 @@ class Accepted(BaseModel):
     """The outcome of a request; accepted ticks are durable."""
 
     accepted: int = Field(examples=[997])
-    duplicates: int = Field(examples=[2], description="ticks that came before, by (symbol, exchange, trade_id, ts)")
+    duplicates: int = Field(
+        examples=[2],
+        description="ticks that StockPulse already has: same provider, symbol, exchange, trade_id and time",
+    )
     rejected: list[Rejected]
     warnings: list[str] = Field(
         default=[],
         examples=[["calendar: 24/7 is for new symbols; AAPL keeps XNYS"]],
-        description="what the accepted ticks do not do, although one may expect it; only there if there is something",
+        description="effects that the accepted ticks do not have, although you may expect them; absent if there are"
+        " none",
     )
 
 
@@ -106,13 +112,13 @@ _TICK_SCHEMA: Final[dict[str, Any]] = {
     "properties": {
         "symbol": {"type": "string"},
         "ts": {
-            "type": "string",
-            "description": "event time: RFC 3339, or epoch seconds, ms, µs or ns as a number",
+            "type": ["string", "number"],
+            "description": "event time: RFC 3339, a date, or the number of seconds, ms, µs or ns since 1970",
         },
         "price": {"type": "number", "exclusiveMinimum": 0},
         "size": {"type": "number", "minimum": 0},
         "exchange": {"type": "string"},
-        "trade_id": {"type": "string", "description": "makes it safe to send the tick again"},
+        "trade_id": {"type": "string", "description": "with it you can safely send the same tick again"},
         "conditions": {"type": "array", "items": {"type": "string"}},
         "tape": {"type": "string", "description": "the consolidated tape: A, B, C, N or O"},
     },
@@ -123,9 +129,13 @@ _BODY: Final[dict[str, Any]] = {
         "required": True,
         "content": {
             "application/json": {"schema": {"type": "array", "items": _TICK_SCHEMA, "maxItems": MAX_ROWS}},
-            "application/x-ndjson": {"schema": {"type": "string", "description": "one such object a line"}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one such object on each line"}},
             "application/vnd.apache.arrow.stream": {
-                "schema": {"type": "string", "format": "binary", "description": "columns of the same names"}
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "columns with the names of these fields",
+                }
             },
         },
     }
@@ -147,27 +157,31 @@ async def post_ticks(
         ),
     ] = "api",
     calendar: Annotated[
-        str | None, Query(description="The trading calendar of symbols that are new: XNYS, 24/7, …", examples=["24/7"])
+        str | None, Query(description="The trading calendar of new symbols: XNYS, 24/7, …", examples=["24/7"])
     ] = None,
     conditions: Annotated[
         str,
         Query(
-            description=f"The rule that decides what a trade with conditions updates: {', '.join(RULES)}.",
+            description=f"The rule for trade conditions: {', '.join(RULES)}.",
             json_schema_extra={"enum": list(RULES)},
         ),
     ] = "all",
     clock: Annotated[
         Clock,
-        Query(description="The clock that closes bars of quiet symbols: `wall`, or `event`: that of a recording."),
+        Query(
+            description="`wall`: bars close by the wall clock. `event`: bars close by the time of the newest tick, for"
+            " recordings."
+        ),
     ] = Clock.WALL,
     end_of_stream: Annotated[
-        bool, Query(description="True: the recording is over after these ticks, and all its bars close.")
+        bool, Query(description="True: the recording ends after these ticks, and all its bars close.")
     ] = False,
 ) -> Response:
-    """Up to 100,000 ticks in one request: a JSON array, NDJSON, or an Arrow IPC stream.
+    """Accept up to 100,000 ticks in one request: a JSON array, NDJSON, or an Arrow IPC stream.
 
-    The answer comes when the accepted ticks are durable. A 503 means that the outcome is unknown. It is safe to send
-    ticks with a `trade_id` again: duplicates are recognised.
+    The answer comes when the accepted ticks are durable. 503 `UNAVAILABLE`: none of the ticks is stored. 503
+    `OUTCOME_UNKNOWN`: they may or may not be stored. You can safely send ticks with a `trade_id` again: StockPulse
+    recognises duplicates.
     """
     feed = Feed(
         check_provider_name(provider),
@@ -259,9 +273,9 @@ async def latest_ticks(
     symbol: QuerySymbol,
     format: AnswerFormat,
     zone: Zone,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="The number of ticks at most.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The maximum number of ticks.")] = 100,
 ) -> Response:
-    """Newest first, by event time."""
+    """Return the newest ticks of a symbol, newest first by event time."""
     ticks = await reader.latest(symbol.id, limit)
     return await answer_frame(ticks, "ticks", {"symbol": symbol.name}, format, zone, filename=f"{symbol.name}_ticks")
 
@@ -275,12 +289,15 @@ async def tick_summary(
     eligible: Annotated[
         bool,
         Query(
-            description="false: ticks of all feeds, whatever their conditions. true: only the ticks that count for"
-            " the volume of bars, which are those of the feed that builds the bars, by the rule for its conditions."
+            description="false: the ticks of all providers, whatever their conditions. true: only the ticks that count"
+            " for the volume of bars: those of the leading provider, by the rule for its trade conditions."
         ),
     ] = False,
 ) -> TickWindow:
-    """Over the minutes up to the market time of the symbol, included: now, or the newest tick of a recording."""
+    """Summarise the ticks of the last `minutes` up to the market time of the symbol; both ends are included.
+
+    The market time is now for a live feed, and the time of the newest tick for a recording.
+    """
     window = Window(minutes, clocks.of_symbol(symbol.id))
     found = await reader.summary(symbol.id, window.start, window.end, eligible=eligible)
     return TickWindow(

@@ -16,7 +16,11 @@ from fastapi import Query
 
 Minutes = Annotated[
     int,
-    Query(ge=1, le=43_200, description="Length of the window, which ends at the symbol's market time and includes it."),
+    Query(
+        ge=1,
+        le=43_200,
+        description="Length of the window in minutes. It ends at the symbol's market time and includes both ends.",
+    ),
 ]
 
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -26,10 +26,10 @@ cli = typer.Typer(
 
 @cli.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 means all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
 ) -> None:
-    """Run the server. Its settings are environment variables."""
+    """Run the server. The settings are environment variables."""
     settings = load_settings()
     configure_logging(settings.log_format, debug=settings.debug)
     uvicorn.run(create_app(settings), host=host, port=port, log_config=None)
@@ -54,9 +54,9 @@ def migrate_schema() -> None:
 def move_log(
     target: Annotated[Target, typer.Argument(help="The new place of the log: kafka or postgres.")],
 ) -> None:
-    """Move the log from the database to Kafka, or back, with everything that is stored.
+    """Move the log to Kafka or back to the database. Stored data stays as it is.
 
-    Stop every process on this database first. KAFKA_BOOTSTRAP_SERVERS is needed both ways.
+    Stop every process on this database first. Set KAFKA_BOOTSTRAP_SERVERS for both targets.
     """
     settings = load_settings()
     failures.log_trouble_only(settings)

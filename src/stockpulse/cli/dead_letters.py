@@ -12,15 +12,15 @@ _SHOWN_REJECTS: Final = 5
 
 dlq = typer.Typer(cls=failures.Commands, help="Dead letters: records that were rejected.", no_args_is_help=True)
 
-_Url = Annotated[str, typer.Option(help="The running server.")]
-_Source = Annotated[str | None, typer.Option(help="Only those of this provider or topic.")]
+_Url = Annotated[str, typer.Option(help="The address of the server.")]
+_Source = Annotated[str | None, typer.Option(help="Only dead letters of this provider or topic.")]
 
 
 @dlq.command("list")
 def list_dead_letters(
     url: _Url = "http://127.0.0.1:8000",
     source: _Source = None,
-    limit: Annotated[int, typer.Option(help="The number of dead letters.", min=1, max=10_000)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of dead letters.", min=1, max=10_000)] = 20,
 ) -> None:
     """Show the newest dead letters with their reasons."""
     for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
@@ -34,11 +34,11 @@ def list_dead_letters(
 def retry_dead_letters(
     url: _Url = "http://127.0.0.1:8000",
     source: _Source = None,
-    limit: Annotated[int, typer.Option(help="The number of dead letters.", min=1, max=10_000)] = 1000,
+    limit: Annotated[int, typer.Option(help="Maximum number of dead letters.", min=1, max=10_000)] = 1000,
 ) -> None:
-    """Send dead letters again that were not sent again yet; those that are still wrong stay."""
+    """Send dead letters that no earlier retry has stored. Records that are still wrong remain dead letters."""
     outcome = _asked(url, "POST", "/retry", source, limit)
-    typer.echo(f"{outcome['retried']:,} are stored now, {len(outcome['refused']):,} are still refused")
+    typer.echo(f"{outcome['retried']:,} records stored, {len(outcome['refused']):,} still refused")
     if len(outcome["refused"]) > _SHOWN_REJECTS:
         typer.echo("The first ones:")
     for number, reason in list(outcome["refused"].items())[:_SHOWN_REJECTS]:

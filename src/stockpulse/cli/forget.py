@@ -16,26 +16,28 @@ from stockpulse.market.times import EARLIEST, LATEST, micros, read_time
 from stockpulse.node.lifecycle import running
 from stockpulse.settings import load_settings
 
+_TAKES: Final = "RFC 3339, a date (UTC) or epoch seconds"
+
 _COUNTS: Final = {
     "ticks": "ticks taken back",
     "provider_bars": "bars of providers taken back",
-    "bars_changed": "bars built anew",
-    "bars_removed": "bars of which nothing is left",
-    "bars_refused": "bars unchanged, because not all of their ticks are kept any more",
+    "bars_changed": "bars rebuilt",
+    "bars_removed": "bars deleted",
+    "bars_refused": "bars unchanged, because the database no longer has all their ticks",
 }
 
 
 def forget(
-    symbol: Annotated[str | None, typer.Argument(help="The symbol; without one, all of the provider.")] = None,
-    provider: Annotated[str | None, typer.Option(help="The provider; without one, all of the symbol.")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="First time to forget: RFC 3339 or a date (UTC).")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="First time to keep again.")] = None,
-    url: Annotated[str, typer.Option(help="The running server.")] = "http://127.0.0.1:8000",
+    symbol: Annotated[str | None, typer.Argument(help="The symbol. Default: all symbols of the provider.")] = None,
+    provider: Annotated[str | None, typer.Option(help="The provider. Default: all providers of the symbol.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help=f"Take back ticks from this time on: {_TAKES}.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help=f"Take back ticks before this time: {_TAKES}.")] = None,
+    url: Annotated[str, typer.Option(help="The address of the server.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Take recorded ticks back: a symbol's, a provider's, or those of both.
+    """Take back the ticks of a symbol, of a provider, or of a symbol from a provider.
 
-    Bars, indicators and signals become what they would be without them. If no server runs at a local address, the
-    database itself is written.
+    StockPulse rebuilds bars, indicators and signals without these ticks. If --url is on this machine and no server
+    answers, the command writes into the database itself.
     """
     if symbol is None and provider is None:
         raise InvalidInput("SYMBOL", "give a symbol, --provider, or both")
@@ -51,7 +53,7 @@ def forget(
         raise InvalidInput("--to", "comes after --from")
     counts = asyncio.run(_forgotten(wanted, url))
     if counts is None:
-        typer.echo("it is in the log, and the server goes on with it")
+        typer.echo("The request is in the log; the server is still working on it.")
         return
     for name, text in _COUNTS.items():
         if counts[name] or name == "ticks":
@@ -68,12 +70,12 @@ def _symbol(text: str) -> str:
 def _time(option: str, text: str) -> int:
     moment = read_time(text)
     if moment is None:
-        raise InvalidInput(option, f"got {shown(text)}; takes RFC 3339, a date or epoch seconds")
+        raise InvalidInput(option, f"got {shown(text)}; takes {_TAKES}")
     return micros(moment)
 
 
 async def _forgotten(wanted: Forget, url: str) -> dict[str, Any] | None:
-    """Forget, and return the counts; None if that takes longer than the server lets us wait."""
+    """Take the ticks back and return the counts; None if the server answers before it has finished."""
     async with httpx2.AsyncClient(base_url=url, timeout=http_client.TIMEOUT, trust_env=False) as client:
         if await server_answers(client):
             return await _by_server(client, wanted)
@@ -82,9 +84,13 @@ async def _forgotten(wanted: Forget, url: str) -> dict[str, Any] | None:
     typer.echo(f"No server at {url}: forgetting in the database.", err=True)
     with failures.database_faults():
         async with running(settings, CollectorRegistry()) as context:
-            for name, known in ((wanted.symbol, context.names.symbols), (wanted.provider, context.names.providers)):
+            names = context.names
+            for kind, name, known in (
+                ("symbol", wanted.symbol, names.symbols),
+                ("provider", wanted.provider, names.providers),
+            ):
                 if name is not None and name not in known:
-                    raise NotFound(f"neither a tick nor a bar of {name} has come yet")
+                    raise NotFound(f"no such {kind}: {shown(name)}")
             _, outcome = await context.pipeline.intake.enqueue_forget(wanted)
             done = await outcome
             return None if done is None else done.__dict__
@@ -106,5 +112,5 @@ async def _by_server(client: httpx2.AsyncClient, wanted: Forget) -> dict[str, An
 
 
 def _text(value: int, unset: int) -> str | None:
-    """Return a time as epoch seconds with microseconds; None for the bound that stands for none."""
+    """Return a time as epoch seconds with microseconds; None if the option was not given."""
     return None if value == unset else f"{value // 1_000_000}.{value % 1_000_000:06d}"

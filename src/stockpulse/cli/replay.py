@@ -44,18 +44,20 @@ def replay(
         list[Path], typer.Argument(help="Recorded trades (.parquet, .csv, .csv.gz, .arrow), one after the other.")
     ],
     speed: Annotated[
-        str, typer.Option(help="1: as recorded, 60: a minute in a second, max: as fast as the server takes them.")
+        str,
+        typer.Option(
+            help="Speed factor: 1 keeps the pace of the recording, 60 replays one minute per second, max is as fast as"
+            " the server accepts the trades."
+        ),
     ] = "1",
-    url: Annotated[str, typer.Option(help="The running server.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The address of the server.")] = "http://127.0.0.1:8000",
     calendar: Annotated[str, typer.Option(help="Trading calendar of new symbols: XNYS, 24/7, …")] = "XNYS",
-    conditions: Annotated[
-        str, typer.Option(help=f"The rule by which trade conditions count: {', '.join(RULES)}.")
-    ] = "all",
-    provider: Annotated[str, typer.Option(help="The name of the sender, stored with the trades.")] = "replay",
+    conditions: Annotated[str, typer.Option(help=f"The rule for trade conditions: {', '.join(RULES)}.")] = "all",
+    provider: Annotated[str, typer.Option(help="The name under which the trades are stored.")] = "replay",
 ) -> None:
-    """Replay recorded trades into the running server, by the clock of the recording.
+    """Send recorded trades to the running server, at the pace of the recording or faster.
 
-    If no server runs on this machine, they go into its database directly.
+    If --url is on this machine and no server answers, the command writes into the database itself.
     """
     check_provider_name(provider)
     factor = parse_speed(speed)
@@ -129,7 +131,7 @@ async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, p
                 async for ticks in _send_all(recording, destination, tally):
                     reached = _shown(ticks["ts"].max())
                     progress.update(task, completed=tally.sent, rate=tally.rate, event_time=reached)
-            progress.console.print("All rows are sent; waiting until their bars are stored.", highlight=False)
+            progress.console.print("All rows are sent. Waiting until their bars are stored.", highlight=False)
             await destination.end()
             tally.stop_clock()
 
@@ -139,7 +141,9 @@ async def _say_first(recording: ReplayProvider, destination: Destination, consol
     overview = await asyncio.to_thread(recording.overview)
     if math.isfinite(recording.speed):
         covers, takes = (timedelta(seconds=round(overview.seconds / by)) for by in (1, recording.speed))
-        line = f"{recording.path} covers {covers}; at --speed {recording.speed:g} it takes {takes}, with max the least."
+        line = (
+            f"{recording.path} covers {covers}; at --speed {recording.speed:g} it takes {takes}; --speed max is faster."
+        )
         console.print(line, highlight=False, soft_wrap=True)
     for symbol, (first, last) in list(overview.without_id.items())[:_CHECKED_SYMBOLS]:
         start = first.replace(second=0, microsecond=0)

@@ -26,7 +26,7 @@ def create_topics() -> None:
 
 @topics.command("list")
 def list_topics() -> None:
-    """Show the topics, and the offsets of the log's partitions."""
+    """Show the topics, and the first offset and the end of each partition of the log."""
     settings = _kafka_settings()
 
     async def run() -> tuple[KafkaTarget, dict[int, int], dict[int, int]]:
@@ -43,7 +43,10 @@ def list_topics() -> None:
 
 @topics.command("accept-loss")
 def accept_lost_records() -> None:
-    """Continue without records that the log dropped before they were processed, or whose topic was created again."""
+    """Continue although records are lost.
+
+    Kafka dropped them before they were processed, or the topic was deleted and created again.
+    """
     settings = _kafka_settings()
 
     with failures.database_faults():

@@ -201,13 +201,13 @@ class KafkaLog:
             raise RecordsLost(
                 f"partition {shard} of {name}: the records {offset - first_seq:,} to {oldest - first_seq - 1:,}"
                 " were dropped by Kafka before StockPulse processed them;"
-                " `stockpulse topics accept-loss` goes on without them"
+                " `stockpulse topics accept-loss` continues without them"
             )
         if offset > end:
             raise RecordsLost(
                 f"partition {shard} of {name} ends at {end - first_seq:,}, but {offset - first_seq:,} of its records"
-                " were processed here: somebody has deleted and created the topic anew;"
-                " `stockpulse topics accept-loss` goes on from its end"
+                " were processed here: the topic was deleted and created again;"
+                " `stockpulse topics accept-loss` continues from its end"
             )
 
     async def _remember(self, segments: Segments, shard: int) -> pl.DataFrame:

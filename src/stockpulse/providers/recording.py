@@ -133,7 +133,7 @@ def open_recording(path: Path) -> Source:
         with path.open("rb") as file:
             is_file = file.read(6) == b"ARROW1"
         return _Scan(pl.scan_ipc(path, glob=False)) if is_file else _ArrowStream(path)
-    raise InvalidInput("file", f"{path} is none of .parquet, .csv, .csv.gz, .arrow, .feather, .ipc")
+    raise InvalidInput("file", f"{path} is not a .parquet, .csv, .csv.gz, .arrow, .feather or .ipc file")
 
 
 def find_columns(schema: pl.Schema) -> dict[str, str]:

@@ -200,7 +200,7 @@ class SimulatedProvider:
         Raises InvalidInput for an interval other than 1m, 5m and 1d.
         """
         if interval not in INTERVALS:
-            raise InvalidInput("interval", f"{interval!r} is none of {', '.join(INTERVALS)}")
+            raise InvalidInput("interval", f"got {interval!r}; takes {', '.join(INTERVALS)}")
         length, step = INTERVALS[interval]
         walk = RandomWalk((symbol,), self._seed)
         first = -(-micros(start) // (length * SECOND_MICROS))
