@@ -21,9 +21,9 @@ import threading
 import time
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import structlog
 
@@ -275,11 +275,19 @@ def _main() -> None:
     if helps:
         threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(_NICE)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the code
-    compiler = Compiler(Path(folder) if folder else None, hands_over=helps)
-    compiler.load(Instance((CATALOGUE | HISTORY)[name], values) for name, values in json.loads(wanted))
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as code:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever writes a message leaves the code alone
+        _compile(Path(folder) if folder else None, helps, json.loads(wanted), code)
+
+
+def _compile(
+    folder: Path | None, helps: bool, wanted: list[tuple[str, Mapping[str, object]]], output: BinaryIO
+) -> None:
+    """Compile indicators, given by name and parameters; write to `output` what cannot be kept on disk."""
+    compiler = Compiler(folder, hands_over=helps)
+    compiler.load(Instance((CATALOGUE | HISTORY)[name], values) for name, values in wanted)
     if compiler.unkept:
-        sys.stdout.buffer.write(pickle.dumps((compiler.fault or "there is no folder for them", compiler.unkept)))
+        output.write(pickle.dumps((compiler.fault or "there is no folder for them", compiler.unkept)))
 
 
 if __name__ == "__main__":
