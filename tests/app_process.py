@@ -23,13 +23,14 @@ def free_port() -> int:
 
 
 class AppProcess:
-    """A running app; its lines go to `log` in the data folder."""
+    """A running app; its lines go to `log` in the data folder. `options` are those of uvicorn."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir / "app.log"
+        self._options = options
         self._settings = {"STOCKPULSE_DATA_DIR": str(data_dir), "STOCKPULSE_PROVIDER": "none"} | {
             f"STOCKPULSE_{name.upper()}": value for name, value in settings.items()
         }
@@ -49,6 +50,7 @@ class AppProcess:
         """Start it and wait until it is ready."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--port", str(self.port), "--no-access-log"]
+        command += self._options
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=os.environ | self._settings, stdout=log, stderr=log, start_new_session=True

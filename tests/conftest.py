@@ -200,7 +200,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
         with stopping_by_signal() as stopped:
             async with _living(app) as state:
                 transport = httpx2.ASGITransport(_with_state(app, state))
-                async with httpx2.AsyncClient(transport=transport, base_url="http://stockpulse") as client:
+                async with httpx2.AsyncClient(
+                    transport=transport, base_url="http://localhost", headers={"Content-Type": "application/json"}
+                ) as client:
                     yield client
         assert not stopped, "a background task failed and brought the app down; its log says why"
 

@@ -229,3 +229,31 @@ def test_the_start_is_refused_with_nothing_but_that_line(command):
     ]
     assert ended.stdout == ""
     assert not Path("never").exists()
+
+
+def test_who_may_ask_is_read_and_written_in_one_way():
+    found = Settings(
+        _env_file=None,
+        trusted_networks="192.168.1.0/24, FD00::/8,10.0.0.1",
+        hosts="Market.Example, [::2]",
+        origins="https://Desk.Example/",
+    )
+    assert found.trusted_networks == ("192.168.1.0/24", "fd00::/8", "10.0.0.1/32")
+    assert found.hosts == ("market.example", "[::2]")
+    assert found.origins == ("https://desk.example",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("trusted_networks", "192.168.1.7/24", "takes networks"),
+        ("trusted_networks", "everybody", "takes networks"),
+        ("hosts", "market.example:8000", "takes names of hosts without a port"),
+        ("hosts", "*", "takes names of hosts"),
+        ("origins", "market.example", "takes origins"),
+        ("origins", "null", "takes origins"),
+    ],
+)
+def test_who_may_ask_is_refused_with_what_it_takes(name, value, takes):
+    with pytest.raises(CannotStart, match=rf"STOCKPULSE_{name.upper()}: got .*{takes}.*{re.escape(repr(value))}"):
+        load_settings(_env_file=None, **{name: value})

@@ -11,6 +11,8 @@ import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stockpulse import __version__
 from stockpulse.api import (
@@ -26,6 +28,10 @@ from stockpulse.api import (
     symbols,
     ticks,
 )
+from stockpulse.api.admission.callers import Callers
+from stockpulse.api.admission.hosts import Hosts
+from stockpulse.api.admission.middleware import Admission
+from stockpulse.api.browser_headers import BrowserHeaders
 from stockpulse.api.context import Context
 from stockpulse.api.request_log import RequestLog
 from stockpulse.errors import CannotStart
@@ -56,12 +62,15 @@ class AppState(TypedDict):
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. Nothing starts before its lifespan."""
     registry = CollectorRegistry()
+    hosts = Hosts(settings.hosts, settings.origins)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         # uvicorn has configured logging by now; from here on the lines are ours.
         configure_logging(settings.log_format, debug=settings.debug)
         _stop_without_slow_clients()
+        _leave_proxies_to_us()
+        _say_who_is_answered(settings, hosts)
         try:
             async with running(settings, registry) as context:
                 yield {"context": context}
@@ -79,9 +88,15 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the caller names
         generate_unique_id_function=lambda route: route.name,
-        middleware=[Middleware(RequestLog, metrics=RequestMetrics(registry))],
+        middleware=[
+            Middleware(RequestLog, metrics=RequestMetrics(registry)),
+            Middleware(BrowserHeaders),
+            Middleware(Admission, callers=Callers(settings.networks), hosts=hosts),
+        ],
     )
+    _forgive_slashes(app)
     error_responses.install(app)
     docs.install(app)
     for part in _ROUTERS[settings.role]:
@@ -90,6 +105,41 @@ def create_app(settings: Settings) -> FastAPI:
         for prefix in ("/api", ""):
             app.include_router(part, prefix=prefix, include_in_schema=False)
     return app
+
+
+def _forgive_slashes(app: FastAPI) -> None:
+    """Serve `/symbols/` as `/symbols`, if there is nothing at the address with slashes at its end."""
+    not_found = app.router.default
+
+    async def without_slashes(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/")
+        if scope["type"] != "http" or not path or path == scope["path"]:
+            await not_found(scope, receive, send)
+        else:
+            scope["path"] = path
+            await app.router.app(scope, receive, send)
+
+    app.router.default = without_slashes
+
+
+def _say_who_is_answered(settings: Settings, hosts: Hosts) -> None:
+    log.info(
+        "answers_only",
+        callers=["this machine", *settings.trusted_networks],
+        hosts=list(hosts.names),
+        more="STOCKPULSE_TRUSTED_NETWORKS and STOCKPULSE_HOSTS name others",
+    )
+
+
+def _leave_proxies_to_us() -> None:
+    """Take away uvicorn's middleware that replaces the address of the peer by that in X-Forwarded-For.
+
+    With `--forwarded-allow-ips '*'` it believes anybody. `Callers` reads the header of trusted proxies alone.
+    """
+    config: Any = getattr(_server(), "config", None)
+    outermost = getattr(config, "loaded_app", None)
+    if isinstance(outermost, ProxyHeadersMiddleware):
+        config.loaded_app = outermost.app
 
 
 def _say_plainly(refusal: CannotStart) -> None:

@@ -26,6 +26,14 @@ class NotFound(StockPulseError):
     """The requested object does not exist."""
 
 
+class Forbidden(StockPulseError):
+    """The caller may not do this."""
+
+
+class Misdirected(StockPulseError):
+    """The request is for another server."""
+
+
 class TooLarge(StockPulseError):
     """The request is too large."""
 

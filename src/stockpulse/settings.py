@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ import platformdirs
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stockpulse.api.admission.hosts import read_host_name, read_origin
 from stockpulse.engine.signals import RULE_NAME
 from stockpulse.errors import CannotStart, InvalidInput, NotFound
 from stockpulse.market.calendar_corrections import read_corrections
@@ -53,6 +56,23 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto",
         description="Format of log lines: `console`, `json`, or `auto`: `console` on a terminal, `json` elsewhere.",
+    )
+
+    trusted_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Networks that are answered besides this machine, separated by commas: `192.168.1.0/24,fd00::/8`."
+        " There are no API keys yet: who is answered may read and change everything. `X-Forwarded-For` counts only"
+        " from these and from this machine.",
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Further names of this server in requests, separated by commas. It always knows `localhost`,"
+        " `127.0.0.1`, `[::1]` and the name of its machine.",
+    )
+    origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins of web pages that may change something besides those of this server, separated by commas"
+        " (`https://desk.example`). A proxy that changes the name of the host needs it.",
     )
 
     data_dir: Path = Field(
@@ -200,6 +220,26 @@ class Settings(BaseSettings):
             raise ValueError(str(wrong).partition(": ")[2]) from None
         return value
 
+    @field_validator("trusted_networks", mode="before")
+    @classmethod
+    def _readable_networks(cls, value: object) -> object:
+        return _listed(value, _network, "networks, 192.168.1.0/24")
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _readable_hosts(cls, value: object) -> object:
+        return _listed(value, read_host_name, "names of hosts without a port, market.example")
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _readable_origins(cls, value: object) -> object:
+        return _listed(value, read_origin, "origins, https://market.example")
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The trusted networks, for comparisons."""
+        return tuple(ip_network(text) for text in self.trusted_networks)
+
     @field_validator("symbols", mode="before")
     @classmethod
     def _split_symbols(cls, value: object) -> object:
@@ -252,6 +292,25 @@ class Settings(BaseSettings):
         except InvalidInput as wrong:
             raise ValueError(str(wrong).partition(": ")[2]) from None
         return value
+
+
+def _network(text: str) -> str | None:
+    """Return a network in its usual form; None if the text is none."""
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        return None
+
+
+def _listed(value: object, read: Callable[[str], str | None], takes: str) -> object:
+    """Return the parts of a list with commas, each as `read` returns it. Raises ValueError if that is None."""
+    if not isinstance(value, str):
+        return value
+    found = {part.strip(): read(part.strip()) for part in value.split(",") if part.strip()}
+    for part, one in found.items():
+        if one is None:
+            raise ValueError(f"takes {takes}, separated by commas; {part[:40]!r} is none")
+    return tuple(dict.fromkeys(found.values()))
 
 
 def load_settings(**given: Any) -> Settings:

@@ -487,7 +487,8 @@ async def exchange(port, *pieces, pause=0.0):
         writer.close()
 
 
-POST = b"POST /ticks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /ticks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+LAST = b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 TICK = orjson.dumps([{"symbol": "WIRE", "ts": START.isoformat(), "price": 1, "size": 1}])
 
 
@@ -507,8 +508,8 @@ async def test_bodies_that_come_slowly_or_never(port):
         b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     ):
         assert (await exchange(port, POST + broken)).startswith(b"HTTP/1.1 400")
-    answer = await exchange(port, b"GET /data/WIRE%2fX?interval=1m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(port, b"GET /data/WIRE%2fX?interval=1m" + LAST)
     assert answer.startswith(b"HTTP/1.1 404")
-    answer = await exchange(port, b"HEAD /data/WIRE?interval=1m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(port, b"HEAD /data/WIRE?interval=1m" + LAST)
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"\r\n\r\n")

@@ -13,12 +13,12 @@ def offline_app(**options):
 
 
 def urls_in(html):
-    return re.findall(r"""(?:src|href|spec-url)="([^"]+)"|\burl: '([^']+)'""", html)
+    return re.findall(r"""(?:src|href|spec-url)="([^"]+)"|\bdata-document="([^"]+)\"""", html)
 
 
 def test_every_url_of_the_pages_is_served_here():
     client = TestClient(offline_app())
-    for page, expected in (("/docs", 4), ("/redoc", 3)):
+    for page, expected in (("/docs", 5), ("/redoc", 3)):
         html = client.get(page)
         assert html.status_code == 200
         urls = [one or other for one, other in urls_in(html.text)]
@@ -31,6 +31,17 @@ def test_nothing_else_in_the_pages_comes_from_elsewhere():
     client = TestClient(offline_app())
     for page in ("/docs", "/redoc"):
         assert "://" not in client.get(page).text
+
+
+def test_no_script_is_inline_and_the_policy_allows_none():
+    client = TestClient(offline_app())
+    for page in ("/docs", "/redoc"):
+        answer = client.get(page)
+        assert re.findall(r"<script(?! src=)", answer.text) == []
+        assert re.findall(r">[^<]+</script>", answer.text) == []
+        directives = answer.headers["content-security-policy"].split("; ")
+        assert directives[:2] == ["default-src 'none'", "script-src 'self'"]
+        assert "frame-ancestors 'none'" in directives
 
 
 def test_behind_a_proxy_the_urls_carry_its_prefix():

@@ -57,7 +57,10 @@ async def test_stop_with_half_a_request_open_ends() -> None:
     """A client that never sends the rest of its body does not hold the process."""
     async with running_app() as app:
         _, writer = await asyncio.open_connection("127.0.0.1", app.port)
-        writer.write(b"POST /api/v1/ticks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n[")
+        writer.write(
+            b"POST /api/v1/ticks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n["
+        )
         await writer.drain()
         await asyncio.sleep(0.3)
         status, seconds = await app.terminate(20)

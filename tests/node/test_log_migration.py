@@ -27,6 +27,7 @@ from kafka_app import (
 from stockpulse.errors import OtherJournal
 
 T0 = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
+JSON = {"Content-Type": "application/json"}
 OURS = "/ticks?provider=ours&calendar=24/7&clock=event"
 SYMBOLS = [symbols_on(number, 1)[0] for number in range(PARTITIONS)]
 ON_POSTGRES: dict[str, Any] = {"calendar": "24/7"}
@@ -163,7 +164,7 @@ async def test_move_works_in_what_a_killed_app_left(
     with_kafka = on_kafka(kafka, topic)
     app = AppProcess(tmp_path / "app", database_url=postgres_dsn, **ON_POSTGRES).start()
     try:
-        async with httpx2.AsyncClient(base_url=app.url, timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=app.url, timeout=30, headers=JSON) as client:
             await post(client, ticks_of(0))
             await asyncio.sleep(1)
             left = ticks_of(1)
@@ -197,7 +198,7 @@ async def test_who_still_works_on_the_log_that_was_left_spoils_nothing(
         await send_all(client, ticks_of(0))
     worker = AppProcess(tmp_path / "worker", role="process", database_url=postgres_dsn, **settings).start()
     try:
-        async with httpx2.AsyncClient(base_url=worker.url, timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=worker.url, timeout=30, headers=JSON) as client:
 
             async def has_all() -> bool:
                 return len((await client.get("/health")).json()["shards"]) == PARTITIONS

@@ -1,16 +1,40 @@
-"""The interactive documentation of the API, served from here: it works without internet."""
+"""The interactive documentation of the API, served from here: it works without internet and without inline scripts."""
 
+from html import escape
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse
 
 from stockpulse.api import manual
+from stockpulse.api.browser_headers import policy
 
 _ASSETS: Final = "/static/docs"
+_START: Final = Path(__file__).with_name("docs.js")
 _DESCRIPTION: Final = "How to use it, page by page: [the manual](manual)."
+_HEADERS: Final = policy(
+    script_src="'self'",
+    style_src="'self' 'unsafe-inline'",  # both pages make their style elements while they run
+    img_src="'self' data:",
+    connect_src="'self'",
+    worker_src="blob:",  # the search of ReDoc
+)
+
+_SWAGGER_UI: Final = """<link rel="stylesheet" href="{here}/static/docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="{here}/static/docs/swagger-ui-bundle.js"></script>
+<script src="{here}/docs/docs.js" data-document="{document}"></script>
+"""
+_REDOC: Final = """</head>
+<body style="margin: 0">
+<noscript>ReDoc needs JavaScript.</noscript>
+<redoc spec-url="{document}"></redoc>
+<script src="{here}/static/docs/redoc.standalone.js"></script>
+"""
 
 
 def install(app: FastAPI) -> None:
@@ -26,28 +50,30 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def swagger_ui(request: Request) -> HTMLResponse:
-        here = _prefix(request)
-        return get_swagger_ui_html(
-            openapi_url=f"{here}{app.openapi_url}",
-            title=app.title,
-            swagger_js_url=f"{here}{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{here}{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{here}{_ASSETS}/favicon.png",
-            swagger_ui_parameters=app.swagger_ui_parameters,
-        )
+        return _page(request, _SWAGGER_UI)
+
+    @app.get("/docs/docs.js", include_in_schema=False)
+    async def start() -> FileResponse:
+        return FileResponse(_START)
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
-        here = _prefix(request)
-        return get_redoc_html(
-            openapi_url=f"{here}{app.openapi_url}",
-            title=app.title,
-            redoc_js_url=f"{here}{_ASSETS}/redoc.standalone.js",
-            redoc_favicon_url=f"{here}{_ASSETS}/favicon.png",
-            with_google_fonts=False,
-        )
+        return _page(request, _REDOC)
 
 
-def _prefix(request: Request) -> str:
-    """Return the path prefix under which a proxy serves the app, or an empty string."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
+def _page(request: Request, content: str) -> HTMLResponse:
+    """Return a page; its addresses begin with the path prefix under which a proxy serves the app."""
+    app = request.app
+    here = escape(str(request.scope.get("root_path", "")).rstrip("/"))
+    filled = content.format(here=here, document=f"{here}{app.openapi_url}")
+    document = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(app.title)}</title>
+<link rel="icon" href="{here}/static/docs/favicon.png">
+{filled}</body>
+</html>
+"""
+    return HTMLResponse(document, headers=_HEADERS)

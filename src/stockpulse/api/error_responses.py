@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from stockpulse import errors
+from stockpulse.api.browser_headers import BROWSER_HEADERS
 from stockpulse.errors import shown
 from stockpulse.postgres.connect import TRANSIENT, is_outage
 
@@ -26,6 +27,17 @@ _MOST_DETAILS: Final = 20
 
 #: Error codes that differ from the customary name of the status.
 _CODES: Final = {413: "TOO_LARGE", 422: "INVALID_INPUT", 500: "INTERNAL", 503: "UNAVAILABLE"}
+
+_KINDS: Final[dict[type[errors.StockPulseError], tuple[int, str]]] = {
+    errors.Forbidden: (403, "FORBIDDEN"),
+    errors.NotFound: (404, "NOT_FOUND"),
+    errors.TooLarge: (413, "TOO_LARGE"),
+    errors.Misdirected: (421, "MISDIRECTED_REQUEST"),
+    errors.InvalidInput: (422, "INVALID_INPUT"),
+    errors.OutcomeUnknown: (503, "OUTCOME_UNKNOWN"),
+    errors.Unavailable: (503, "UNAVAILABLE"),
+}
+"""Status and code of each kind of error; the first that fits holds."""
 
 
 class ErrorBody(BaseModel):
@@ -63,19 +75,19 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def _on_stockpulse_error(request: Request, error: Exception) -> Response:
-    match error:
-        case errors.InvalidInput():
-            return _answer(422, "INVALID_INPUT", str(error), {"field": error.field})
-        case errors.NotFound():
-            return _answer(404, "NOT_FOUND", str(error))
-        case errors.TooLarge():
-            return _answer(413, "TOO_LARGE", str(error))
-        case errors.OutcomeUnknown():
-            return _answer(503, "OUTCOME_UNKNOWN", str(error), headers=_RETRY_SOON)
-        case errors.Unavailable():
-            return _answer(503, "UNAVAILABLE", str(error), headers=_RETRY_SOON)
-        case _:
-            return await _on_fault(request, error)
+    assert isinstance(error, errors.StockPulseError)  # noqa: S101  # it is registered for these
+    response = error_response(error)
+    return await _on_fault(request, error) if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR else response
+
+
+def error_response(error: errors.StockPulseError) -> Response:
+    """Return the response that says this."""
+    for kind, (status, code) in _KINDS.items():
+        if isinstance(error, kind):
+            details = {"field": error.field} if isinstance(error, errors.InvalidInput) else None
+            headers = _RETRY_SOON if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+            return _answer(status, code, str(error), details, headers=headers)
+    return _fault()
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
@@ -112,7 +124,12 @@ async def _on_client_gone(_: Request, __: Exception) -> Response:
 async def _on_fault(request: Request, error: Exception) -> Response:
     method = request.scope.get("method", "WEBSOCKET")
     _log.error("request_failed", method=method, path=request.url.path, exc_info=error)
-    return _answer(500, "INTERNAL", "Something went wrong here; it has been logged.")
+    return _fault()
+
+
+def _fault() -> Response:
+    # These answers are made outside of the middleware that adds the headers to all others.
+    return _answer(500, "INTERNAL", "Something went wrong here; it has been logged.", headers=BROWSER_HEADERS)
 
 
 # --- words ---------------------------------------------------------------------------------------

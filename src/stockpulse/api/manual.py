@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse
 
+from stockpulse.api.browser_headers import policy
 from stockpulse.errors import NotFound, shown
 
 FOLDER: Final = Path(__file__).parents[1] / "manual"
@@ -22,10 +23,7 @@ FOLDER: Final = Path(__file__).parents[1] / "manual"
 _INDEX: Final = "index"
 _LINK: Final = re.compile(r"\]\((?P<page>[a-z-]+)\.md\)")
 _MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'self'",
-    "X-Content-Type-Options": "nosniff",
-}
+_HEADERS: Final = policy(style_src="'self'", img_src="'self'", base_uri="'self'")
 
 
 @dataclass(frozen=True)

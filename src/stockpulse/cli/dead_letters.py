@@ -50,7 +50,7 @@ def _asked(url: str, method: str, path: str, source: str | None, limit: int) -> 
     query: dict[str, str | int] = {"limit": limit} | ({} if source is None else {"source": source})
     try:
         with httpx2.Client(base_url=url, timeout=http_client.TIMEOUT, trust_env=False) as client:
-            response = client.request(method, f"/api/v1/dead-letters{path}", params=query)
+            response = client.request(method, f"/api/v1/dead-letters{path}", params=query, headers=http_client.CHANGES)
     except httpx2.TransportError as error:
         raise Unavailable(f"no server at {url}: {error}") from error
     if not response.is_success:

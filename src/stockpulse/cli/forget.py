@@ -101,7 +101,9 @@ async def _by_server(client: httpx2.AsyncClient, wanted: Forget) -> dict[str, An
     query |= {"start": _text(wanted.start, EARLIEST), "end": _text(wanted.end, LATEST)}
     try:
         response = await client.delete(
-            "/api/v1/ticks", params={name: value for name, value in query.items() if value is not None}
+            "/api/v1/ticks",
+            params={name: value for name, value in query.items() if value is not None},
+            headers=http_client.CHANGES,
         )
     except httpx2.TransportError as error:
         raise Unavailable(f"the connection failed, it is safe to try again: {error!r}") from error
