@@ -1,6 +1,7 @@
 """Settings come from the environment and from `.env`; a wrong one stops the start with a line that says what to do."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
