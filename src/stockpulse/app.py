@@ -143,15 +143,15 @@ def _leave_proxies_to_us() -> None:
 
 
 def _say_plainly(refusal: CannotStart) -> None:
-    """Log one line that says what to change, instead of uvicorn's traceback."""
+    """Log one line with the remedy, instead of uvicorn's traceback."""
     log.critical("cannot start", reason=str(refusal))
     logging.getLogger("uvicorn.error").addFilter(lambda record: "Traceback" not in record.getMessage())
 
 
 def _stop_without_slow_clients() -> None:
-    """Limit how long a stop waits for requests under way, unless uvicorn's own setting says so.
+    """Limit the time that a stop waits for current requests, unless uvicorn's own setting limits it.
 
-    Otherwise a client that does not send the rest of its body would hold the process.
+    Otherwise a client that does not send the rest of its body would block the stop.
     """
     config: Any = getattr(_server(), "config", None)
     if getattr(config, "timeout_graceful_shutdown", 0) is None:

@@ -316,7 +316,7 @@ def _listed(value: object, read: Callable[[str], str | None], takes: str) -> obj
 def load_settings(**given: Any) -> Settings:
     """Return the settings.
 
-    Raises CannotStart with a line for each wrong variable: its name, what it got, what it takes.
+    Raises CannotStart with a line for each wrong variable: its name, its value, the valid values.
     """
     try:
         return Settings(**given)

@@ -31,7 +31,7 @@ _FIRST_SLOT = 1
 
 @dataclass
 class SetClock:
-    """A clock that stands still until it is set. Call it for the time; it goes wherever `now` is an argument."""
+    """A clock that does not move until it is set. Call it for the time; pass it for any argument `now`."""
 
     at: datetime
     """The time that it shows, with a time zone."""
@@ -64,11 +64,11 @@ def _frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame
 
 
 class ScriptedProvider:
-    """A provider that streams what its script says, and whose history is a frame of bars.
+    """A provider that streams the steps of a script, and whose history is a frame of bars.
 
     A step of the script is a frame of ticks, which the stream yields, or an exception, which it raises. A stream that
-    is opened again after an exception goes on with the next step. After the last step the stream ends; one that is
-    `live` waits for the steps that `add` brings, until `end`.
+    is opened again after an exception continues with the next step. After the last step the stream ends; a `live`
+    stream waits for the steps of `add`, until `end`.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class ScriptedLog:
             raise self.faults.popleft()
 
     async def read(self, shard: int, offset: int, until: int | None = None) -> AsyncIterator[Appended]:
-        """Yield the records of a shard with offset <= seq < until; without `until`, go on for ever."""
+        """Yield the records of a shard with offset <= seq < until; without `until`, never end."""
         at = 0
         while until is None or offset < until:
             async with self._grown:
@@ -281,12 +281,12 @@ class ScriptedShardLog:
             yield appended
 
     def follow(self, offset: int) -> AsyncIterator[Appended]:
-        """Yield the records from this offset on, for ever."""
+        """Yield the records from this offset on, without end."""
         return self.log.read(self.shard, offset)
 
 
 def _between(appended: Appended, offset: int, until: int | None) -> Appended | None:
-    """Return the part of a batch with offset <= seq < until; None if there is none."""
+    """Return the part of a batch with offset <= seq < until; None if it is empty."""
     end = appended.after if until is None else min(until, appended.after)
     if appended.after <= offset or appended.before >= end:
         return None

@@ -1,7 +1,7 @@
 """Run small work on the event loop and large work in a thread.
 
-NumPy and Polars release the interpreter while they work, so the event loop goes on serving requests and sending bytes
-to the database in the meantime.
+NumPy and Polars release the interpreter while they work, so the event loop continues to serve requests and to send
+bytes to the database in the meantime.
 """
 
 import asyncio

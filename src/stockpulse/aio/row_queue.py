@@ -1,4 +1,4 @@
-"""A bounded queue that counts rows, so that one bound fits small batches and large ones."""
+"""A bounded queue that counts rows, so that one bound fits small and large batches."""
 
 import asyncio
 from collections import deque
@@ -28,7 +28,7 @@ class RowQueue(Generic[T]):
             self._changed.notify_all()
 
     async def take(self, most_rows: int) -> list[T]:
-        """Wait for an item, then remove and return as many as have `most_rows` rows together, but at least one."""
+        """Wait for an item, then remove and return items with up to `most_rows` rows in total, but at least one."""
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._items))
             taken: list[T] = []

@@ -123,7 +123,7 @@ _SYMBOL_TAKES: Final = "A symbol that StockPulse knows: see /symbols."
 
 
 def symbol_named(names: Names, name: str) -> Symbol:
-    """Return the symbol of this name; NotFound if no tick and no bar of it has come yet."""
+    """Return the symbol of this name; NotFound if no tick and no bar of it has arrived yet."""
     symbol = names.symbols.get(read_symbol(name.strip()) or "")
     if symbol is None:
         raise NotFound(f"no such symbol: {shown(name)}")
@@ -139,7 +139,7 @@ async def _from_query(
 async def _from_path(
     names: Symbols, symbol: Annotated[str, Path(description=_SYMBOL_TAKES, examples=["AAPL"], max_length=64)]
 ) -> Symbol:
-    # The parameter is the rest of the path: BTC/USD has a slash of its own, and the path may end in one more.
+    # The parameter is the rest of the path: BTC/USD contains a slash, and the path may end with another one.
     known = read_symbol(symbol) in names.symbols
     return symbol_named(names, symbol if known else symbol.removesuffix("/"))
 

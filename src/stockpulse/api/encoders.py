@@ -169,7 +169,7 @@ class _Arrow:
 
 
 def encoder(rows: Rows, format: Format, zone: ZoneInfo | None) -> Encoder:
-    """What writes these rows in a format that can be streamed."""
+    """An encoder that writes rows in a streamable format."""
     match format:
         case Format.CSV:
             return _Csv(rows, zone)
@@ -195,7 +195,7 @@ def _members(values: Mapping[str, Any]) -> bytes:
 
 
 def _typed(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
-    """The columns as Arrow and Parquet carry them: times in `zone`, categories as what they stand for."""
+    """Return the columns for Arrow and Parquet: times in `zone`, categories as text."""
     return [_typed_column(name, dtype, zone) for name, dtype in schema.items()]
 
 

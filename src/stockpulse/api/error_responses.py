@@ -71,7 +71,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-# --- what each exception becomes ---------------------------------------------------------------
+# --- the answer to each exception --------------------------------------------------------------
 
 
 async def _on_stockpulse_error(request: Request, error: Exception) -> Response:
@@ -168,7 +168,7 @@ def _code(status: int) -> str:
 
 
 def _http_message(request: Request, error: HTTPException) -> str:
-    """Name the path that was not found, unless the handler has a message of its own."""
+    """Name the path that was not found, unless the handler has its own message."""
     path = shown(request.url.path)
     match error.status_code:
         case 404 if error.detail == HTTPStatus.NOT_FOUND.phrase:

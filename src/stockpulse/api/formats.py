@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from stockpulse.api.encoders import MEDIA_TYPES, Encoder, Format, Rows, encoder, parquet
 from stockpulse.errors import InvalidInput, shown
 
-#: At most this many rows are encoded at once, and so held in memory, whatever the size of the chunks.
+#: The maximum number of rows that are encoded at once, and so held in memory, for chunks of any size.
 SLICE_ROWS: Final = 20_000
 #: Encoding this many rows takes about a millisecond; more are encoded in a thread.
 INLINE_ROWS: Final = 2_000
@@ -159,7 +159,7 @@ async def _close(chunks: AsyncIterator[pl.DataFrame]) -> None:
 
 
 async def _aside(rows: int, encode: Callable[[pl.DataFrame], bytes], frame: pl.DataFrame) -> bytes:
-    """Encode small frames here and large ones in a thread, so that other requests go on."""
+    """Encode small frames here and large frames in a thread, so that other requests are not blocked."""
     return encode(frame) if rows <= INLINE_ROWS else await asyncio.to_thread(encode, frame)
 
 

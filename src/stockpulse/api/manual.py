@@ -57,7 +57,7 @@ def install(app: FastAPI) -> None:
 
 
 def contents() -> dict[str, list[str]]:
-    """Return the names of the pages by the section of the index that lists them, in its order."""
+    """Return the page names of each section of the index, in the order of the index."""
     sections = _text(_INDEX).split("\n## ")[1:]
     return {text.partition("\n")[0]: [link["page"] for link in _LINK.finditer(text)] for text in sections}
 

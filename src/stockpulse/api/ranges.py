@@ -1,7 +1,7 @@
 """Ranges `[start, end)` in query parameters.
 
-A plain date means midnight UTC for intraday bars. For bars of days, weeks and months it means that trading date on
-the exchange's own calendar, whatever zone the answer is in: 2026-10-30 is 30 October in Tokyo and in New York.
+A plain date means midnight UTC for intraday bars. For bars of days, weeks and months it means that trading date in the
+calendar of the exchange, for every time zone of the answer: 2026-10-30 is 30 October in Tokyo and in New York.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _End = Annotated[str | None, _SCHEMA, Query(description=f"The end of the range, 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """The times with start <= time < end; None is no bound."""
+    """The times with start <= time < end; None means no bound."""
 
     start: datetime | None
     end: datetime | None

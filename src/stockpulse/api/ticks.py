@@ -233,7 +233,7 @@ async def _calendar_named(name: str) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    """Return the body. Raises TooLarge as soon as it is, or announces to be, too large."""
+    """Return the body. Raises TooLarge if the body, or its announced length, is too large."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidInput(
             "Content-Encoding", "takes an uncompressed body; Arrow data may be compressed inside the stream"

@@ -137,7 +137,7 @@ async def _replay(recordings: list[ReplayProvider], url: str, conditions: str, p
 
 
 async def _say_first(recording: ReplayProvider, destination: Destination, console: Console) -> None:
-    """Say how long the recording takes at its speed, and warn if its times are stored already."""
+    """Print the duration of the replay at its speed, and warn if bars of its times are stored already."""
     overview = await asyncio.to_thread(recording.overview)
     if math.isfinite(recording.speed):
         covers, takes = (timedelta(seconds=round(overview.seconds / by)) for by in (1, recording.speed))

@@ -37,7 +37,7 @@ class Destination(Protocol):
     """The destination of a replay."""
 
     async def send(self, ticks: pl.DataFrame) -> Receipt:
-        """Send TICKS or PARSED_TICKS; return once the valid ones are durable and the others are dead letters."""
+        """Send TICKS or PARSED_TICKS; return when the valid rows are durable and the others are dead letters."""
         ...
 
     async def has_bars(self, symbol: str, start: datetime, end: datetime) -> bool:
@@ -132,7 +132,7 @@ class _Server:
         return await self._post(body.getvalue(), _ARROW, {}, repeatable=not ticks["trade_id"].has_nulls())
 
     async def _send_apart(self, ticks: pl.DataFrame) -> Receipt:
-        """Send the rows with a problem as they are in the file, so that the server keeps the originals."""
+        """Send the rows with a problem in their original form, so that the server stores the originals."""
         broken = ticks["problem"].is_not_null()
         lines = "\n".join(ticks["raw"].filter(broken)).encode()
         refused = await self._post(lines, _JSON_LINES, {}, repeatable=True)
@@ -155,7 +155,7 @@ class _Server:
                 await anext(lines, "")  # the names of the columns
                 return await anext(lines, "") != ""
         except httpx2.TransportError:
-            return False  # sending will say what is wrong
+            return False  # sending will report the fault
 
     async def end(self) -> None:
         await self._post(b"", _ARROW, {"end_of_stream": "true"}, repeatable=True)

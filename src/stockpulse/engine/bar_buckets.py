@@ -32,8 +32,8 @@ class Buckets:
     def of(self, interval: Interval, minutes: Rows, *, by_date: bool = False) -> tuple[Ints, Ints]:
         """Return start and end of the 5-minute or daily bucket of each minute.
 
-        Both are NO_DAY for a minute that belongs to no day. `by_date` assigns each minute to the day of its date,
-        whatever the hours of the session.
+        Both are NO_DAY for a minute that belongs to no day. `by_date` assigns each minute to the day of its date, also
+        outside the session.
         """
         extended = by_date or self._extended_day
         if interval is M5:

@@ -113,11 +113,11 @@ class BarEngine:
     def step(self, batch: Batch, clocks: Mapping[int, int]) -> Step:
         """Merge the next records of the log into the bars.
 
-        Yields each range of stored bars that the records change, and is sent these bars. Returns the bars
-        that were revised after they had been announced as final, and those that close now. `clocks` gives
-        for each provider how far its event time has come, in UTC microseconds.
+        Yields each range of stored bars that the records change, and receives these bars by `send`. Returns the bars
+        that were revised after they had been announced as final, and the bars that close now. `clocks` has the time
+        that each provider has reached, in UTC microseconds.
 
-        No bar changes before the last range is answered, so a step that is given up can be repeated.
+        No bar changes before the last range is answered, so a cancelled step can be repeated.
         """
         touched: _Touched = {}
         if isinstance(batch, TickBatch):
@@ -146,14 +146,14 @@ class BarEngine:
         self._symbols["dirty"][symbol_id] = True
 
     def _watch_bars(self, bars: ProviderBars) -> None:
-        rows = bars.rows[np.argsort(bars.rows["revision"])]  # the newest record says whose clock counts
+        rows = bars.rows[np.argsort(bars.rows["revision"])]  # the newest record decides which provider's clock counts
         self._symbols["provider_id"][rows["symbol_id"]] = rows["provider_id"]
         self._symbols["dirty"][rows["symbol_id"]] = True
 
     # Loading ------------------------------------------------------------------------------------
 
     def _load_for(self, bars: ProviderBars) -> _Loading:
-        """Load the bars that a provider's bars replace, and what is needed to rebuild the longer ones."""
+        """Load the bars that a provider's bars replace, and the bars that are needed to rebuild the longer bars."""
         if bars.interval is not M1:
             yield from self._load_missing(bars.interval, bars.rows["symbol_id"], bars.rows["ts"])
             return
@@ -184,7 +184,7 @@ class BarEngine:
     # Changing bars ------------------------------------------------------------------------------
 
     def _merge_trades(self, touched: _Touched, minutes: Rows, days: tuple[Rows, Rows] | None) -> None:
-        """Merge the bars of new trades. A provider's own minute stays as it is, and so do the longer bars.
+        """Merge the bars of new trades. A provider's own minute stays unchanged, and so do the longer bars.
 
         `days` are those of `bar_math.day_parts`. A day that follows its minutes takes the minutes instead.
         """
@@ -214,7 +214,7 @@ class BarEngine:
         return self._tables[D1].marked("by_minutes", days["symbol_id"], days["ts"])
 
     def _replace(self, touched: _Touched, provider_bars: ProviderBars) -> None:
-        """Put a provider's bars in place of what is there, and bring the longer bars in line."""
+        """Replace bars by a provider's bars, and update the longer bars."""
         rows, table = provider_bars.rows, self._tables[provider_bars.interval]
         if provider_bars.interval is not M1:
             _touch(touched, provider_bars.interval, table.replace(rows))
@@ -355,7 +355,7 @@ class BarEngine:
     # State --------------------------------------------------------------------------------------
 
     def take_changes(self) -> Changes:
-        """Return what a flush has to write; call `flushed` once that is committed."""
+        """Return the changes for a flush; call `flushed` once they are committed."""
         bars, state, removed = {}, {}, {}
         for interval, table in self._tables.items():
             if len(keys := table.take_removed()):

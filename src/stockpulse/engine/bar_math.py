@@ -90,10 +90,10 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
 def day_parts(
     symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: Flags
 ) -> tuple[Rows, Rows] | None:
-    """Return what these ticks add to daily bars, minute by minute; None if it is the same as `from_ticks`.
+    """Return the parts of these ticks in daily bars, minute by minute; None if they equal `from_ticks`.
 
-    The first rows count for the day if they lie in its session, like the minutes themselves. The second ones
-    are of the ticks with `DAY_APART`: these count for the day of their date.
+    The first rows count for the day if they lie in its session, like the minutes themselves. The second rows are of the
+    ticks with `DAY_APART`: these count for the day of their date.
     """
     apart = flags & DAY_APART != 0
     if not apart.any():

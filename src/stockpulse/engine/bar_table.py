@@ -43,7 +43,7 @@ class BarTable:
     def missing(self, symbol_id: Ints, ts: Ints) -> Mask:
         """Return True for each bucket that may be stored but is not in the table.
 
-        The newest bar of a symbol never leaves the table, so what is newer than it is new.
+        The newest bar of a symbol never leaves the table, so a bar that is newer than it is new.
         """
         key = keys(symbol_id, ts)
         _, found = self._find(key)
@@ -105,7 +105,7 @@ class BarTable:
         return gone
 
     def removed(self) -> Ints:
-        """Return the keys of bars that were removed here: the next flush, or the one under way, deletes them."""
+        """Return the keys of bars that were removed here: the next flush, or the current one, deletes them."""
         return np.union1d(self._removed, self._being_deleted)
 
     def take_removed(self) -> Ints:
@@ -138,7 +138,7 @@ class BarTable:
         self._keys = np.insert(self._keys, at, key[order])
 
     def put(self, rows: Rows) -> None:
-        """Put rows into the table as they are, in place of those with the same keys."""
+        """Put rows into the table unchanged; they replace rows with the same keys."""
         at, found = self.find(rows["symbol_id"], rows["ts"])
         self.rows[at[found]] = rows[found]
         self._insert(rows[~found])

@@ -51,7 +51,7 @@ def with_room(records: npt.NDArray[np.void], symbol_id: int) -> npt.NDArray[np.v
 
 
 def of_symbols(records: npt.NDArray[np.void], among: npt.NDArray[np.int64] | None) -> npt.NDArray[np.void]:
-    """Return a copy of the records, or of those of these symbols."""
+    """Return a copy of the records, of all symbols or of `symbols` only."""
     return records.copy() if among is None else records[np.isin(records["symbol_id"], among)]
 
 

@@ -40,7 +40,7 @@ class Engine:
         self.analytics = analytics
 
     def step(self, batch: Batch, clocks: Mapping[int, int]) -> Step:
-        """Process the next records of the log; see `BarEngine.step` for what it yields and returns."""
+        """Process the next records of the log; `BarEngine.step` describes the yielded and returned values."""
         events = yield from self.bars.step(batch, clocks)
         if isinstance(batch, TickBatch):
             self.analytics.apply_ticks(batch)
@@ -48,7 +48,7 @@ class Engine:
         return events
 
     def close(self, clocks: Mapping[int, int]) -> list[BarEvents]:
-        """Announce as final the bars that are due by these clocks, and update what follows from them."""
+        """Announce as final the bars that are due by these clocks, and update their indicators and signals."""
         events = self.bars.close(clocks)
         self.analytics.apply_bars(events)
         return events
@@ -67,7 +67,7 @@ class Engine:
         return self.analytics.realtime(self.bars.selected(M5, final=False))
 
     def take_changes(self) -> EngineChanges:
-        """Return what a flush has to write; call `flushed` once that is committed."""
+        """Return the changes for a flush; call `flushed` once they are committed."""
         bars, analytics = self.bars.take_changes(), self.analytics.take_changes()
         return EngineChanges(bars.offset, bars.moved, bars.bars, analytics, bars.state | analytics.state, bars.removed)
 

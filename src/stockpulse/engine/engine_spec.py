@@ -18,7 +18,7 @@ class EngineSpec:
     """The definitions that all engines of a process share. Code that needs a definition needs no engine."""
 
     lateness_micros: int = 2_000_000
-    """How long after the end of a bar its late ticks are still awaited."""
+    """The time after its end that a bar waits for late ticks, in microseconds."""
     extended_day: bool = False
     """True if daily bars include trades before and after the regular session."""
     stored: tuple[Instance, ...] = ()

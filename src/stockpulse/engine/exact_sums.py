@@ -39,9 +39,9 @@ _HALVES: Final = tuple(_LAST_BIT + _HALF_BITS * place for place in range(6))
 _EXACT_UNITS: Final = (1 << 53) // PICOS
 """Fewer units than these are, in picos, an exact float."""
 _DECIMALS: Final = 12
-"""Mean prices from 1 on have no more decimals: those behind are errors of the division, or say nothing."""
+"""Mean prices from 1 on have no more decimals: further decimals are errors of the division, or not significant."""
 _DIGITS: Final = 15
-"""Every decimal number of so many digits survives the way to a float and back."""
+"""Every decimal number of this many digits is unchanged by a conversion to a float and back."""
 
 
 # Volumes --------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def sum_notionals(high: Ints, middle: Ints, low: Ints, first: Ints) -> Notional:
 
 
 def add_notionals(a: Notional, b: Notional) -> Notional:
-    """Add two notionals in each row; unknown where one of them is."""
+    """Add two notionals in each row. The sum is unknown if one of them is unknown."""
     unknown = (a[0] < 0) | (b[0] < 0)
     low = a[2] + b[2]
     middle = a[1] + b[1] + (low >> _DIGIT_BITS)
@@ -159,7 +159,7 @@ def quotient(notional: Notional, volume: Volume) -> Floats:
 
 
 def _as_decimal(value: Floats) -> Floats:
-    """Return each value, or the decimal number of 15 digits that it differs from by rounding errors only."""
+    """Round each value to 15 digits, unless it differs from that number by more than rounding errors."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale = 10.0 ** (_DIGITS - 1 - np.floor(np.log10(value)))
         decimal = np.rint(value * scale) / scale

@@ -1,15 +1,15 @@
 """The effect of a forget on the bars of one symbol.
 
-A forget takes records back that stand before it in the log. The bars that they were in are built anew by an engine of
-their own, once from all records that are kept and once without the forgotten ones:
+A forget takes back records that come before it in the log. A separate engine rebuilds the bars of these records, once
+from all stored records and once without the forgotten records:
 
     kept records ───────────────► bars before ─── equal to the present bars? ─── no: refused, the bar stays
     kept records, less forgotten ► bars after ──┐
                                                 └── yes: they take the place of the present bars, or remove them
 
-So whatever a bar is made of, it becomes what it would be without the forgotten records. Where some records of a bar
-are not kept any more, `before` differs from the present bar: then nobody can tell what the bar would be without the
-forgotten ones. It stays as it is, and is counted.
+So each bar gets the values that it would have without the forgotten records. If some records of a bar are no longer
+stored, `before` differs from the present bar, and the bar without the forgotten records cannot be computed. It stays
+unchanged, and `refused` counts it.
 """
 
 from collections.abc import Iterable
@@ -30,14 +30,14 @@ BarsByInterval = dict[Interval, Rows]
 
 @dataclass(frozen=True)
 class Amendment:
-    """What a forget makes of the bars of one interval."""
+    """The changes of a forget to the bars of one interval."""
 
     changed: Rows
-    """Bars that take the place of others, in full."""
+    """Bars that replace the present ones, complete."""
     removed: Rows
-    """Bars that are gone: nothing is left of their records."""
+    """Deleted bars: none of their records is left."""
     refused: int
-    """Bars that stay as they are, because not all of their records are kept."""
+    """The number of bars that stay unchanged, because not all of their records are stored."""
 
 
 def build_bars(batches: Iterable[Batch], symbol_id: int, calendar: Calendar, *, extended_day: bool) -> BarsByInterval:
@@ -57,7 +57,7 @@ def build_bars(batches: Iterable[Batch], symbol_id: int, calendar: Calendar, *, 
 
 
 def touched(before: Rows, after: Rows, candidates: Ints) -> Ints:
-    """Return the starts of those of the candidate buckets whose bar differs before and after."""
+    """Return the starts of the candidate buckets whose bar differs before and after."""
     at_before, in_before = _find(before, candidates)
     at_after, in_after = _find(after, candidates)
     both = in_before & in_after
@@ -95,7 +95,7 @@ def _find(bars: Rows, ts: Ints) -> tuple[Ints, Mask]:
 
 
 def _same(a: Rows, b: Rows) -> Mask:
-    """Return True for each pair of bars that are equal in all that follows from their records."""
+    """Return True for each pair of bars that are equal in all fields except revision, final and dirty."""
     same = np.ones(len(a), bool)
     for name in BAR.names or ():
         if name not in _NOT_COMPARED:

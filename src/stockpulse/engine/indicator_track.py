@@ -194,7 +194,7 @@ class Track:
         return self.functions is not None and bool((self._state.symbols["behind"] != NEVER).any())
 
     def caught_up(self, symbol_id: Ints) -> Ints:
-        """Return those of these symbols that are not behind."""
+        """Return the symbols that are not behind."""
         if self.functions is None or len(symbol_id) == 0:
             return symbol_id[:0]
         self._state.reserve(int(symbol_id.max()))
@@ -220,7 +220,7 @@ class Track:
         return deep, symbols["behind"][deep]
 
     def rewind(self, symbol_id: Ints, anchors: Sequence[Anchor]) -> None:
-        """Take symbols back to these anchors, or to the beginning where there is none."""
+        """Reset symbols to these anchors, or to the beginning if they have no anchor."""
         found, symbols = {anchor.symbol_id: anchor for anchor in anchors}, self._state.symbols
         for number in symbol_id.tolist():
             behind, wanted = (int(symbols[name][number]) for name in ("behind", "wanted"))
@@ -257,8 +257,8 @@ class Track:
     def preview(self, symbol_id: Ints, rows: Rows) -> DerivedRows:
         """Return the values that the newest bars of symbols would have if they closed now.
 
-        `rows` has forming bars; without one, the newest bar of a symbol is the last closed one. The state stays as it
-        is. Symbols that are behind are left out, and those that have no bar.
+        `rows` has forming bars; without a forming bar, the newest bar of a symbol is the last closed bar. The state
+        does not change. Symbols that are behind or have no bar are left out.
         """
         symbol_id = self.caught_up(symbol_id)
         rows = with_prices(rows[np.isin(rows["symbol_id"], symbol_id)])
@@ -290,7 +290,7 @@ class Track:
     # Flushes and checkpoints --------------------------------------------------------------------
 
     def take_changes(self) -> tuple[TrackChanges | None, State]:
-        """Return what a flush must write, and the changed state; call `flushed` once it is committed."""
+        """Return the changed rows and the changed state; call `flushed` once they are committed."""
         part = self._state.take_changes()
         derived, (anchors, outdated) = self._derived, self._anchors.take()
         dropped, self._dropped, self._derived = self._dropped, [], []

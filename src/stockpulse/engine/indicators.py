@@ -37,7 +37,7 @@ class RealtimeSnapshot:
 
     prices: PriceAverages
     newest: DerivedRows
-    """Of the forming bar, or of the last closed one where none is forming; symbols that are behind are missing."""
+    """Of the forming bar or, if no bar is forming, of the last closed bar; symbols that are behind are missing."""
 
 
 class Analytics:
@@ -77,7 +77,7 @@ class Analytics:
                 track.apply(together[np.lexsort((together["ts"], together["symbol_id"]))])
 
     def drop_bars(self, interval: Interval, symbol_id: int, ts: Ints) -> None:
-        """Calculate again what follows from bars of a symbol that are gone, or that lost their prices."""
+        """Calculate the indicators again from the bars of a symbol that were deleted, or that lost their prices."""
         for track in self.tracks.values():
             if track.interval is interval:
                 track.drop_bars(symbol_id, ts)

@@ -1,7 +1,7 @@
 """The newest five prices of each symbol by event time, and their mean.
 
-A trade that arrives late takes its place by its event time; equal times stand in the order of the log. So what is kept
-does not depend on the order in which trades arrive, and a backfill of an earlier time changes nothing.
+Prices are sorted by event time, and prices of equal times by the order of the log. So the stored prices do not depend
+on the order in which trades arrive, and a backfill of an earlier time changes nothing.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class LastPrices:
         self._new = np.concatenate([self._new, np.zeros(len(self._symbols) - len(self._new), np.bool_)])
 
     def apply(self, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, flags: npt.NDArray[np.uint16]) -> None:
-        """Apply trades in the order of the log. Those that do not count for prices are ignored."""
+        """Apply trades in the order of the log. Trades that do not count for prices are ignored."""
         counting = (flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)
         if not counting.all():
             symbol_id, ts, seq, price = symbol_id[counting], ts[counting], seq[counting], price[counting]
@@ -90,7 +90,7 @@ class LastPrices:
         self._new[symbol_id] = False
 
     def changed(self, also: Ints | None = None) -> PriceAverages:
-        """Return the symbols whose prices changed since the last call, and those of `also` that have a price."""
+        """Return the symbols whose prices changed since the last call, and the symbols of `also` that have a price."""
         wanted = self._new.copy()
         if also is not None:
             wanted[also[also < len(wanted)]] = True
@@ -139,7 +139,7 @@ def _newest(symbol_id: Ints, ts: Ints) -> Ints:
 def _merged(
     held: npt.NDArray[np.void], counts: Ints, last: Ints, ts: Ints, seq: Ints, price: Floats
 ) -> npt.NDArray[np.void]:
-    """Return the held prices together with the new ones: those of symbol i stand before and at `last[i]`."""
+    """Return the held prices together with the new ones: the prices of symbol i are before and at `last[i]`."""
     both = {
         name: np.concatenate([held[name], np.zeros((len(held), POINTS), held[name].dtype)], axis=1)
         for name in ("ts", "seq", "prices")
@@ -157,7 +157,7 @@ def _merged(
         :, np.newaxis, POINTS:
     ]
     known[:, :POINTS] &= ~repeated.any(axis=2)
-    # Unknown ones first, then by event time, then by offset.
+    # Unknown prices first, then by event time, then by offset.
     order = np.lexsort((both["seq"], both["ts"], known), axis=1)[:, -POINTS:]
     merged = held.copy()
     for name, values in both.items():

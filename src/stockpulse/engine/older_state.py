@@ -11,7 +11,7 @@ _NANOS = 1_000_000_000
 def current_rows(rows: Rows) -> Rows:
     """Return a copy of the bars of a checkpoint as `BAR` records, as migration 0004 converts stored ones.
 
-    Until then the sums were whole units and billionths, and the vwap was made of the whole volume.
+    Until then the sums were whole units and billionths, and the vwap was computed from the whole volume.
     """
     if rows.dtype == BAR:
         return rows.copy()

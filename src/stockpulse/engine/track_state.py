@@ -17,7 +17,7 @@ NEVER: Final = np.iinfo(np.int64).max
 TRACK_STATE: Final = np.dtype(
     [
         ("symbol_id", "i8"),
-        ("held_ts", "i8"),  # start of the newest bar, UTC microseconds; 0: there is none
+        ("held_ts", "i8"),  # start of the newest bar, UTC microseconds; 0: no bar
         *((name, "f8") for name in INPUTS),  # of that bar
         ("held_revision", "i8"),
         ("revision", "i8"),  # the highest of the bars before it
@@ -47,7 +47,7 @@ class TrackState:
     """
 
     def __init__(self, bundle: Bundle, kind: str) -> None:
-        """`kind` names the parts of a checkpoint, and changes with the definition of what is calculated."""
+        """`kind` names the parts of a checkpoint, and changes with the definition of the indicators."""
         self.kind = kind
         self._bundle = bundle
         self.symbols = np.zeros(0, TRACK_STATE)
@@ -105,7 +105,7 @@ class TrackState:
         return self._part(known if among is None else known[np.isin(known, among)])
 
     def _part(self, symbol_id: Ints) -> State:
-        """Return the rows of symbols, and the loops' states of those that have any: from the second bar on."""
+        """Return the rows of symbols, and the states of the loops of symbols with more than one bar."""
         if len(symbol_id) == 0:
             return {}
         self.symbols["known"][symbol_id] = True
@@ -132,7 +132,7 @@ class TrackState:
 
 
 class PendingAnchors:
-    """Anchors that the next flush stores, and those that it must delete because bars before them have changed."""
+    """Anchors that the next flush stores, and anchors that it must delete because bars before them have changed."""
 
     def __init__(self) -> None:
         self._new: list[Anchor] = []

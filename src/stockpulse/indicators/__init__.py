@@ -1,1 +1,1 @@
-"""Indicators: an algebra, the definitions in it, and the one loop that runs them over time and over symbols."""
+"""Indicators: an algebra, the definitions in it, and the loop that runs them over time and over symbols."""

@@ -232,7 +232,7 @@ def cumsum(x: Series) -> Series:
 
 
 def session_mean(x: Series, weight: Series, session: Series, counts: Series) -> Series:
-    """Return the weighted mean of the session's values so far, of those that count."""
+    """Return the weighted mean of the values of the session so far that count."""
     return apply(Step("session_mean", state="ffff", influence=_never), x, weight, session, counts)
 
 
@@ -300,12 +300,12 @@ def min_(x: Series, n: int) -> Series:
 
 
 def since_max(x: Series, n: int) -> Series:
-    """Return how many values ago the maximum of the last n came; of equals the newest."""
+    """Return the age of the maximum of the last n values, in values; of equal values, the newest counts."""
     return _window("since_max", "iiifi", 2, x, n)
 
 
 def since_min(x: Series, n: int) -> Series:
-    """Return how many values ago the minimum of the last n came; of equals the newest."""
+    """Return the age of the minimum of the last n values, in values; of equal values, the newest counts."""
     return since_max(-x, n)
 
 
@@ -349,7 +349,7 @@ def _window(name: str, state: str, width: int, x: Series, n: int) -> Series:
     return apply(step, x, constants=(n,))
 
 
-# With rules of their own --------------------------------------------------------------------
+# Functions with special rules ----------------------------------------------------------------
 
 
 def adaptive_ema(x: Series, alpha: Series, seed: Series) -> Series:
@@ -358,7 +358,7 @@ def adaptive_ema(x: Series, alpha: Series, seed: Series) -> Series:
 
 
 def adx_average(x: Series, moves: Series, n: int) -> Series:
-    """Return Wilder's average; it stands still while `moves` is zero."""
+    """Return Wilder's average; it does not change while `moves` is zero."""
     step = Step(
         "adx_average", state="if", constants="i", lookback=_all_but_one, influence=lambda n: n + _weightless(1 / n)
     )
@@ -393,5 +393,5 @@ def _never(*_: float) -> None:
 
 
 def _weightless(alpha: float) -> int:
-    """Return after how many values all values before weigh less than the last bit of a float."""
+    """Return the number of values after which the weight of all earlier values is below the last bit of a float."""
     return 0 if alpha >= 1 else int(-37 / math.log(1 - alpha)) + 1

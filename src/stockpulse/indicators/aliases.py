@@ -1,6 +1,6 @@
-"""Other names of indicators, outputs and parameters: those of TA-Lib, and what else is customary.
+"""Other names of indicators, outputs and parameters: the names of TA-Lib and other common names.
 
-They are accepted wherever a name is read. Answers use the names of the catalogue.
+Every reader of names accepts them. Answers use the names of the catalogue.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from stockpulse.market.intervals import D1, W1, Interval
 from stockpulse.market.times import micros
 
 _YEARS: Final = range(2015, 2025)
-"""The years whose sessions are counted: fixed ones, so that the same log gives the same values at any time."""
+"""The years whose sessions are counted. They are fixed, so that the same log gives the same values at any time."""
 
 _WEEKS: Final = 52
 _MONTHS: Final = 12

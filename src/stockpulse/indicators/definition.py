@@ -50,7 +50,7 @@ class Parameter:
         return isinstance(self.default, bool)
 
     def validate(self, value: object) -> Value:
-        """Return the value as a number; InvalidInput names the parameter and says what it takes."""
+        """Return the value as a number; InvalidInput has the parameter and its valid values."""
         if self.is_flag:
             return self._flag(value)
         kind = "a whole number" if self.is_integer else "a number"
@@ -93,7 +93,7 @@ class Indicator:
     """The scale of each output's rounding error: "price", "volume", "money", "percent" or "one"."""
 
     def validate(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """Return values for the parameters: the given ones, and the defaults of the others if they have one."""
+        """Return values for the parameters: the given values, else the defaults if there are any."""
         values = {}
         for one in self.parameters:
             if one.name in given:

@@ -42,7 +42,7 @@ class Instance:
 
     @property
     def label(self) -> str:
-        """The customary spelling: `rsi(14)`, `vwap`."""
+        """The label in the language of rules: `rsi(14)`, `vwap`."""
         return label_of(self.indicator.name, self.values)
 
 

@@ -20,7 +20,7 @@ _ONE: Final = re.compile(r"\s*(\w{1,40})\s*(?:\(([^()]*)\))?\s*", re.ASCII)
 def select(text: str, parameters: Mapping[str, str], field: str = "type") -> list[Instance]:
     """Return the indicators that a text lists. `parameters` apply to every listed indicator that has them.
 
-    Raises InvalidInput, which names the field or the parameter and says what it takes.
+    Raises InvalidInput with the field or the parameter and its valid values.
     """
     parts = _BETWEEN.split(text)
     if len(parts) > MAX_INDICATORS:

@@ -83,7 +83,7 @@ def t3(close: Series, *, period: int = 5, volume_factor: float = 0.7) -> Series:
     e4 = alg.ema(e3, period)
     e5 = alg.ema(e4, period)
     e6 = alg.ema(e5, period)
-    # The weights of the six add up to 1. As distances from e3 they leave equal values exactly as they are.
+    # The weights of the six add up to 1. Written as distances from e3, they leave equal values exactly unchanged.
     weights = (-(v**3), 3 * v**2 + 3 * v**3, -6 * v**2 - 3 * v - 3 * v**3)
     return e3 + (weights[0] * (e6 - e3) + weights[1] * (e5 - e3) + weights[2] * (e4 - e3))
 

@@ -52,7 +52,7 @@ class Numbers:
         self._texts |= zip(codes.tolist(), texts, strict=True)
 
     def of(self, codes: Codes) -> pl.Series:
-        """Return the id of each row."""
+        """Return the id of the text behind each code."""
         return pl.Series(self._by_code[codes])
 
     def distinct(self, codes: Codes) -> list[str]:
@@ -95,7 +95,7 @@ class Encoder:
         )
 
     def _following(self, frame: pl.DataFrame, symbols: Codes, provider: str, now: int) -> Mask | None:
-        """Return which ticks belong to a symbol and a day that another provider leads; None if there are none."""
+        """Return a mask of the ticks whose symbol and day another provider leads; None if no tick is in it."""
         day = frame["ts"].to_physical().to_numpy() // DAY_MICROS
         order = np.argsort(day, kind="stable") if day.min() != day.max() else np.arange(len(day))
         edges = np.flatnonzero(np.diff(day[order], prepend=day[order[0]] - 1, append=day[order[-1]] + 1))

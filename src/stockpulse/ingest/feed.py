@@ -1,4 +1,4 @@
-"""A sender of ticks and the properties of what it sends."""
+"""A sender of ticks and the properties of its ticks."""
 
 from dataclasses import dataclass, field
 
@@ -19,19 +19,19 @@ class Feed:
     rule: Rule = field(default=all_count)
 
     def __post_init__(self) -> None:
-        """Store the calendar under one name, whatever its spelling."""
+        """Store the calendar under its canonical name."""
         object.__setattr__(self, "calendar", calendar_name(self.calendar))
 
     def calendar_of(self, symbol: str) -> str:
-        """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, whoever sends them."""
+        """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, from every provider."""
         return ALWAYS_OPEN if is_pair(symbol) else self.calendar
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The outcome of a batch: rows stored, rows that were known already, and rejected rows with place and reason.
+    """The outcome of a batch: the numbers of stored rows and of duplicates, and rejected rows with index and reason.
 
-    `warnings` says what the sender may not expect of the accepted rows.
+    `warnings` lists effects that the accepted rows do not have, although the sender may expect them.
     """
 
     accepted: int = 0

@@ -48,7 +48,7 @@ class Intake:
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
     async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
-        """Take ticks that were taken back for new when they come again; see `Redeliveries.forget`."""
+        """Forget the keys of ticks that were taken back, so that they are new when they arrive again."""
         await self._redeliveries.forget(symbol, provider, start, end)
 
     async def encode(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
@@ -57,7 +57,7 @@ class Intake:
         return await encode(fresh, submission.feed, submission.received_at)
 
     def warnings(self, encoded: pl.DataFrame, submission: Submission) -> tuple[str, ...]:
-        """Return what the sender of accepted rows should know."""
+        """Return the warnings for the sender of accepted rows."""
         symbols = [] if submission.of_bars else self._encoder.without_bars(encoded)
         if not symbols:
             return ()

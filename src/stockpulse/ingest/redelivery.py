@@ -59,7 +59,7 @@ class RedeliveryWindow:
         return sum(map(len, self._runs))
 
     def sift(self, ticks: pl.DataFrame) -> npt.NDArray[np.bool_]:
-        """Return for each tick whether it is new, and remember it. The first of equal ticks is new."""
+        """Return True for each new tick, and remember it. Of equal ticks, the first is new."""
         with_id = ticks["trade_id"].is_not_null().to_numpy()
         new = np.ones(len(ticks), bool)
         if not with_id.any():
@@ -123,7 +123,7 @@ def _sorted_run(keys: pl.DataFrame, clock: int) -> _Run:
 
 
 def _among(keys: pl.DataFrame, run: _Run) -> npt.NDArray[np.bool_]:
-    """Return for each key whether the run, which has its hash, has the key itself."""
+    """Return True for each key that the run contains; its hash is known to match."""
     hashes = _hash(keys)
     first = int(np.searchsorted(run.hashes, hashes.min(), side="left"))
     last = int(np.searchsorted(run.hashes, hashes.max(), side="right"))

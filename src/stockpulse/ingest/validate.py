@@ -1,4 +1,4 @@
-"""Validates rows before they enter the log. Every rejected row has a reason; none is dropped silently."""
+"""Validates rows before they enter the log. Every rejected row has a reason; no row is dropped silently."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ _TEXTS: Final = {"exchange": 16, "conditions": 64, "trade_id": 64}
 """The longest text of each of these columns."""
 
 Check = tuple[Mask | np.bool_, str]
-"""For each row (or for all) whether it passes, and the reason for those that do not."""
+"""A mask of the rows that pass (or one value for all rows), and the reason for the other rows."""
 
 
 @dataclass(frozen=True)
 class Validated:
-    """The valid rows, without the parser's columns, and the rejected ones as `row`, `reason`, `raw`."""
+    """The valid rows, without the parser's columns, and the rejected rows as `row`, `reason`, `raw`."""
 
     good: pl.DataFrame
     rejected: pl.DataFrame
@@ -98,7 +98,7 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
 def _checked_symbols(frame: pl.DataFrame) -> tuple[pl.DataFrame, Check]:
     """Return the batch with its symbols as they are stored, and the check of them.
 
-    Few symbols make up many rows, so each is checked once. A text that is not a symbol stays as it was sent.
+    Few symbols make up many rows, so each is checked once. A text that is not a symbol stays unchanged.
     """
     sent = frame["symbol"].unique()
     symbols = read_symbols(sent)
@@ -157,7 +157,7 @@ def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
 
 
 def _matching(texts: pl.Series, distinct: pl.Series, pattern: str, *, null_is_fine: bool) -> Mask | np.bool_:
-    """Return for each text whether it matches; the pattern is tried on the distinct ones only."""
+    """Return True for each text that matches the pattern; each distinct text is checked once."""
     fine = distinct.str.contains(pattern).fill_null(null_is_fine)
     if fine.all():
         return np.bool_(True)

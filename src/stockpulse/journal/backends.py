@@ -1,4 +1,4 @@
-"""The two logs, opened shard by shard: the one inside the database, and the one on Kafka."""
+"""The two logs, opened shard by shard: in the database or on Kafka."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class ShardOfLog:
     """Return the newest deliveries as `tick_rows.KEYS`; to be called after `load`."""
     close: Callable[[], Awaitable[None]]
     follow: Callable[[int], AsyncIterator[Appended]] | None = None
-    """Yield the records from an offset on, for ever; None where this process appends all records itself."""
+    """Yield the records from an offset on, without end; None if this process appends all records itself."""
 
 
 class Logs(Protocol):
@@ -84,7 +84,7 @@ class KafkaParts:
 
 @dataclass(frozen=True)
 class LogParts:
-    """A log with what appends to it and reads it in this process."""
+    """A log with the parts of this process that append to it and read it."""
 
     logs: Logs
     journal: Journal | None
@@ -94,7 +94,7 @@ class LogParts:
     """Segments with the ticks of retired logs."""
     poller: EndOffsetPoller | None = None
     waiting_seconds: Callable[[], float] = lambda: 0.0
-    """Returns how long the oldest batch has been waiting for its acknowledgement."""
+    """Returns the waiting time of the oldest batch without an acknowledgement, in seconds."""
     kafka: KafkaParts | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Forgets in the database, and what readers of ticks need to leave forgotten ones out.
+"""Forgets in the database, and the conditions by which readers of ticks leave forgotten ticks out.
 
 The rows of forgotten ticks stay in the tick table. The table is the log, or follows it: a replay from an older
 checkpoint has to find the same records as before. Readers filter instead.
@@ -30,7 +30,7 @@ class StoredForget:
 
 
 async def stored_forgets(connection: AnyConnection, symbol_id: int | None = None) -> list[StoredForget]:
-    """Return all forgets, or those that concern one symbol."""
+    """Return all forgets, or the forgets that concern one symbol."""
     rows = await connection.fetch(
         "SELECT f.seq, f.symbol_id, CASE WHEN f.provider_id IS NOT NULL THEN"
         " array(SELECT k.id FROM tick_kinds k WHERE k.provider_id = f.provider_id) END, f.start_at, f.end_at"

@@ -26,7 +26,7 @@ from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy
 SHARD: Final = 0
 """The only shard of this log."""
 
-_LOCK_CLASS: Final = 0x53504C53  # "SPLS": keeps our advisory locks apart from those of other programs
+_LOCK_CLASS: Final = 0x53504C53  # "SPLS": separates our advisory locks from locks of other programs
 _TAKE_SECONDS: Final = 15
 _NOTICE_OUR_DEATH: Final = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
 """Without keepalives, a remote server would hold the lock of a dead host for two hours."""
@@ -108,7 +108,7 @@ class PostgresJournal:
     # Appending ----------------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch; it is on disk when this returns. Wait for a server that is away."""
+        """Append a batch; it is on disk when this returns. Wait for a server that does not answer."""
         if isinstance(batch, End):  # not stored: a restart ends every recording
             return [Appended(SHARD, batch, self.head, self.head)]
         base = self.segments.next_base(self.head)

@@ -121,7 +121,7 @@ class Journal(Protocol):
     """A durable log, as its writer sees it."""
 
     async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch durably; return the part of each shard. Wait for a log that is away.
+        """Append a batch durably; return the part of each shard. Wait for a log that does not answer.
 
         Raises Fenced if another process has taken the log.
         """

@@ -4,9 +4,9 @@ The open segment has no index, which makes appends cheap, and its ticks are in m
 is sealed: the next append goes to the following segment, and the sealed one gets an index on (symbol, time). From
 then on it is read from the database and never written again.
 
-The id of a segment is its first seq. If the table is the log, a segment has room for 2^22 seqs, and sealing skips
-those that are not used. If the log is outside the database, the log decides about seqs: the open segment has room for
-the rest of the slot, and sealing sets its end.
+The id of a segment is its first seq. If the table is the log, a segment has room for 2^22 seqs, and sealing skips the
+unused seqs. If the log is outside the database, the log decides about seqs: the open segment has room for the rest of
+the slot, and sealing sets its end.
 """
 
 import time
@@ -24,7 +24,7 @@ SEGMENT_BITS: Final = 22
 SEGMENT_OFFSETS: Final = 1 << SEGMENT_BITS
 
 SLOT_BITS: Final = 42
-"""Each shard of each log has a slot of 2^42 seqs of its own, so seqs are unique."""
+"""Each shard of each log has its own slot of 2^42 seqs, so seqs are unique."""
 
 _RECENT: Final = timedelta(hours=1)
 _MOST_RECENT: Final = 16
@@ -97,7 +97,7 @@ class Segments:
         self.sealed = {row["id"]: Sealed(*row) for row in rows if row["id"] < self.open}
 
     def _newest(self, segments: list[int], head: int) -> int:
-        """Return the open segment; a retired log has none."""
+        """Return the open segment. A retired log has no open segment."""
         return head if self._slot is None or head >= self._slot.stop else max(segments, default=head)
 
     @property
@@ -160,15 +160,15 @@ class Segments:
         table = table_of(segment, parent)
         if await connection.fetchval("SELECT to_regclass($1)", table) is not None:
             return
-        # ATTACH takes a weaker lock than CREATE TABLE ... PARTITION OF, so readers go on. Autovacuum is of no use in
-        # a table that is only appended to and then dropped.
+        # ATTACH takes a weaker lock than CREATE TABLE ... PARTITION OF, so readers are not blocked. A table that is
+        # only appended to and then dropped needs no autovacuum.
         await connection.execute(
             f"CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS) WITH (autovacuum_enabled = false);"
             f"ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({segment}) TO ({end})"
         )
 
     async def seal(self, head: int, allow: Callable[[AnyConnection], Awaitable[None]] | None = None) -> None:
-        """End the open segment at this offset and open the next one. The caller makes sure that nobody writes.
+        """End the open segment at this offset and open the next one. The caller makes sure that no process writes.
 
         `allow` runs in the transaction and raises if another process may be writing.
         """

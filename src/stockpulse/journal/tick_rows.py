@@ -88,7 +88,7 @@ async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, b
 async def newest_identified(connection: AnyConnection, segments: list[int], most: int) -> pl.DataFrame:
     """Return the newest `most` ticks with a trade_id as KEYS, in log order; `segments` are newest first.
 
-    Forgotten ones among them are left out: they may be delivered again.
+    Forgotten ticks are left out: they may be delivered again.
     """
     found: list[pl.DataFrame] = []
     for segment in segments:

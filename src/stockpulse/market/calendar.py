@@ -154,7 +154,7 @@ class Calendar:
         return column[rows] if rows is dates else column[rows] + (dates - rows) * DAY
 
     def in_session(self, ts: Times) -> Flags:
-        """Return which times lie within a regular session."""
+        """Return True for each time within a regular session."""
         return self._in_session(ts, self._dates(ts, self._begins))
 
     def _in_session(self, ts: Times, dates: Times) -> Flags:
@@ -164,8 +164,8 @@ class Calendar:
     def _one_grid(self, micros: int) -> bool:
         """Return True if the grids of all dates join up, so that flooring is enough.
 
-        Those of 1m and 5m do: all opens of an exchange are whole multiples of 5 minutes apart. They are such in UTC
-        too, except for XKAR (9:32), so the floor is that of UTC.
+        The grids of 1m and 5m do: all opens of an exchange are whole multiples of 5 minutes apart. They are also whole
+        multiples in UTC, except for XKAR (9:32), so the floor is that of UTC.
         """
         return self._spacing % micros == 0
 
@@ -175,7 +175,7 @@ class Calendar:
         return begins + (self._at(self.opens, dates) - begins) % micros
 
     def _grid_dates(self, ts: Times, micros: int) -> Times:
-        """Return the date whose grid each time is on: before the first point of its own date's, the day before's."""
+        """Return the date whose grid each time is on: its own date or, before that grid begins, the date before."""
         dates = self._dates(ts, self._begins)
         return dates - (ts < self._first_starts(dates, micros))
 
@@ -209,7 +209,7 @@ def weekdays(dates: Times) -> Times:
 
 
 def _period_starts(dates: Times, interval: Interval, ahead: int) -> Times:
-    """Return the first date of the week or month of each date, or of the one `ahead` of it."""
+    """Return the first date of the week or month of each date, or of the week or month `ahead` of it."""
     if interval == W1:
         return dates - weekdays(dates) + 7 * ahead
     if interval == MO1:

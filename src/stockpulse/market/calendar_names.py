@@ -70,6 +70,6 @@ _CUSTOMARY: Final = {
 
 
 def calendar_name(text: str) -> str:
-    """Return the name under which a calendar is stored: `nyse` is `XNYS`. A name that nobody knows stays as it is."""
+    """Return the canonical name of a calendar: `nyse` is `XNYS`. An unknown name is returned unchanged."""
     name = text.strip().upper()
     return _CUSTOMARY.get(name, name)

@@ -4,7 +4,7 @@ from enum import Enum
 
 
 class Clock(Enum):
-    """The clock that says how far a provider's event time has come."""
+    """The clock that gives the event time that a provider has reached."""
 
     WALL = "wall"  # a live feed: the wall clock, less the delay that the provider declares
     EVENT = "event"  # a recording: the greatest event time that it has sent

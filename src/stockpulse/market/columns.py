@@ -1,7 +1,7 @@
-"""Readers for the fields that others send: text, numbers, times. POST, files, Kafka and dead letters all use these.
+"""Readers for fields from outside: text, numbers, times. POST, files, Kafka and dead letters all use these.
 
-A reader has two ways: `at_once` converts a whole column and leaves null what it cannot convert, and `one` converts a
-single value or says why it cannot. Where both give a value, it is the same value.
+A reader has two ways: `at_once` converts a whole column, with null for values that it cannot convert, and `one`
+converts a single value or gives the reason why it cannot. If both give a value, the values are equal.
 """
 
 import math
@@ -30,13 +30,13 @@ _DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK: Final = r"[0-9]{2}:[0-9]{2}"
 _SECONDS: Final = rf"^{_DATE}T{_CLOCK}:[0-5][0-9]"
 _FRACTION: Final = r"\.[0-9]{1,9}"
-#: The spellings of a time that Polars parses as `times.read_time` does.
+#: The formats of a time that Polars parses as `times.read_time` does.
 _SPELLINGS: Final = (
     (rf"{_SECONDS}\.[0-9]{{6}}Z$", "%Y-%m-%dT%H:%M:%S.%6fZ"),  # ours: six times as fast as the next
     (rf"{_SECONDS}({_FRACTION})?(Z|[+-]{_CLOCK})$", "%Y-%m-%dT%H:%M:%S%.f%#z"),
     (rf"{_SECONDS}({_FRACTION})?$", "%Y-%m-%dT%H:%M:%S%.f"),
 )
-#: Further spellings, which are rewritten to the one before: a space for the T, no seconds, no clock, an offset as
+#: Further formats, which are rewritten to the format before: a space for the T, no seconds, no clock, an offset as
 #: -0500 or -05.
 _LOOSE: Final = (
     rf"^(?<date>{_DATE})([Tt ](?<clock>{_CLOCK})(?<seconds>:[0-5][0-9]([.,][0-9]{{1,9}})?)?"
@@ -197,7 +197,7 @@ def _one_time(value: object) -> datetime:
 
 
 def _micros_of_text(column: pl.Series) -> pl.Series:
-    """Microseconds of the spellings that can be parsed in columns; null for the others."""
+    """Return the microseconds of times whose format can be parsed in columns; null for other times."""
     micros = nulls(len(column), pl.Int64())
     for read in (_micros_of_usual, _micros_of_loose, _micros_of_digits):
         found = read(null_where(micros.is_not_null(), column))
@@ -242,7 +242,7 @@ def _micros_of_digits(column: pl.Series) -> pl.Series:
 
 def _micros_of_epoch(column: pl.Series) -> pl.Series:
     """Numbers whose size says their unit, as in `times`; fractions of a microsecond are rounded in floats."""
-    at = pl.col("at").clip(lower_bound=-1)  # before 1970 is out of range by how much so ever
+    at = pl.col("at").clip(lower_bound=-1)  # any time before 1970 is out of range
     micros = (
         pl.when(at < times.SECONDS_BELOW)
         .then(at * times.SECOND_MICROS)

@@ -1,4 +1,4 @@
-"""Intervals: the length of a bar, and the many spellings that people have for it."""
+"""Intervals: the length of a bar, and the names that are accepted for it."""
 
 import re
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from stockpulse.market.times import MINUTE_MICROS
 class Interval:
     """The length of a bar. Equal lengths are equal intervals: 60m is 1h.
 
-    `name` is the one spelling that StockPulse answers in. `micros` is the length in microseconds, or None
-    where the calendar decides how long it is: 1d, 1w and 1mo.
+    `name` is the name in answers. `micros` is the length in microseconds, or None where the calendar decides how long
+    it is: 1d, 1w and 1mo.
     """
 
     name: str
@@ -60,7 +60,7 @@ D1: Final = Interval("1d", None)
 W1: Final = Interval("1w", None)
 MO1: Final = Interval("1mo", None)
 
-#: What is kept live and stored; every other interval is derived from one of these on query.
+#: The intervals whose bars are kept in memory and stored; each query derives bars of other intervals from these.
 BASE_INTERVALS: Final = (M1, M5, D1)
 MINUTES_OF: Final = {interval.name: interval.minutes for interval in BASE_INTERVALS}
 INTERVAL_OF: Final = {interval.minutes: interval for interval in BASE_INTERVALS}
@@ -81,7 +81,7 @@ _SHAPE: Final = re.compile(r"\s*([0-9]{0,4})\s*([A-Za-z]*)\s*")
 
 
 def parse_interval(text: str, field: str = "interval") -> Interval:
-    """Read any customary spelling: 5m, 5min, 5Min, 5T, 5, 60m, 1Hour, 1D, daily, 1wk, 1mo, 1M, monthly ...
+    """Read any common name of an interval: 5m, 5min, 5Min, 5T, 5, 60m, 1Hour, 1D, daily, 1wk, 1mo, 1M, monthly ...
 
     Case matters in one place: "1M" is a month and "1m" a minute. A bare number is minutes and a bare unit is
     one of it. Raises InvalidInput for `field` otherwise.

@@ -49,7 +49,7 @@ TICK_FIELDS: Final = (
     Field("tape", TEXT),
 )
 
-#: TICKS as they were read: `problem` says why a row cannot be a tick (null: it can), `raw` what was sent in that case.
+#: TICKS after reading. If a row is not a tick, `problem` is the reason and `raw` its original text; else they are null.
 PARSED_TICKS: Final = pl.Schema({**TICKS, "problem": pl.String(), "raw": pl.String()})
 
 
@@ -103,7 +103,7 @@ def _rows_as_json(frame: pl.DataFrame, at: list[int]) -> Iterator[bytes]:
 
 
 def as_json(row: object) -> bytes:
-    """Return a row as JSON, for messages and dead letters, whatever it consists of."""
+    """Return a row of any types as JSON, for messages and dead letters."""
     try:
         return orjson.dumps(row, default=str)
     except TypeError:  # nested deeper, or an integer longer, than it writes
@@ -129,7 +129,7 @@ def _plain(column: pl.Series) -> pl.Series:
 def assemble(sent: Sent, fields: Sequence[Field]) -> pl.DataFrame:
     """Return the columns of the fields, then `problem` and `raw`, both null for a row without a problem.
 
-    `raw` is what was sent, as readable text of 8 KiB at most.
+    `raw` is the original row, as readable text of at most 8 KiB.
     """
     columns: dict[str, pl.Series] = {}
     problems = {row: [why] for row, why in sent.broken.items()}
@@ -210,7 +210,7 @@ def _read_list(field: Field, values: list[Any]) -> _Read:
 
 
 def _read_by_type(field: Field, values: list[Any], types: set[type]) -> _Read:
-    """Read the values of each type as a column, so that a value reads the same whatever the others are."""
+    """Read the values of each type as a column, so that the result for a value does not depend on the other values."""
     found = nulls(len(values), field.reader.dtype)
     wrong: dict[int, str] = {}
     for one_type in types:

@@ -45,12 +45,12 @@ COUNTS_FOR_VOLUME: Final = 2  # volume and trade count
 PRIMARY: Final = 4  # it is from the feed that builds the symbol's bars, if several feeds send it
 
 # The first two flags hold for intraday bars, and for the day if the tick lies in its session. A tick with DAY_APART
-# counts for the day of its date instead, whatever the time, by flags of its own: the others moved up by DAY_SHIFT.
+# counts for the day of its date instead, at any time, by separate flags: the others shifted by DAY_SHIFT.
 DAY_APART: Final = 8
 DAY_SHIFT: Final = 4
 DAY_PRICE: Final = COUNTS_FOR_PRICE << DAY_SHIFT
 DAY_VOLUME: Final = COUNTS_FOR_VOLUME << DAY_SHIFT
-DAY_FIRST_PRICE: Final = 4 << DAY_SHIFT  # high and low; open and close only where the day has none yet
+DAY_FIRST_PRICE: Final = 4 << DAY_SHIFT  # high and low; open and close only if the day has no price yet
 DAY_OPENING: Final = 8 << DAY_SHIFT  # the open of the day, if it comes in the first minute that has a price
 
 UNREADABLE: Final = 256  # the rule could not read the conditions

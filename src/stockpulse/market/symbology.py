@@ -30,7 +30,7 @@ SYMBOL_TAKES: Final = (
 
 
 def read_symbol(text: str) -> str | None:
-    """Return the symbol as it is stored, in upper case; None if the text is not a symbol.
+    """Return the symbol in its stored form, in upper case; None if the text is not a symbol.
 
     An option of OCC loses its spaces. Letters outside ASCII are refused: the upper case of some would be another
     ticker, as SS is of ß.
@@ -43,7 +43,7 @@ def read_symbol(text: str) -> str | None:
 
 
 def read_symbols(texts: pl.Series) -> pl.Series:
-    """Return the symbols as they are stored, null for texts that are not symbols."""
+    """Return the symbols in their stored form, null for texts that are not symbols."""
     stored = texts.str.contains(SYMBOL) & ~texts.str.contains(_DOT_SEGMENT)
     if stored.all(ignore_nulls=False):  # nearly always
         return texts

@@ -11,7 +11,7 @@ MINUTE_MICROS: Final = 60 * SECOND_MICROS
 DAY_MICROS: Final = 86_400 * SECOND_MICROS
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-#: The times that are taken from others, in microseconds: the years 1970 to 2200.
+#: The accepted times, in microseconds: the years 1970 to 2200.
 EARLIEST: Final = 0
 LATEST: Final = int(datetime(2201, 1, 1, tzinfo=UTC).timestamp()) * SECOND_MICROS - 1
 
@@ -92,7 +92,7 @@ def _from_rfc_3339(text: str) -> int | None:
 
 
 def _offset(found: re.Match[str]) -> int:
-    """Return how many microseconds the zone is ahead of UTC; 0 without a zone."""
+    """Return the offset of the zone from UTC in microseconds; 0 without a zone."""
     if found["hours"] is None:
         return 0
     ahead = (int(found["hours"]) * 60 + int(found["minutes"] or 0)) * MINUTE_MICROS

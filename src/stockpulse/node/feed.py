@@ -28,7 +28,7 @@ def start_feed(node: Node, pipeline: Pipeline, bars: BarReader) -> None:
 
 
 async def _feed(provider: Provider, has: Capabilities, node: Node, pipeline: Pipeline, bars: BarReader) -> None:
-    """Fill what is missing of the provider's history, then follow its stream."""
+    """Load the missing history of the provider, then follow its stream."""
     runs = RunLog(node.database.pool)
     if has.history:
         await _fill_history(provider, node, pipeline, bars, runs)

@@ -39,8 +39,8 @@ async def running(
 ) -> AsyncIterator[Context]:
     """Run all parts of the role, from the recovered state to the last flush.
 
-    Without a `spec` the settings say what is calculated. The `listeners` hear what the shards of this process make.
-    Raises CannotStart, with one line that says what to change; then no task, connection or server is left.
+    Without a `spec` the settings define the calculation. The `listeners` receive the events of the shards of this
+    process. Raises CannotStart, with the remedy in one line; then no task, connection or server is left.
     """
     _check_role(settings)
     async with (

@@ -1,6 +1,6 @@
 """Moving from one log to the other: the old one is drained, and the state of its shards is divided among the new ones.
 
-Revisions go on growing, since each log counts its offsets above those of the logs before.
+Revisions keep growing, since each log counts its seqs above those of earlier logs.
 """
 
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Moved:
 async def move(settings: Settings, target: Target) -> Moved:
     """Move the database to the other log; return the size of the move.
 
-    No other process may use the database meanwhile: one that does is fenced.
+    No other process may use the database at the same time; a process that does is fenced.
     """
     async with _ground(settings) as (database, tasks):
         current = await followed_log(database.pool)
@@ -122,7 +122,7 @@ async def _to_postgres(settings: Settings, database: Database, tasks: Supervisor
 async def _drained(
     settings: Settings, database: Database, log: LogParts, tasks: Supervisor
 ) -> AsyncIterator[tuple[Shards, list[Leaving]]]:
-    """Yield all shards with everything in the log processed and stored, and how each is left."""
+    """Yield all shards with the whole log processed and stored, and the final position of each shard."""
     node = Node(settings, build_engine_spec(settings), database, log, tasks, Timing(), Partitions(database.pool))
     clocks = ProviderClocks(database.names, log.routing, node.timing.now)
     async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher) as shards:
@@ -136,7 +136,7 @@ async def _drained(
 
 
 async def accept_loss(settings: Settings) -> list[str]:
-    """Continue where the partitions have records, without those that were lost; return the losses in words."""
+    """Continue without the lost records, at offsets that the partitions have; return the losses as text."""
     async with _ground(settings) as (database, _):
         target = await kafka_target(settings)
         oldest, ends = await bounds_of(target.connection, target.topic, target.partitions)

@@ -43,7 +43,7 @@ def start_maintenance(node: Node, shards: Shards) -> None:
     pool, retired = node.database.pool, node.log.retired
 
     def segments() -> list[tuple[Segments, int]]:
-        """Return those of the shards of this process with their checkpoints; all of retired logs."""
+        """Return the segments of the shards of this process and of retired logs, with their checkpoints."""
         before = [(retired, retired.open)] if retired is not None else []
         return before + [(one.source.segments, one.sink.offset) for one in shards.owned.values()]
 
@@ -56,7 +56,7 @@ def start_maintenance(node: Node, shards: Shards) -> None:
 
 
 def start_audit(node: Node, pipeline: Pipeline) -> None:
-    """Start the audit of what goes through the pipeline."""
+    """Start the audit of the pipeline."""
     node.tasks.start("audit", lambda: audit(pipeline, RunLog(node.database.pool), node.timing.now))
 
 
@@ -110,7 +110,7 @@ async def retain(
 
 
 async def audit(pipeline: Pipeline, runs: RunLog, now: Callable[[], datetime]) -> None:
-    """Record every minute how many records went through, until cancelled."""
+    """Write the number of processed records to the audit log every minute, until cancelled."""
     started, before = now(), _records(pipeline)
     while True:
         await asyncio.sleep(_AUDIT_SECONDS)

@@ -1,4 +1,4 @@
-"""The ground that the parts of every role stand on."""
+"""The objects that the parts of every role share: settings, database, log, tasks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Timing:
-    """The clock of the process, and how often it stores; tests set both."""
+    """The clock of the process, and the time between its flushes; tests set both."""
 
     now: Callable[[], datetime] = utc_now
     flush_seconds: float | None = FLUSH_SECONDS
@@ -41,6 +41,6 @@ class Node:
     timing: Timing
     partitions: Partitions
     listeners: tuple[Listener, ...] = ()
-    """Told of everything that the shards of this process make."""
+    """The receivers of all events of the shards of this process."""
     counters: Counters = field(default_factory=Counters)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)

@@ -1,4 +1,4 @@
-"""The parts of a process, each made from the settings and what it stands on. `roles` puts them together."""
+"""The parts of a process, each created from the settings and a `Node`. `roles` combines them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,7 +46,7 @@ from stockpulse.storage.tick_reader import TickSource
 
 
 def build_engine_spec(settings: Settings) -> EngineSpec:
-    """Return what the engines of all shards calculate."""
+    """Return the specification of the engines of all shards."""
     return EngineSpec(
         lateness_micros=int(settings.lateness_seconds * 1_000_000),
         extended_day=settings.extended_day,

@@ -117,7 +117,7 @@ def _compiler(node: Node) -> Compiler:
 def _context(
     node: Node, registry: CollectorRegistry, pipeline: Pipeline, newest: NewestData, compiler: Compiler
 ) -> Context:
-    """Return what the routes work with."""
+    """Return the context of the routes."""
     settings, pool, names = node.settings, node.database.pool, node.database.names
     registry.register(PipelineCollector(pipeline, node.tasks))
     bars = BarReader(pool, names, newest.bars, extended_day=settings.extended_day)

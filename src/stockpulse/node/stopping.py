@@ -1,4 +1,4 @@
-"""The graceful stop: no more intake, drain, last flush."""
+"""The graceful stop: end of the intake, drain, last flush."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,14 +14,14 @@ from stockpulse.pipeline.pipeline import Pipeline
 
 _DRAIN_SECONDS: Final = 6.0
 _FLOW: Final = ("assign_ids", "append", "step", "flush", "postgres")
-"""If a task of one of these stages has failed, it is useless to wait for the others."""
+"""If a task of one of these stages has failed, the others can never finish."""
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
 async def drained_at_the_end(node: Node, pipeline: Pipeline) -> AsyncIterator[None]:
-    """Store everything that was taken in, when this context ends as planned; the tasks themselves run on."""
+    """Store all accepted records when this context ends normally; the tasks themselves keep running."""
     yield
     tasks = node.tasks
     await tasks.stop(list(tasks.of_stage("feed")))

@@ -23,7 +23,7 @@ DEPTH: Final[dict[Interval, timedelta]] = {
 
 
 class Backfill:
-    """Fetches all history of a provider on the first start, and the gap since the last stop on later ones."""
+    """Fetches all history of a provider on the first start, and the gap since the last stop on later starts."""
 
     def __init__(self, provider: Provider, ingestor: Ingestor, bars: BarReader, names: Names) -> None:
         self._provider = provider

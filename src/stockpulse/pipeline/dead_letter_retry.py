@@ -29,7 +29,7 @@ class Retried:
 async def retry(
     letters: list[DeadLetter], ingestor: Ingestor, calendar: str, now: datetime, tolerance: timedelta
 ) -> Retried:
-    """Send these letters again, the oldest first. A letter that would be refused again stays as it is."""
+    """Send these letters again, the oldest first. A letter that would be refused again is not changed."""
     letters = sorted(letters, key=lambda letter: (letter.received_at, letter.id))
     decoded = JsonCodec().decode([(letter.record or "").encode() for letter in letters])
     refused = {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}

@@ -1,7 +1,7 @@
-"""Events: what the shards make, told to listeners as soon as the engine has it.
+"""Events: new ticks, bars, indicators and signals, passed to listeners as soon as the engine has them.
 
-An event follows from records that are durable already. After a crash the same records are processed again, so a
-listener may hear an event twice: (symbol, interval, ts, revision, final) names a bar, and the highest revision stands.
+An event follows from durable records. After a crash the same records are processed again, so a listener may receive an
+event twice: (symbol, interval, ts, revision, final) identifies a bar, and the highest revision is right.
 """
 
 from collections.abc import Sequence
@@ -26,33 +26,39 @@ class IndicatorEvents:
 
 
 class Listener:
-    """Hears what the shards of this process make; override the events that matter.
+    """Receives the events of the shards of this process; override the methods of the events that you need.
 
-    The `on_` methods run on the event loop between two batches of a shard. They return at once and raise nothing:
-    a listener keeps what it hears and does its own work later. It never changes what is stored.
+    The `on_` methods run on the event loop between two batches of a shard. They return at once and raise nothing: a
+    listener stores the events and does its own work later. It never changes stored data.
     """
 
     def on_ticks(self, ticks: pl.DataFrame) -> None:
-        """Hear the ticks that a shard has processed, as `schemas.LOGGED_TICKS`, without redeliveries."""
+        """Receive the ticks that a shard has processed, as `schemas.LOGGED_TICKS`, without duplicates."""
 
     def on_bars(self, bars: BarEvents) -> None:
-        """Hear bars that form, that have closed, or that were revised after they had closed."""
+        """Receive bars that form, that have closed, or that were revised after they had closed."""
 
     def on_indicators(self, indicators: IndicatorEvents) -> None:
-        """Hear the indicators of bars that have closed or were revised."""
+        """Receive the indicators of bars that have closed or were revised."""
 
     def on_signals(self, signals: Signals) -> None:
-        """Hear the signals of bars that have closed or were revised."""
+        """Receive the signals of bars that have closed or were revised."""
 
     async def until_room(self) -> None:
-        """Wait until the listener may hear more. Only a listener that must not lose an event overrides this."""
+        """Wait until the listener has room for more events.
+
+        Only a listener that must not lose an event overrides this.
+        """
 
     async def until_delivered(self) -> None:
-        """Wait until everything heard so far is where it must be; the flush that stores the same waits for this."""
+        """Wait until all events so far are delivered; the flush that stores their data waits for this."""
 
 
 class Listeners(Listener):
-    """Several listeners as one. A listener that raises is logged, and hears the next event all the same."""
+    """Several listeners as one.
+
+    If a listener raises, the fault is logged, and the listener still receives the next event.
+    """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)

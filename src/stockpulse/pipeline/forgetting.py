@@ -1,9 +1,9 @@
-"""Takes records of a shard back, where the log says so: the driver of `engine.forgetting`.
+"""Processes forgets of the log in a shard: the driver of `engine.forgetting`.
 
-It runs in the loop of the shard, at the place that the forget has in the log, so there is no second writer. Symbol by
-symbol, and group of days by group of days, it reads the kept records, lets the engine build the bars with and without
-the forgotten ones, and amends the bars in memory; the next flush stores that. A crash in the middle does no harm: the
-same forget is processed again, and bars that it has amended already are left alone.
+It runs in the loop of the shard, at the place of the forget in the log, so there is no second writer. Symbol by symbol,
+and group of days by group of days, it reads the kept records, lets the engine build the bars with and without the
+forgotten ones, and amends the bars in memory; the next flush stores the changes. A crash in the middle does no harm:
+the same forget is processed again, and bars that it has already amended do not change.
 """
 
 from collections.abc import Awaitable, Callable
@@ -38,21 +38,21 @@ _MAX_TICKS: Final = 500_000
 """Days with more ticks together are processed one after the other."""
 
 _PADDING_DAYS: Final = 2
-"""A trading day may begin on the eve of its date: all its ticks are within so many days (UTC) around it."""
+"""A trading day may begin on the day before its date: its ticks lie within this number of days (UTC) around it."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What a forget has done in one shard."""
+    """The results of a forget in one shard."""
 
     ticks: int = 0
     provider_bars: int = 0
     bars_changed: int = 0
     bars_removed: int = 0
     bars_refused: int = 0
-    """Bars that stay as they are, because not all of their records are kept."""
+    """Bars that stay unchanged, because not all of their records are stored."""
 
     def __add__(self, other: "Forgotten") -> "Forgotten":
         return Forgotten(
@@ -183,7 +183,7 @@ class Forgetting:
         after: BarsByInterval,
         seq: int,
     ) -> Amendment:
-        """Load the bars of these buckets and the neighbours of those that are to go; return the amendment."""
+        """Load the bars of these buckets and the neighbours of the bars that will be deleted; return the amendment."""
         stored = await self._reads.bars(Range(interval, np.full(len(buckets), symbol_id), buckets, buckets + 1))
         present = engine.bars.current(interval, symbol_id, stored)
         part = amendment(present, before[interval], after[interval], buckets, seq)

@@ -22,14 +22,14 @@ _MOST_UNSTORED: Final = 20_000
 
 
 class IndicatorCatchUp:
-    """Calculates what is missing, between two batches, while no bar changes."""
+    """Calculates missing indicators between two batches, while no bar changes."""
 
     def __init__(self, engine: LockedEngine, reads: EngineReads) -> None:
         self._engine = engine
         self._reads = reads
 
     async def advance(self) -> bool:
-        """Calculate one part of what is missing; return False if nothing is."""
+        """Calculate a part of the missing indicators; return False if none are missing."""
         engine = self._engine.unlocked
         # History on its way in goes first, and is not held in memory twice.
         if engine.analytics.unflushed() >= _MOST_WAITING or engine.bars.unstored() >= _MOST_UNSTORED:
@@ -55,7 +55,7 @@ class IndicatorCatchUp:
                 await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))
 
     async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints) -> tuple[Rows, Mask]:
-        """Return closed bars of each symbol from its start on, and which symbols have no more than these."""
+        """Return closed bars of each symbol from its start on, and a mask of the symbols that have no further bars."""
         async with self._engine as engine:
             memory = engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
             removed = engine.bars.removed(interval)  # and these may not be deleted yet

@@ -3,7 +3,7 @@
     submit ───► assign_ids ───► append ───► the shards
     (checked)   (encoded)       (durable)
 
-Each stage takes whatever has piled up since it last ran: small batches when it is quiet, large ones under load.
+Each stage takes all items that have arrived since its last run: small batches without load, large batches under load.
 The queues between them are bounded; a full queue makes the stage before it wait.
 """
 
@@ -37,7 +37,7 @@ _APPEND_ROWS: Final = 100_000
 _PREPARE_SECONDS: Final = 5
 
 _BULK_ROWS: Final = 1_000
-"""Batches of this size are history or a recording: they wait, and those of live feeds pass."""
+"""Batches of this size are history or a recording: they wait, and batches of live feeds go first."""
 _BULK_BACKLOG: Final = 150_000
 _BULK_POLL_SECONDS: Final = 0.005
 
@@ -46,7 +46,7 @@ _Answer = TypeVar("_Answer")
 HandOn = Callable[[Appended], Awaitable[asyncio.Future[Forgotten | None] | None]]
 """Takes an appended batch; for the end of a recording and for a forget it returns a future.
 
-The future is done when what follows from the record is stored; for a forget its result says what that is.
+The future is done when the effects of the record are stored; for a forget it returns the numbers of them.
 """
 
 
@@ -117,13 +117,13 @@ class Ingestor:
         self.unanswered = 0
 
     def lag(self) -> tuple[int, int]:
-        """Return the rows that wait for ids, and those that wait for the append."""
+        """Return the number of rows that wait for ids, and of rows that wait for the append."""
         return self._submitted.rows, self._with_ids.rows
 
     # Submit -------------------------------------------------------------------------------------
 
     async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
-        """Take a batch of `schemas.TICKS` (or BARS) in; return when its valid rows are durable."""
+        """Queue a batch of `schemas.TICKS` (or BARS); return when its valid rows are durable."""
         return await (await self.enqueue(frame, feed, of_bars=of_bars))
 
     def has_room(self, rows: int) -> bool:
@@ -131,7 +131,7 @@ class Ingestor:
         return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
 
     async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
-        """Take a batch in as soon as there is room; the future is done when its valid rows are durable."""
+        """Queue a batch as soon as there is room; the future is done when its valid rows are durable."""
         submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
         rejected = submission.checked.rejected
         if len(rejected):
@@ -139,7 +139,7 @@ class Ingestor:
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
             await retry(keep, "storing of rejected rows", is_transient)
         good = submission.checked.good
-        async with self._turns[feed.provider]:  # what one provider sends keeps its order, whatever it waits for
+        async with self._turns[feed.provider]:  # the batches of one provider keep their order
             if len(good):
                 await self._prepare_partitions(good["ts"])
                 await self._let_others_pass(len(good))
@@ -148,14 +148,14 @@ class Ingestor:
             return waiting.done
 
     async def _let_others_pass(self, rows: int) -> None:
-        """Hold a large batch back while much waits: what is in the log before a live tick is processed before it."""
+        """Hold a large batch back while many rows wait: records that come before a live tick in the log delay it."""
         while rows >= _BULK_ROWS and sum(self.lag()) + self._backlog() > _BULK_BACKLOG:  # noqa: ASYNC110
             await asyncio.sleep(_BULK_POLL_SECONDS)
 
     async def _prepare_partitions(self, ts: pl.Series) -> None:
-        """Make the partitions of these times here, where only their sender waits, and not in a flush of all feeds.
+        """Create the partitions of these times here, where only their sender waits, and not in a flush of all feeds.
 
-        Gives up when the database is away or slow: the flush makes those that are missing.
+        Gives up if the database does not answer in time: then the flush creates the missing partitions.
         """
         times = ts.to_physical().to_numpy()
         days = np.unique(np.array([times.min(), times.max()]) // DAY_MICROS)
@@ -166,22 +166,22 @@ class Ingestor:
                 await self._partitions.prepare([from_micros(int(day) * DAY_MICROS) for day in days], self._now())
 
     async def end(self, feed: Feed) -> None:
-        """End a recording, so that its last bars close; return when those of this process are stored."""
+        """End a recording, so that its last bars close; return when the bars of this process are stored."""
         ended = _Ended(feed.provider, asyncio.get_running_loop().create_future())
         async with self._turns[feed.provider]:
             await self._enqueue(ended, 1)
         await ended.done
 
     async def forget(self, forget: Forget) -> Forgotten | None:
-        """Take records back; return when that is stored, with what it did; see `enqueue_forget`."""
+        """Take records back; return the numbers of changes when they are stored; see `enqueue_forget`."""
         _, done = await self.enqueue_forget(forget)
         return await done
 
     async def enqueue_forget(self, forget: Forget) -> tuple[asyncio.Future[None], asyncio.Future[Forgotten | None]]:
-        """Take a forget in as soon as there is room.
+        """Queue a forget as soon as there is room.
 
-        The first future is done when the forget is durable, the second when what follows from it is stored. The
-        second has None as its result if other processes work on the shards, which then process the forget.
+        The first future is done when the forget is durable, the second when its effects are stored. The second returns
+        None if other processes own the shards; then those processes apply the forget.
         """
         loop = asyncio.get_running_loop()
         forgetting = _Forgetting(forget, loop.create_future(), loop.create_future())
@@ -255,7 +255,7 @@ class Ingestor:
         appended: list[Appended] = []
         if frames:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
-            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log takes no more at once
+            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log has no room for more at once
                 appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
         for item in group:  # before the shards begin: a sender need not wait for processing
             self._count(item.receipt, of_bars=item.of_bars)
@@ -278,7 +278,7 @@ class Ingestor:
 
 
 def _sum_of(outcomes: asyncio.Future[list[Forgotten | BaseException | None]], shards: int) -> Forgotten | None:
-    """Add up what a forget did in all its shards; None if other processes work on some of them."""
+    """Add up the results of a forget in all its shards; None if other processes own some of them."""
     parts = [] if outcomes.cancelled() else [one for one in outcomes.result() if isinstance(one, Forgotten)]
     return sum(parts, Forgotten()) if len(parts) == shards else None
 

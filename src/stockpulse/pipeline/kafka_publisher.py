@@ -68,7 +68,7 @@ class DerivedTopic:
             await self._changed.wait_for(reached)
 
     async def run(self) -> None:
-        """Publish, until cancelled. What is under way stays in the queue until it is acknowledged."""
+        """Publish until cancelled. Records stay in the queue until they are acknowledged."""
         while True:
             await self._came.wait()
             self._came.clear()
@@ -98,7 +98,7 @@ class DerivedTopic:
 
 
 class KafkaPublisher(Listener):
-    """Publishes what the shards make."""
+    """Publishes bars, indicators and signals of the shards."""
 
     def __init__(
         self, names: Names, codec: Codec, spec: EngineSpec, topics: Callable[[_Encode, str], DerivedTopic]

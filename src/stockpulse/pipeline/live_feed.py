@@ -30,9 +30,9 @@ def feed_of(provider: Provider) -> Feed:
 async def follow(
     provider: Provider, ingestor: Ingestor, counters: Counters, runs: RunLog, now: Callable[[], datetime]
 ) -> None:
-    """Take in what a provider streams, until it ends.
+    """Queue the ticks that a provider streams, until the stream ends.
 
-    A full pipeline slows the provider. One that cannot wait loses ticks: the gap is counted and recorded.
+    A full pipeline slows the provider. A provider that cannot wait loses ticks: the gap is counted and recorded.
     """
     feed, gap = feed_of(provider), None
     async for ticks in provider.stream():

@@ -7,11 +7,11 @@ from stockpulse.engine.engine import Engine
 
 
 class LockedEngine:
-    """`async with locked as engine:` holds the engine; several steps inside are one for everybody else."""
+    """`async with locked as engine:` holds the engine; several steps inside are atomic for other tasks."""
 
     def __init__(self, engine: Engine) -> None:
         self.unlocked = engine
-        """For what is safe at any moment: reading counts and offsets."""
+        """The engine without the lock, for reading counts and offsets, which is always safe."""
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Engine:

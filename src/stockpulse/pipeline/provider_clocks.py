@@ -1,4 +1,4 @@
-"""Market time: how far the event time of each provider has come. It closes bars, and is "now" for a symbol."""
+"""Market time: the event time that each provider has reached. It closes bars, and is "now" for a symbol."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime

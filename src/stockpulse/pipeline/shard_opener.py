@@ -54,19 +54,19 @@ class ShardOpener:
     spec: EngineSpec
     rule_ids: list[int]
     delivered: Callable[[pl.DataFrame], Awaitable[None]]
-    """Told of ticks that intake has not seen: `tick_rows.KEYS` or more columns."""
+    """Called with ticks that did not pass this process's intake: `tick_rows.KEYS` or more columns."""
     forgotten: Callable[[Forget], Awaitable[None]]
-    """Told of forgets that intake may not have seen."""
+    """Called with forgets that may not have passed this process's intake."""
     listener: Listener
     counters: Counters
     now: Callable[[], datetime]
     flush_seconds: float | None
 
     async def open(self, shard: int, functions: Functions | None) -> OwnedShard:
-        """Take the shard over and process what the log has after its checkpoint.
+        """Take the shard over and process the records of the log after its checkpoint.
 
-        Without compiled `functions` the indicators catch up later.
-        Raises Fenced if another process takes the shard meanwhile, OtherJournal if the database follows another log.
+        Without compiled `functions` the indicators catch up later. Raises Fenced if another process takes the shard at
+        the same time, OtherJournal if the database follows another log.
         """
         source = await self.logs.open(shard)
         engine = self.spec.new_engine()

@@ -41,7 +41,7 @@ _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
 _TICKS_PER_STORED_ROW: Final = 5
-_GLIMPSE_SECONDS: Final = 0.001  # what is there already is taken
+_GLIMPSE_SECONDS: Final = 0.001  # then only items that are already queued are taken
 
 log = structlog.get_logger(__name__)
 
@@ -68,10 +68,10 @@ class ShardProcessor:
         forgotten: Callable[[Forget], Awaitable[None]] | None = None,
         extended_day: bool = False,
     ) -> None:
-        """Pass `redeliveries` if other processes append to the log too: it drops ticks that came before.
+        """Pass `redeliveries` if other processes append to the log too: it drops duplicates.
 
-        `delivered` is told of ticks that were read from the log, and that intake has not seen; `forgotten` is told of
-        forgets that intake may not have seen.
+        `delivered` is called with ticks that were read from the log and did not pass this process's intake; `forgotten`
+        likewise with forgets.
         """
         self._log = shard_log
         self.engine = engine
@@ -96,7 +96,7 @@ class ShardProcessor:
 
     @property
     def expected(self) -> int:
-        """The end of what was handed on."""
+        """The end of the batches that were handed on."""
         return self._expected
 
     @property
@@ -107,7 +107,7 @@ class ShardProcessor:
     async def hand_on(self, appended: Appended) -> _Stored | None:
         """Take a batch that this process has just appended; waits while too many rows are queued.
 
-        For the end of a recording, and for a forget, it returns a future: done when what follows from it is stored.
+        For the end of a recording and for a forget it returns a future, which is done when the effects are stored.
         """
         waits = isinstance(appended.batch, End | Forget)
         stored = asyncio.get_running_loop().create_future() if waits else None
@@ -118,13 +118,13 @@ class ShardProcessor:
     # Step ---------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Process what the log holds after the checkpoint."""
+        """Process the records of the log after the checkpoint."""
         started = time.monotonic()
         self._learn_symbols()  # even if nothing is to be replayed: indicators of stored bars need their sessions
         end = await self._log.end()
         async for appended in self._log.replay(self.offset, end):
             await self._process_read(appended, {}, self.writer.flush_once)
-            await self.writer.flush_once()  # a recovery that is cut short then goes on where it was
+            await self.writer.flush_once()  # a recovery that is interrupted then continues where it was
         # Offsets that were left out at the end of a sealed segment count as processed.
         self.engine.unlocked.bars.offset = self._expected = max(self.offset, end)
         log.info("recovered", offset=self.offset, head=end, seconds=round(time.monotonic() - started, 2))
@@ -151,7 +151,7 @@ class ShardProcessor:
             catching_up = await self._catch_up.advance()
 
     async def _take(self, seconds: float) -> None:
-        """Take what was handed on; wait for it at most this long."""
+        """Take the batches that were handed on; wait for them at most this long."""
         # Not wait_for, which may swallow a cancellation (until Python 3.12): then nothing ends the loop.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -187,7 +187,7 @@ class ShardProcessor:
     async def _process(
         self, appended: Appended, clocks: dict[int, int] | None, until_room: Callable[[], Awaitable[None]]
     ) -> Forgotten | None:
-        """Take one batch through the engine; return what a forget has done."""
+        """Process one batch in the engine; return the results of a forget."""
         self._learn_symbols()
         batch, done = appended.batch, None
         if isinstance(batch, End):
@@ -280,12 +280,12 @@ class ShardProcessor:
         return max(unprocessed, 0), unstored, self.engine.unlocked.analytics.behind()
 
     def backlog(self) -> int:
-        """Return how much there is to do, in ticks to process: storing a row takes as long as several of them."""
+        """Return the backlog, in ticks to process: a row to store counts as several ticks."""
         unprocessed = max(self._log.head, self._expected) - self.offset
         return max(unprocessed, 0) + _TICKS_PER_STORED_ROW * self.writer.waiting()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
-        """Return the bars that the engine holds, forming ones included: of one symbol or of all."""
+        """Return the bars that the engine holds, including forming bars: of one symbol or of all symbols."""
         async with self.engine as engine:
             return engine.bars.resident(interval, symbol_id)
 
@@ -322,7 +322,7 @@ def _as_one(run: list[Appended]) -> Iterator[_Item]:
 
 
 def _beyond(appended: Appended, offset: int) -> Appended | None:
-    """Return what of a batch comes after this offset, up to which everything was read from the log meanwhile."""
+    """Return the part of a batch after this offset; the records before it were read from the log."""
     if appended.before >= offset or isinstance(appended.batch, End):
         return appended
     if appended.after <= offset or not isinstance(appended.batch, Ticks | Bars):

@@ -1,4 +1,4 @@
-"""The last part of the pipeline, for one shard: what the engine made goes to the listeners and into the database."""
+"""The last part of the pipeline, for one shard: passes the results of the engine to the listeners and the database."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ class _Unstored:
 
 
 class ShardWriter:
-    """Announces and stores what the engine of a shard makes."""
+    """Announces and stores the results of the engine of a shard."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ShardWriter:
         return self._sink.offset
 
     def storing_seconds(self) -> float:
-        """Return how long the flush under way has taken so far; 0 if none is."""
+        """Return the duration of the current flush so far, in seconds; 0 without one."""
         return 0.0 if self._storing_since is None else time.monotonic() - self._storing_since
 
     def waiting(self) -> int:
@@ -95,7 +95,7 @@ class ShardWriter:
     # Taking over from the engine ----------------------------------------------------------------
 
     def announce(self, events: Iterable[BarEvents]) -> None:
-        """Tell the listener of bars that have closed or were revised."""
+        """Pass bars that have closed or were revised to the listener."""
         for event in events:
             self._listener.on_bars(event)
             if event.revised:
@@ -123,7 +123,7 @@ class ShardWriter:
         self._unstored.waiting.append((stored, result))
 
     async def until_room(self) -> None:
-        """Wait while too much is unstored, or while a listener cannot hear more."""
+        """Wait while too many rows are unstored, or while a listener has no room."""
         await self._listener.until_room()
         while self._engine.unlocked.bars.unstored() > _MAX_BARS or sum(map(len, self._unstored.ticks)) > _MAX_TICKS:
             self._flushed.clear()
@@ -132,20 +132,20 @@ class ShardWriter:
     # Flush --------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Store what changed, again and again, and once more when `end` has been called."""
+        """Flush at regular intervals until `end` is called, and once more after that."""
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_seconds):
                     await self._stopping.wait()
             await self.flush_once()
-        await self.flush_once()  # what came while the one before was under way
+        await self.flush_once()  # the changes during the flush before
 
     async def flush_once(self) -> None:
-        """Store what changed since the last flush."""
+        """Store the changes since the last flush."""
         async with self._one_flush:
             async with self._engine as engine:
                 flush, unstored = await self._take_changes(engine)
-            # Told first: after a crash in between the same is told and stored again.
+            # Delivered first: after a crash in between, the same events are delivered and stored again.
             await self._listener.until_delivered()
             if flush is not None:
                 await self._write(flush)
@@ -180,7 +180,7 @@ class ShardWriter:
                 self._listener.on_bars(BarEvents(interval, forming, revised=False))
 
     async def _realtime(self, engine: Engine) -> RealtimeSnapshot | None:
-        """Take a snapshot of prices and forming bars, if one is due: the more rows it has, the later the next."""
+        """Take a snapshot of prices and forming bars if one is due. More rows delay the next snapshot longer."""
         if not self.live or time.monotonic() < self._next_realtime:
             return None
         realtime = await offload.run(engine.bars.forming(), engine.realtime)

@@ -52,7 +52,7 @@ class Shards:
         """Take a shard over and recover it; `start` then works on it."""
         one = await self._opener.open(shard, self._functions)
         self.owned[shard] = one
-        if self._functions is not None:  # they may have been compiled meanwhile
+        if self._functions is not None:  # they may have been compiled since then
             one.processor.engine.unlocked.analytics.set_functions(self._functions)
         self._clocks.sources[shard] = one.processor.clocks
 
@@ -82,7 +82,7 @@ class Shards:
             lost(shard)
 
     async def release(self, shard: int) -> None:
-        """Stop working on a shard as it is: its next owner goes on from what is stored."""
+        """Stop working on a shard without a last flush: its next owner continues from the stored checkpoint."""
         names = [self._task(stage, shard) for stage in ("follow", "step", "flush")]
         await self._tasks.stop(names)
         self._tasks.forget(names)
@@ -113,7 +113,7 @@ class Shards:
                 if shard in self.owned:
                     await self.release(shard)
             await self._take_assigned(assigned() - self.owned.keys() - fenced, lose)
-            # A shard that is ours but was taken by another process is taken back later: it may not know it yet.
+            # A shard that is ours but was taken by another process is taken back later: that process may not know yet.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETAKE_SECONDS if fenced & assigned() else None):
                     await changed.wait()
@@ -139,11 +139,11 @@ class Shards:
         return None if one is None else await one.processor.hand_on(appended)
 
     def backlog(self) -> int:
-        """Return how much the shards of this process have yet to do, in ticks to process."""
+        """Return the backlog of the shards of this process, in ticks to process."""
         return sum(one.processor.backlog() for one in self.owned.values())
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
-        """Return the bars that the engines hold, forming ones included: of one symbol or of all."""
+        """Return the bars that the engines hold, including forming bars: of one symbol or of all symbols."""
         if symbol_id is not None:
             one = self.owned.get(self._opener.routing.of_symbol(symbol_id))
             return np.empty(0, BAR) if one is None else await one.processor.bars_in_memory(interval, symbol_id)
@@ -168,6 +168,6 @@ async def _all_done(works: Iterable[Awaitable[None]]) -> None:
 
 
 async def _follow(records: Callable[[int], AsyncIterator[Appended]], processor: ShardProcessor) -> None:
-    """Hand on what comes into the log."""
+    """Hand on the records that are appended to the log."""
     async for appended in records(processor.expected):
         await processor.hand_on(appended)

@@ -58,7 +58,7 @@ def normal_dsn(url: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    """Percent-encode what is not encoded yet, such as an @ in a password."""
+    """Percent-encode characters that are not encoded yet, such as an @ in a password."""
     return quote(unquote(text), safe="")
 
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and the one list of faults that a retry may heal."""
+"""Connections to PostgreSQL, and the list of faults after which a retry may succeed."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ _SERVER_FAULTS: Final[tuple[type[Exception], ...]] = (
     asyncpg.DeadlockDetectedError,
 )
 
-#: Faults of a database that is away, starting, stopping, full or busy: another attempt may succeed.
+#: Faults of a database that does not answer or is starting, stopping, full or busy: another attempt may succeed.
 TRANSIENT: Final[tuple[type[Exception], ...]] = (
     *_SERVER_FAULTS,
     asyncpg.InterfaceError,
@@ -39,7 +39,7 @@ _SETTINGS: Final = {"application_name": "stockpulse", "timezone": "UTC"}
 
 
 def is_outage(fault: BaseException) -> bool:
-    """Return True if one of the `TRANSIENT` faults says that the database is away, and not that our code is wrong."""
+    """Return True if one of the `TRANSIENT` faults is an outage of the database, and not a fault of our code."""
     if isinstance(fault, _SERVER_FAULTS):
         return True
     if isinstance(fault, asyncpg.InterfaceError):
@@ -85,7 +85,7 @@ async def copy_in(
 ) -> None:
     """COPY into a table in the binary format; fail when the connection dies.
 
-    The driver alone would wait for ever for room to write, since the end of the connection does not wake it up.
+    The driver alone would wait without end for room to write, since the end of the connection does not wake it up.
     """
     copying = asyncio.create_task(connection.copy_to_table(table, source=source, columns=columns, format="binary"))
 

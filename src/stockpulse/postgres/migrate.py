@@ -1,4 +1,4 @@
-"""Brings the schema up to date, and checks whether it is."""
+"""Brings the schema up to date, and checks that it is up to date."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,7 +62,7 @@ async def is_current(dsn: str) -> bool:
 
 
 async def require_current(dsn: str) -> None:
-    """Raise SchemaOutOfDate unless the schema is the one that this version needs."""
+    """Raise SchemaOutOfDate if the schema is not the one that this version needs."""
     if not await is_current(dsn):
         raise SchemaOutOfDate
 

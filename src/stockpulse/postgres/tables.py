@@ -136,7 +136,7 @@ log_segments = Table(
     Column("end_seq", BigInteger, nullable=False, comment="first offset after it"),
 )
 
-# What is derived --------------------------------------------------------------------------------
+# Derived data -----------------------------------------------------------------------------------
 
 checkpoints = Table(
     "checkpoints",
@@ -318,7 +318,7 @@ signals = Table(
     postgresql_partition_by="RANGE (ts)",
 )
 
-# What went on -----------------------------------------------------------------------------------
+# Logs of runs and of rejected records -----------------------------------------------------------
 
 dead_letters = Table(
     "dead_letters",

@@ -15,8 +15,8 @@ from stockpulse.providers.trade_conditions import Rule, all_count
 class Provider(Protocol):
     """A source of ticks and bars.
 
-    A provider yields frames and keeps its own pace. The reader slows it down by not asking for the next frame.
-    Frames have the schemas `TICKS` and `BARS` of `stockpulse.market.schemas`.
+    A provider yields frames at its own pace. A busy reader does not ask for the next frame until it has room. Frames
+    have the schemas `TICKS` and `BARS` of `stockpulse.market.schemas`.
     """
 
     name: str
@@ -25,16 +25,16 @@ class Provider(Protocol):
     """The trading calendar of symbols that are first seen here: "XNYS", "24/7", …"""
     clock: Clock
     can_wait: bool
-    """False if ticks are lost while nobody asks for them, as on a socket that pushes."""
+    """False if ticks are lost while the reader does not ask for the next frame, as on a socket that pushes."""
     delay_seconds: float
     """The delay of the feed by contract: 0 in real time, 900 for a feed that is delayed by 15 minutes."""
 
     def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Yield ticks in batches as they arrive, until there are no more."""
+        """Yield ticks in batches as they arrive, until the stream ends."""
         ...
 
     def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield the provider's own bars of `symbol` with start <= ts < end, ascending; no frames if it has none."""
+        """Yield the provider's own bars of `symbol` with start <= ts < end, ascending; no frames if it has no bars."""
         ...
 
 
@@ -56,7 +56,7 @@ class Capabilities:
     ticks: bool = True
     """It streams live ticks."""
     history: bool = True
-    """It has bars of its own for the past."""
+    """It has its own bars of the past."""
 
 
 @dataclass(frozen=True)

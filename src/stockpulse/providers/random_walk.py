@@ -88,7 +88,7 @@ class RandomWalk:
         keys = [key_of(seed, symbol) for symbol in symbols]
         octaves = scramble(np.arange(1, OCTAVES + 1), np.array([key_of(seed, "octaves")], np.uint64))
         self._anchors: Floats = np.array([anchor_of(seed, symbol) for symbol in symbols])
-        # Each symbol returns to its anchor at an instant of its own, not all of them at once.
+        # Each symbol returns to its anchor at a different instant, not all at once.
         self._phases: Ints = np.array([key % 2**OCTAVES for key in keys], np.int64)
         self._keys: Hashes = np.array(keys, np.uint64) ^ octaves[:, None]
 

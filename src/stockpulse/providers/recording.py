@@ -1,7 +1,7 @@
-"""Recorded trades in a file: Parquet, CSV or Arrow, whatever its columns are called.
+"""Recorded trades in a file: Parquet, CSV or Arrow, with any of the accepted column names.
 
-The file is read in chunks, so it may be larger than the memory. A value that cannot be read makes a problem of its row,
-and validation rejects the row with that reason; no row is dropped here.
+The file is read in chunks, so it may be larger than the memory. A value that cannot be read sets the `problem` of its
+row, and validation rejects the row with that reason; no row is dropped here.
 """
 
 import io

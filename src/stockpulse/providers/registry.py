@@ -1,4 +1,4 @@
-"""The registry of providers: our own, and those of installed packages.
+"""The registry of providers: ours, and the providers of installed packages.
 
 A package adds a provider through an entry point of the group `stockpulse.providers` whose object is a
 `ProviderEntry`:

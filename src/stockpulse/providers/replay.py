@@ -86,7 +86,7 @@ class ReplayProvider:
 
     @cached_property
     def total_rows(self) -> int:
-        """The number of rows. A CSV file is read for it, so ask from a thread."""
+        """The number of rows. For a CSV file this reads the whole file, so call it in a thread."""
         with reading(self.path):
             return self._source.count()
 
@@ -124,7 +124,7 @@ class ReplayProvider:
         start: datetime,  # noqa: ARG002
         end: datetime,  # noqa: ARG002
     ) -> AsyncIterator[pl.DataFrame]:
-        """Yield nothing: a recording of trades has no bars of its own."""
+        """Yield nothing: a recording of trades has no bars."""
         return
         yield pl.DataFrame(schema=BARS)  # never: it makes this an iterator
 
@@ -153,7 +153,7 @@ class _Pace:
         self._reached: int | None = None  # the greatest event time so far; None: no row had one yet
 
     async def release(self, frame: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
-        """Yield the rows of `frame` as they fall due; a row out of order goes with the row before it."""
+        """Yield the rows of `frame` when their time has come; a row out of order comes with the row before it."""
         due = self._due_times(frame["ts"].to_physical())
         sent = 0
         while sent < len(frame):

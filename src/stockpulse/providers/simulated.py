@@ -37,7 +37,7 @@ FASTEST: Final = 1e7  # ticks per second that stand for an infinite rate: more t
 SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and the rate of history
 
 #: The length of a bucket and the distance of the prices that make its bar, in seconds. Each grid contains the next
-#: coarser one, so that a day's open and close are those of its first and last minute.
+#: coarser walk, so that the open and close of a day are those of its first and last minute.
 INTERVALS: Final = {"1m": (60, 10), "5m": (300, 60), "1d": (DAY_SECONDS, 900)}
 HISTORY_ROWS: Final = 10_000
 HISTORY_PRICES: Final = 50_000  # per chunk: about 10 ms of work before the event loop gets its turn
@@ -116,7 +116,7 @@ class SimulatedProvider:
         self.symbols = tuple(symbols)
         self.rate = rate
         self.skipped = 0
-        """Ticks that were due but never sent, since nobody asked for them within a second."""
+        """Ticks that were due but never sent, since the reader did not ask for them within a second."""
         self._seed = seed
         self._now = now
         self._sleep = sleep
@@ -129,7 +129,10 @@ class SimulatedProvider:
         self._nulls = pl.Series([None], dtype=pl.String).new_from_index(0, BATCH_ROWS)
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Yield ticks as they fall due, from now on and without end; skip those that nobody asked for in time."""
+        """Yield ticks when they are due, from now on and without end.
+
+        Ticks that the reader did not ask for in time are skipped.
+        """
         position = self._schedule.first_after(self._now_micros())
         while True:
             now = self._now_micros()

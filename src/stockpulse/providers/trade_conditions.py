@@ -1,9 +1,9 @@
-"""Trade-condition rules: what a trade updates in minute bars and in daily bars, by its conditions.
+"""Trade-condition rules: the parts of minute bars and daily bars that a trade updates, by its conditions.
 
-A rule belongs to a provider, since each has codes of its own. It takes the conditions of one trade as the provider
-writes them, and the trade's tape ("" if it is not said), and returns flags of `market.schemas`. A trade without
-conditions counts for everything. Conditions that a rule cannot read are `UNREADABLE`: the trade counts for volume
-alone, and is counted in `stockpulse_unreadable_conditions_total`.
+A rule belongs to a provider, since each provider has its own codes. It takes the conditions of one trade as the
+provider writes them, and the trade's tape ("" if it is not said), and returns flags of `market.schemas`. A trade
+without conditions counts for everything. Conditions that a rule cannot read are `UNREADABLE`: the trade counts for
+volume alone, and is counted in `stockpulse_unreadable_conditions_total`.
 
 Few different conditions make up many trades, so a rule runs once for each of them and need not be fast.
 """
@@ -50,7 +50,7 @@ _OFFICIAL_OPEN: Final = 0x4000000
 def algoseek(conditions: str, _tape: str = "") -> int:
     """Read AlgoSeek's flags, in hexadecimal.
 
-    Minute bars leave out auction prints, which repeat trades or come at prices of their own; their prices leave out
+    Minute bars leave out auction prints, which repeat trades or have different prices; their prices leave out
     intermarket sweeps and trade-through exempt trades, unless in extended hours. With these two rules the vendor's
     minute bars come out to 99.7 - 99.9 %.
 
@@ -83,7 +83,7 @@ class _Updates:
     """The effect of a condition on prices and on volume. The strictest of several conditions counts, for each."""
 
     price: int
-    """2: open, high, low and close; 1: open and close only where the bar has none yet; 0: none."""
+    """2: open, high, low and close; 1: open and close only if the bar has no price yet; 0: none."""
     volume: bool
 
     def __and__(self, other: "_Updates") -> "_Updates":
@@ -144,7 +144,7 @@ def alpaca(conditions: str, tape: str = "") -> int:
 
 
 def _rows_of(code: str, tape: str) -> list[_Row]:
-    """Return the rows of a code on a tape; those on all tapes where it has none there."""
+    """Return the rows of a code for a tape; if the table has none for this tape, its rows for all tapes."""
     rows = [row for row in _ALPACA if code in row[0]]
     return [row for row in rows if tape and tape in row[1]] or rows
 

@@ -12,9 +12,9 @@ from stockpulse.rules.expression import FIELDS, Column, Expression, History, Ins
 
 
 class ExpressionBundle(Bundle):
-    """A bundle of the terms and histories of some conditions.
+    """The terms (indicators) and histories (functions of earlier bars) that a set of conditions needs.
 
-    Its outputs are those of the indicators, each indicator once, then one for each history.
+    The outputs are those of the indicators, each indicator once, then one output for each history.
     """
 
     def __init__(self, expressions: Iterable[Expression]) -> None:
@@ -71,7 +71,7 @@ class ExpressionBundle(Bundle):
         return out
 
     def _reaches(self) -> dict[str, int | None]:
-        """Return, by label, how many bars before the newest have influence on it."""
+        """Return, by label, the number of bars before the newest that affect its value."""
         loops = [(loop, output) for loop in self._indicators.loops for output in range(loop.outputs)]
         found: dict[str, int | None] = {}
         for label, column in self._columns.items():

@@ -34,7 +34,7 @@ Instruction: TypeAlias = float | Column | Operator
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """An output of an indicator with all its parameters. Different spellings of one term are equal."""
+    """An output of an indicator with all its parameters. Terms that are written differently can be equal."""
 
     indicator: Indicator
     values: tuple[tuple[str, Value], ...]
@@ -42,7 +42,7 @@ class Term:
 
     @property
     def label(self) -> str:
-        """Its canonical spelling, which parses to the same term."""
+        """Its canonical text, which parses to the same term."""
         return label_of(self.indicator.outputs[self.output], dict(self.values))
 
     @property
@@ -83,7 +83,7 @@ class History:
     def column(self) -> Column:
         """The column of its values."""
         scales = [one.scale for one in self.program if isinstance(one, Column) and one.scale]
-        # What was computed from fields has the scale of prices.
+        # A number computed from fields has the scale of prices.
         computed = any(isinstance(one, Operator) for one in self.program) and self.kind == NUMBER
         return Column(self.label, self.kind, next(iter(scales), "price" if computed else None))
 
@@ -108,7 +108,7 @@ class Expression:
     """Its fields of the bar, in the order of their first use."""
     program: tuple[Instruction, ...] = field(repr=False)
     histories: tuple[History, ...] = ()
-    """Its functions of earlier bars, each after those that it contains."""
+    """Its functions of earlier bars, each after the functions that it contains."""
 
     @property
     def labels(self) -> list[str]:
@@ -116,7 +116,7 @@ class Expression:
         return [term.label for term in self.terms] + [one.label for one in self.histories if one.kind == NUMBER]
 
     def holds(self, values: Mapping[str, Floats], rows: int) -> Mask:
-        """Return which of the `rows` satisfy the condition. An unknown condition is not satisfied.
+        """Return a mask of the `rows` that satisfy the condition. An unknown condition is not satisfied.
 
         `values` has an array of `rows` numbers for each of `fields` and for the labels of `terms` and `histories`.
         NaN is unknown, and so are infinities, overflows and divisions by zero. Scales of rounding errors are read from

@@ -2,11 +2,11 @@
 
 Missing values are unknown, and so is everything computed from them. `and`, `or` and `not` follow Kleene's logic.
 
-Rounding must not decide a comparison. Each number therefore carries a bound of its rounding error, and two numbers are
-equal if they differ by no more than the sum of their bounds. Numbers that are written down and fields of bars are
-exact: their bound is zero. An indicator is exact to 1e-12 of its value or of the scale of its unit, whichever is
-larger: the close for prices, 100 for percentages and oscillators, the volume for volumes. Addition and subtraction add
-1e-12 of the larger operand, multiplication and division 1e-12 of the result.
+Rounding errors must not change the result of a comparison. Each number therefore carries a bound of its rounding error,
+and two numbers are equal if they differ by no more than the sum of their bounds. Numbers that are written down and
+fields of bars are exact: their bound is zero. An indicator is exact to 1e-12 of its value or of the scale of its unit,
+whichever is larger: the close for prices, 100 for percentages and oscillators, the volume for volumes. Addition and
+subtraction add 1e-12 of the larger operand, multiplication and division 1e-12 of the result.
 """
 
 from collections.abc import Callable

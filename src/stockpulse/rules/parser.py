@@ -144,7 +144,7 @@ class _Parser:
         try:
             values = indicator.validate({parameter: one.number for parameter, one in given.items()})
         except InvalidInput as error:
-            # Two parameters can be wrong together, and the one that is named can be a default.
+            # Two parameters can be wrong together, and the one in the message can be a default.
             self._fail(given[error.field].start if error.field in given else name.start, str(error))
         term = Term(indicator, tuple(values.items()), output)
         self.terms[term] = None

@@ -1,4 +1,4 @@
-"""Writes what is derived from bars: indicators, signals, and the anchors of indicators."""
+"""Writes the data derived from bars: indicators, signals, and the anchors of indicators."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ from stockpulse.storage.partitions import BARS
 from stockpulse.storage.upsert import Staging
 
 TABLES: Final = {INTRADAY: "intraday_analytics", DAILY: "daily_analytics"}
-"""The table of each track's values; signals have a table of their own."""
+"""The table of each track's values; signals have another table."""
 
 _NO_TIME: Final = "timestamptz 'epoch'"
 
@@ -73,7 +73,7 @@ class AnalyticsWriter:
             await self._write_signals(connection, changes.signals)
 
     async def _delete(self, connection: Connection, track: str, bars: list[tuple[int, int]]) -> None:
-        """Delete what was derived from bars that are gone."""
+        """Delete the data derived from deleted bars."""
         table = TABLES.get(track, "signals")
         own = f" AND t.minutes = {self._minutes}" if table == "signals" else ""
         await connection.execute(

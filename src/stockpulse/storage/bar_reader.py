@@ -1,4 +1,4 @@
-"""Reading bars: those that the engine holds in memory laid over those that are stored."""
+"""Reading bars: the bars in the engine's memory replace stored bars of the same time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class _Span:
 
 
 class BarReader:
-    """Reads bars of any interval: stored ones and those that are still forming."""
+    """Reads bars of any interval, stored and forming."""
 
     def __init__(
         self,
@@ -75,9 +75,10 @@ class BarReader:
     # The newest bars --------------------------------------------------------------------------------
 
     async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
-        """Return the newest bars, oldest first, as `SERVED_BARS`; derived ones are final if they end by `closed_until`.
+        """Return the newest `limit` bars, oldest first, as `SERVED_BARS`.
 
-        An incomplete oldest bucket is never among them.
+        A bar of a derived interval is final if it ends at or before `closed_until`. A bar whose first minutes are no
+        longer stored is left out.
         """
         base = interval.base
         count = limit * bases_per_bucket(interval)
@@ -85,7 +86,7 @@ class BarReader:
         if base is interval:
             query += " AND open <> 'NaN' ORDER BY ts DESC LIMIT $2 + 1"
         else:
-            # So many bars with a price reach over enough buckets; the others are wanted for their volume.
+            # This number of bars with a price covers enough buckets; bars without one are read for their volume.
             query += (
                 f" AND ts >= coalesce((SELECT ts FROM {TABLE[base]} WHERE symbol_id = $1 AND open <> 'NaN'"  # noqa: S608
                 " ORDER BY ts DESC OFFSET $2 LIMIT 1), '-infinity')"
@@ -113,7 +114,7 @@ class BarReader:
         rows = newest_of_each(np.concatenate([stored, memory[np.isin(memory["symbol_id"], symbol_ids)]]))
         if most is None or len(rows) == 0:
             return rows
-        # Bars in memory came on top of `most` stored ones.
+        # Bars in memory were added to `most` stored bars.
         last = np.searchsorted(rows["symbol_id"], rows["symbol_id"], side="right")
         kept: Rows = rows[last - np.arange(len(rows)) <= most]
         return kept
@@ -152,8 +153,8 @@ class BarReader:
     ) -> BarPage:
         """Return up to `limit` bars of all these symbols together whose start lies in [start, end).
 
-        They are sorted by the symbols' names and then by time, or by falling time if `descending`. With a `cursor`
-        the page begins after that bar: all pages together are each bar once.
+        They are sorted by symbol name, then by time (`descending`: newest first). With a `cursor` the page begins after
+        that bar; together, the pages contain each bar exactly once.
         """
         spans = _spans_after(cursor, symbols, start, end, descending=descending)
         rows_at_once = min((limit + 1) * bases_per_bucket(interval), _PAGE_ROWS)
@@ -284,7 +285,7 @@ def _spans_after(
     *,
     descending: bool,
 ) -> list[_Span]:
-    """The spans of these symbols by name, without what a cursor has behind it."""
+    """Return the spans of these symbols by name, after the cursor."""
     by_name = {symbol.name: symbol for symbol in symbols}
     spans = [_span(by_name[name], start, end) for name in sorted(by_name) if cursor is None or name >= cursor.symbol]
     if cursor is None or not spans or spans[0].symbol.name != cursor.symbol:
@@ -294,7 +295,7 @@ def _spans_after(
 
 
 def _by_symbol(rows: Rows) -> dict[int, Rows]:
-    """The rows of each symbol; those of a symbol stand side by side."""
+    """Return the rows of each symbol; the input has the rows of a symbol one after the other."""
     first = np.flatnonzero(np.diff(rows["symbol_id"], prepend=-1))
     last = np.append(first[1:], len(rows))[: len(first)]
     return {int(rows["symbol_id"][a]): rows[a:b] for a, b in zip(first, last, strict=True)}

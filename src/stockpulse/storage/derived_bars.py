@@ -20,7 +20,7 @@ class Derivation:
 
     @property
     def is_stored(self) -> bool:
-        """Return True if bars of this interval are stored as they are."""
+        """Return True if bars of this interval are stored."""
         return self.interval.base is self.interval
 
     def labels(self, rows: Rows) -> Ints:
@@ -31,7 +31,7 @@ class Derivation:
         return ts if self.is_stored else self.calendar.period(ts, self.interval)
 
     def reach(self, end: int) -> int:
-        """Return the time before which all base bars of the buckets that begin before `end` begin."""
+        """Return the end of the last bucket that begins before `end`; it is at least `end`."""
         if self.is_stored:
             return end
         last = np.array([end - 1])
@@ -58,7 +58,7 @@ class Derivation:
 
 
 def bases_per_bucket(interval: Interval) -> int:
-    """Return how many base bars a bucket can hold at most."""
+    """Return the greatest number of base bars in a bucket."""
     if interval.base is interval:
         return 1
     if interval.micros is not None and interval.base.micros is not None:

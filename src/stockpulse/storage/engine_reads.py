@@ -17,7 +17,7 @@ _AT = "timestamptz 'epoch' + interval '1 microsecond' *"
 
 
 class EngineReads:
-    """Reads for the engine; while the database is away they wait for it."""
+    """Reads for the engine; they wait while the database does not answer."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -53,7 +53,7 @@ class EngineReads:
     async def neighbours(self, interval: Interval, symbol_id: int, removed: Ints) -> Rows:
         """Return the first stored bar with a price after the first removed one, and the newest stored bar of all.
 
-        The removed ones are left out.
+        Removed bars are left out.
         """
         others = f"FROM {TABLE[interval]} b WHERE b.symbol_id = $1 AND b.ts <> ALL ($2::timestamptz[])"
         query = (

@@ -17,7 +17,7 @@ from stockpulse.market.calendar import Calendar, Times
 from stockpulse.market.intervals import D1, Interval
 from stockpulse.market.schemas import UTC_MICROS
 
-#: The number of buckets handled at once, so that a gap of years takes no more memory than one of hours.
+#: The number of buckets handled at once, so that a gap of years needs no more memory than a gap of hours.
 _BUCKETS: Final = 20_000
 _DAY: Final = 86_400_000_000
 

@@ -28,18 +28,18 @@ class AffectedDays:
     symbol_id: int
     days: Ints
     ticks: Ints
-    """How many ticks are kept of each day, forgotten ones included."""
+    """The number of stored ticks of each day, including forgotten ticks."""
 
 
 class KeptRecords:
-    """Reads for forgets. While the database is away, they wait for it."""
+    """Reads for forgets. They wait while the database does not answer."""
 
     def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self._names = names
 
     async def affected(self, forget: Forget, seq: int, symbol_ids: list[int]) -> list[AffectedDays]:
-        """Return which of these symbols have records that the forget `seq` takes back, and of which days."""
+        """Return the symbols with records that the forget `seq` takes back, and the days of these records."""
         rows = await self._fetch(*self._ticks_by_day(forget, seq, symbol_ids))
         for table in (TABLE[interval] for interval in BASE_INTERVALS):
             rows += await self._fetch(*self._bars_by_day(table, forget, symbol_ids))
@@ -116,7 +116,7 @@ def groups(affected: AffectedDays, most_ticks: int) -> list[Ints]:
 
 
 def bounds(days: Ints, padding_days: int) -> tuple[int, int]:
-    """Return the times, in UTC microseconds, from so many days before the first day to as many after the last."""
+    """Return [start, end) in UTC microseconds: all days, and `padding_days` before the first and after the last."""
     return (
         int(np.maximum(days.min() - padding_days, 0)) * DAY_MICROS,
         int(days.max() + 1 + padding_days) * DAY_MICROS,

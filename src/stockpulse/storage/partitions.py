@@ -1,4 +1,4 @@
-"""Partitions by time: made before rows for them are written, dropped when they are too old.
+"""Partitions by time: created before rows for them are written, dropped when they are too old.
 
 A partition is too old when both its newest event and its last write are. So a replay of 2013 is kept as long as
 today's ticks.
@@ -71,7 +71,7 @@ class Partition:
 
 
 class Partitions:
-    """Makes partitions, notes their last writes, and drops old ones."""
+    """Creates partitions, notes their last writes, and drops old partitions."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -98,7 +98,7 @@ class Partitions:
         stale = [one for one in needed if self._written.get((table.name, one.start)) != hour]
         for at in range(0, len(stale), _AT_ONCE):
             some = stale[at : at + _AT_ONCE]
-            if not await self._make(table, some, hour):  # another process has made others meanwhile
+            if not await self._make(table, some, hour):  # another process may have created others in the meantime
                 self._known.pop(table.name, None)
                 await self.ensure(table, times, now)
                 return
@@ -187,7 +187,7 @@ def _creation(table: PartitionedTable, one: Partition) -> str:
 def _covering(
     known: list[Partition], table: PartitionedTable, times: Iterable[datetime], now: datetime
 ) -> list[Partition]:
-    """Return the partitions that hold these ascending times: known ones, and new ones in the room between them."""
+    """Return the partitions of these ascending times: known partitions, and new ones in the room between them."""
     known = list(known)
     needed: list[Partition] = []
     for time in times:

@@ -1,4 +1,4 @@
-"""What is kept for how long, and how it is dropped: one table for all of the database."""
+"""The retention of each table: the time, and the unit in which old data is dropped."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -37,7 +37,7 @@ class Screener:
     async def matches(self, expression: Expression, interval: Interval) -> pl.DataFrame:
         """Return the symbols whose newest bar satisfies the condition, with the bar and the values of its terms.
 
-        The newest bar may still be forming. Indicators are calculated over as many bars as have influence on them.
+        The newest bar may still be forming. Indicators are calculated over all bars that affect their values.
         """
         bundle = ExpressionBundle([expression])
         most = bundle.bars_needed

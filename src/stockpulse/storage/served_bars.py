@@ -30,7 +30,7 @@ SERVED_BARS: Final = pl.Schema(
         "filled": pl.Boolean(),
     }
 )
-"""The columns of a bar as it is served.
+"""The columns of a served bar.
 
 `source` is "trades" for a bar built from trades, else the provider that sent the bar. `filled` marks a bar that
 `gap_filling` added for a bucket without a trade.
@@ -64,7 +64,7 @@ def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
 
 
 def _named(numbers: Ints, name_of: Callable[[int], str]) -> pl.Series:
-    """Names for numbers, of which there are few distinct ones."""
+    """Names for ids; there are few distinct ids."""
     distinct, at = np.unique(numbers, return_inverse=True)
     names = pl.Series([name_of(int(number)) for number in distinct], dtype=pl.String)
     return names.new_from_index(0, len(numbers)) if len(distinct) == 1 else names.gather(at)

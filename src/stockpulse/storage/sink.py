@@ -127,7 +127,7 @@ class Sink:
             epoch,
             start,
         )
-        if row is None:  # a process that still follows a retired log must not start a shard of it anew
+        if row is None:  # a process that still follows a retired log must not create a checkpoint for it
             query = "SELECT journal FROM checkpoints WHERE journal <> $1 LIMIT 1"
             raise OtherJournal(await connection.fetchval(query, self._journal), self._journal)
         self.epoch, self.offset = row
@@ -148,7 +148,10 @@ class Sink:
         return self._part == 0 or outgrown or self._part > _MOST_PARTS
 
     async def flush(self, flush: Flush, now: datetime) -> None:
-        """Write rows, state and checkpoint, and return once committed. Wait while the database is away."""
+        """Write rows, state and checkpoint, and return once they are committed.
+
+        Wait while the database does not answer.
+        """
         part, blob = 0 if flush.whole else self._part, encode(flush.state)
 
         if self._external is not None:

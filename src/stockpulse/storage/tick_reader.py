@@ -1,4 +1,4 @@
-"""Reading ticks: the newest from memory, older ones from the indexed segments of the table."""
+"""Reading ticks: the newest ticks from memory, older ticks from the indexed segments of the table."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,7 +33,7 @@ SERVED_TICKS: Final = pl.Schema(
         "seq": pl.Int64(),
     }
 )
-"""The columns of a tick as it is served: `volume` is the size of the trade, `event_time` is `ts`."""
+"""The columns of a served tick: `volume` is the size of the trade, `event_time` is `ts`."""
 
 
 _COLUMNS: Final = ", ".join(LOGGED_TICKS)
@@ -56,7 +56,7 @@ class TickSummary:
 
 @dataclass(frozen=True)
 class TickSource:
-    """The segments that hold the ticks of a shard: those of the current log and of retired logs."""
+    """The segments with the ticks of a shard, of the current log and of retired logs."""
 
     segments: Segments
     first: int = 0
@@ -96,7 +96,7 @@ class TickReader:
         """Summarise the ticks with start <= ts < end: all of them, or only the `eligible` ones.
 
         A tick is eligible if it counts for the volume of a bar: its feed builds the bars of the symbol, and the rule
-        for its trade conditions takes it.
+        for its trade conditions counts it.
         """
         source = self._source_of(symbol_id)
         chunks = source.segments.recent.chunks()
@@ -151,7 +151,7 @@ class TickReader:
 
 @dataclass(frozen=True)
 class _Older:
-    """The ticks that are only in the database: those with first <= `seq` < end, and those of retired logs."""
+    """The ticks that are only in the database: first <= `seq` < end of this log, and all ticks of retired logs."""
 
     first: int
     end: int

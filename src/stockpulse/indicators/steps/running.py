@@ -1,8 +1,8 @@
 """Steps over all values so far: the value before, sums, and exponential averages.
 
-A mean of equal values is that value, exactly. So averages are seeded by a running mean, which adds nothing while
-values are equal. And an average that a value no longer moves has arrived at that value: else rounding would stop it
-some last bits short of it, for ever.
+A mean of equal values is that value, exactly. So averages are seeded by a running mean, which adds nothing while values
+are equal. And an average that a value no longer changes is set to that value: otherwise rounding would stop it a few
+last bits away from the value.
 """
 
 from math import isnan, nan

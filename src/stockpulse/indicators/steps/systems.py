@@ -1,4 +1,4 @@
-"""Steps with rules of their own: one indicator each."""
+"""Steps with special rules, each for one indicator."""
 
 from math import isnan, nan
 
@@ -7,7 +7,7 @@ from stockpulse.indicators.steps.running import approach
 
 
 def adx_average(known: int, value: float, x: float, moves: float, n: int) -> tuple[int, float, float]:
-    """Return Wilder's average of the directional index; it stands still while nothing moves either way."""
+    """Return Wilder's average of the directional index; it does not change while prices do not move."""
     if isnan(x) or isnan(moves):
         return known, value, nan
     if known < n:
@@ -43,7 +43,7 @@ def parabolic_sar(
         extreme = high if long else low
         sar = last_low if long else last_high
         factor = acceleration
-        last_high, last_low = high, low  # as TA-Lib: the second bar is also the one before itself
+        last_high, last_low = high, low  # as in TA-Lib: the second bar is also its own previous bar
     if long and low <= sar:
         long = 0
         result = larger(larger(extreme, last_high), high)

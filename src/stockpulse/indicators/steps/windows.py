@@ -125,7 +125,7 @@ def fold_since_max(
 def since_max(
     slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, x: float, n: int
 ) -> tuple[int, int, int, float, int, float]:
-    """Return how many values ago the maximum of the last n came; of equals the newest."""
+    """Return the age of the maximum of the last n values, in values; of equal values, the newest counts."""
     if isnan(x):
         return slot, full, number, top, top_number, nan
     if slot == n:

@@ -1,8 +1,8 @@
 """The records on Kafka's topics: their frames, and the protocol of the codecs for JSON and Avro.
 
-The raw topic holds trades, providers' own bars, the ends of recordings and forgets. Each derived topic holds one
-kind of record. Records that other programs write to the raw topic may use every spelling that `POST /ticks` takes. A
-bad record never blocks the records behind it.
+The raw topic holds trades, providers' own bars, the ends of recordings and forgets. Each derived topic holds one kind
+of record. Records that other programs write to the raw topic may use every format that `POST /ticks` takes. A bad
+record never blocks the records behind it.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ LARGEST_RECORD_BYTES: Final = 1 << 20
 class Decoded:
     """The values of the raw topic by kind, in the order of the input. Every value is in exactly one of the fields.
 
-    `ticks` and `bars` have the columns of RECORDED_TICKS and RECORDED_BARS, then those of PLACED. `ends` holds
+    `ticks` and `bars` have the columns of RECORDED_TICKS and RECORDED_BARS, then the columns of PLACED. `ends` holds
     (row, provider), `forgets` (row, forget). `broken` has the columns of BROKEN.
     """
 
@@ -150,7 +150,7 @@ class Codec(Protocol):
 
 
 def unfit(value: bytes | None) -> str | None:
-    """Return why a value cannot be a record, judged without decoding it; None if it can."""
+    """Return the reason why a value cannot be a record, without decoding it; None if it can."""
     if value is None:
         return "no value: a tombstone"
     if len(value) > LARGEST_RECORD_BYTES:

@@ -46,7 +46,7 @@ _FIELDS: Final = {"Tick": TRADE_FIELDS, "Bar": BAR_FIELDS, "Ohlcv": OHLCV_FIELDS
 
 @dataclass(frozen=True)
 class _Reading:
-    """How to read records of one schema. Without a `reader` the schema is ours, and times come as microseconds."""
+    """A reader of records of one schema. Without a `reader` the schema is ours, and times are microseconds."""
 
     name: str
     writer: fastavro.types.Schema
@@ -60,7 +60,7 @@ _Records = list[tuple[int, dict[str, Any]]]
 
 @dataclass
 class _Read:
-    """The outcome of decoding: records by schema id, and values that are none of the wanted records."""
+    """The outcome of decoding: records by schema id, and values that are not records of a wanted type."""
 
     records: dict[int, tuple[_Reading, _Records]] = field(default_factory=dict)
     broken: list[tuple[int, str, str]] = field(default_factory=list)
@@ -195,7 +195,7 @@ class AvroCodec:
         return number, reading, record
 
     def _reading(self, number: int) -> _Reading:
-        """Return how to read records of this schema id. Raises _NoRecord while the registry does not know the id."""
+        """Return the reader for this schema id. Raises _NoRecord while the registry does not know the id."""
         if number not in self._readings:
             schema = self._registry.schema(number)
             if schema is None:
@@ -204,7 +204,7 @@ class AvroCodec:
         return self._readings[number]
 
     def _reading_of(self, text: str) -> _Reading:
-        """Return how to read records of another program's schema."""
+        """Return the reader for the schema of another program."""
         try:
             schema = json.loads(text)
             check(schema)
@@ -249,7 +249,7 @@ def _rows(frame: pl.DataFrame, *times: str) -> list[dict[str, Any]]:
 
 
 def _part(reading: _Reading, records: _Records) -> tuple[list[int], pl.DataFrame]:
-    """Return the indexes of records and their columns, checked like those of any other program."""
+    """Return the indexes of records and their columns, checked like records of other programs."""
     found = [record for _, record in records]
     fields = _FIELDS[reading.name]
     columns = {}

@@ -41,7 +41,7 @@ def check(schema: Any) -> None:
 
 
 def _takes_bytes(schema: Any, known: dict[str, bool], within: tuple[str, ...]) -> bool:
-    """Return True if each value takes at least a byte. `known` holds named types, `within` the enclosing ones."""
+    """Return True if each value takes at least a byte. `known` holds named types, `within` the enclosing types."""
     if isinstance(schema, list):
         for branch in schema:
             _takes_bytes(branch, known, within)

@@ -1,4 +1,4 @@
-"""The fields of the records, in the order in which they are written, and the spellings that are read."""
+"""The fields of the records, in the order in which they are written, and their accepted formats."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _INTERVAL: Final = Field("interval", TEXT, required=True)
 _PRICES: Final = tuple(Field(name, NUMBER, required=True) for name in ("open", "high", "low", "close", "volume"))
 _TRADES: Final = (Field("trade_count", WHOLE), Field("vwap", NUMBER))
 
-#: RECORDED_TICKS: the fields of `POST /ticks`, and those that only a record has.
+#: RECORDED_TICKS: the fields of `POST /ticks`, and the fields that only a record has.
 TRADE_FIELDS: Final = (
     *(_OF_TICK[name] for name in ("symbol", "ts", "price", "size")),
     _PROVIDER,
@@ -80,7 +80,7 @@ def _instant(value: object) -> int | None:
 
 
 def fault_of_end(provider: object) -> str | None:
-    """Return why the provider of an end is not a valid name; None if it is valid."""
+    """Return the reason why the provider of an end is not a valid name; None if it is valid."""
     if isinstance(provider, str) and re.fullmatch(PROVIDER, provider):
         return None
     return f"provider: an end takes the name of one; got {shown(provider)}"

@@ -1,8 +1,8 @@
 """Encode and decode records as JSON, which every tool for Kafka can show.
 
-A trade: `{"type":"trade","symbol":"AAPL","ts":"2026-03-02T15:30:00.123456Z","price":189.72,"size":100.0,...}`.
-A field that is null in a whole batch is left out. Values in our own spelling are decoded together, which is fast. Any
-other value is decoded by itself and may use every spelling that `POST /ticks` takes.
+A trade: `{"type":"trade","symbol":"AAPL","ts":"2026-03-02T15:30:00.123456Z","price":189.72,"size":100.0,...}`. A field
+that is null in a whole batch is left out. Values in our own format are decoded together, which is fast. Any other value
+is decoded by itself and may use every format that `POST /ticks` takes.
 """
 
 import io
@@ -38,7 +38,7 @@ _MOST_INSIDE: Final = 10_000
 """Records with more lists, objects or commas are refused: a megabyte of them would become 20 MB of Python objects."""
 _LONGEST_OF_OURS: Final = 4096
 
-#: Our spelling of each type, ASCII only. Escapes by number are left out, because Polars reads unpaired surrogates
+#: Our format of each type, ASCII only. Escapes by number are left out, because Polars reads unpaired surrogates
 #: in its own way.
 _TEXT_OF_OURS: Final = r'"(?:[ !#-\[\]-~]|\\["\\/bfnrt])+"'
 _SPELLING: Final[dict[pl.DataType, str]] = {
@@ -70,7 +70,7 @@ class _Kind:
 
     @cached_property
     def pattern(self) -> str:
-        """A regular expression for a whole value in our spelling: each key once and known, each value of its type."""
+        """A regular expression for a whole value in our format: each key once and known, each value of its type."""
         inside = "" if self.type is None else f',"type":"{self.type}"'
         for one in self.fields:
             value = _SPELLING[one.reader.dtype]
@@ -193,7 +193,7 @@ _Part = tuple[Sequence[int] | pl.Series, pl.DataFrame]
 
 
 def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind) -> tuple[list[_Part], Sequence[int]]:
-    """Decode the values at these indexes that have our spelling of this kind; return the indexes of the others too."""
+    """Decode the values at these indexes that have our format of this kind; also return the other indexes."""
     if not rows:
         return [], rows
     some = values if len(rows) == len(values) else [values[row] for row in rows]
@@ -211,7 +211,7 @@ def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind)
     try:
         frame = pl.read_ndjson(b"\n".join(lines), schema=kind.read_as)  # type: ignore[arg-type]  # none is None
     except pl.exceptions.PolarsError:
-        return [], rows  # not our spelling after all: decode the values one by one
+        return [], rows  # not our format after all: decode the values one by one
     if frame.height != len(places):
         return [], rows
     sent = sent_columns(frame, frame.height, lambda at: (lines[row] or b"" for row in at))
@@ -219,7 +219,7 @@ def _read_ours(values: Sequence[bytes | None], rows: Sequence[int], kind: _Kind)
 
 
 def _texts(values: Sequence[bytes | None]) -> pl.Series:
-    """Return the values as text; null for a value that cannot have our spelling."""
+    """Return the values as text; null for a value that cannot have our format."""
     binary = pl.Series(values, dtype=pl.Binary)
     if (binary.bin.size() > _LONGEST_OF_OURS).any():
         values = [None if value is None or len(value) > _LONGEST_OF_OURS else value for value in values]
@@ -259,7 +259,7 @@ class _Others:
             self.broken.append((row, why, readable(value or b"")))
 
     def _sort(self, row: int, found: dict[str, Any] | str) -> str | None:
-        """Keep an object of a known kind, or return why it cannot be taken."""
+        """Keep an object of a known kind, or return the reason why it is refused."""
         if isinstance(found, str):
             return found
         name = "trade" if found.get("type") is None else found["type"]
@@ -284,7 +284,7 @@ class _Others:
 
 
 def _object_in(value: bytes | None) -> dict[str, Any] | str:
-    """Return the object in a value, or why there is none."""
+    """Return the object in a value, or the reason why the value has no object."""
     why = unfit(value)
     if why is not None or value is None:
         return why or ""

@@ -114,5 +114,5 @@ def _refusal(subject: str, refused: SchemaRegistryError) -> Exception:
 
 
 def _outage(fault: Exception) -> Unavailable:
-    """Make an Unavailable of any other fault: the client passes on those of its HTTP library, which may change."""
+    """Turn any other fault into Unavailable: the client passes on the faults of its HTTP library, which may change."""
     return Unavailable(f"the schema registry does not answer as it should: {fault!r}")

@@ -1,6 +1,6 @@
 """Append to the partitions of a topic, each batch exactly once.
 
-aiokafka's idempotent producer retries under the same sequence number for as long as a broker is away. A batch that it
+aiokafka's idempotent producer retries with the same sequence number while a broker does not answer. A batch that it
 gives up (the broker no longer knows the sequence number, for example) may still be in the log. The appender then
 searches the log for the mark that each batch carries on its first record.
 """
@@ -79,7 +79,7 @@ class Appender:
         """For each partition, the partition offset after the newest batch of this appender."""
 
     def waiting_seconds(self) -> float:
-        """Return how long the oldest batch has been waiting for its acknowledgement."""
+        """Return the waiting time of the oldest batch without an acknowledgement, in seconds."""
         return time.monotonic() - min(self._under_way.values(), default=time.monotonic())
 
     def is_idle(self, partition: int) -> bool:
@@ -126,7 +126,7 @@ class Appender:
         return [runs[piece.mark] for piece in pieces]
 
     async def _send(self, partition: int, pieces: list[_Piece], runs: dict[bytes, Run]) -> list[BaseException]:
-        """Send the pieces once, add those that were acknowledged to `runs`, and return the faults of the others."""
+        """Send the pieces once, add the acknowledged pieces to `runs`, and return the faults of the others."""
         producer = self._producer
         outcomes: list[asyncio.Future[Any]] = []
         for piece in pieces:
@@ -148,7 +148,7 @@ class Appender:
         return faults
 
     async def _submit(self, producer: AIOKafkaProducer, builder: Any, partition: int) -> asyncio.Future[Any]:
-        """Hand a batch to the producer, which holds two for each partition; try again when it has no room in time."""
+        """Hand a batch to the producer; try again while its buffer of two batches per partition is full."""
         while not self._given_up.is_set():
             try:
                 outcome: asyncio.Future[Any] = await producer.send_batch(builder, self._topic, partition=partition)
@@ -170,7 +170,7 @@ class Appender:
                 await _stop(former)
 
     async def _find(self, partition: int, pieces: list[_Piece]) -> dict[bytes, Run]:
-        """Search the log for the pieces; return the places of those that are in it."""
+        """Search the log for the pieces; return the places of the pieces that it has."""
         wanted = {piece.mark: len(piece.keys) for piece in pieces}
         place = TopicPartition(self._topic, partition)
         found: dict[bytes, Run] = {}
@@ -205,7 +205,7 @@ async def open_appender(connection: KafkaConnection, topic: str, ends: Mapping[i
 
 
 async def _started(connection: KafkaConnection) -> AIOKafkaProducer:
-    """Return a connected producer; wait for brokers that are away."""
+    """Return a connected producer; wait for brokers that do not answer."""
 
     async def start() -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -236,7 +236,7 @@ def _failed(fault: BaseException) -> asyncio.Future[Any]:
 
 
 def _fault_of(outcome: asyncio.Future[Any]) -> BaseException | None:
-    """Return why the place of a batch is unknown; None if it is known."""
+    """Return the reason why the place of a batch is unknown; None if it is known."""
     if not outcome.done() or outcome.cancelled():
         return _GivenUp()
     fault = outcome.exception()
@@ -267,7 +267,7 @@ def _joined(runs: list[Run]) -> list[Run]:
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:
-    """Stop a producer whose brokers may be gone: its own `stop` would wait for them for ever."""
+    """Stop a producer whose brokers may not answer: its own `stop` would never return."""
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await producer.stop()

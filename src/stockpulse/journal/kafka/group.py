@@ -36,7 +36,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Stay in the group until cancelled. Wait for brokers that are away."""
+        """Stay in the group until cancelled. Wait for brokers that do not answer."""
         while True:
             try:
                 await self._attend()
@@ -59,7 +59,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 await consumer.getmany(timeout_ms=_POLL_MILLIS)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Do nothing: Kafka revokes all partitions before it assigns them anew, and most stay where they are."""
+        """Do nothing: Kafka revokes all partitions before it assigns them again, and most stay with their owner."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Take note of the new share."""

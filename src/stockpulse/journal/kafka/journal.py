@@ -51,7 +51,7 @@ class KafkaJournal:
         self._first_seqs = first_seqs
 
     def waiting_seconds(self) -> float:
-        """Return how long the oldest batch has been waiting for its acknowledgement."""
+        """Return the waiting time of the oldest batch without an acknowledgement, in seconds."""
         return self._appender.waiting_seconds()
 
     def own_end(self, shard: int) -> int | None:
@@ -128,7 +128,7 @@ class EndOffsetPoller:
     """Polls the end of each partition. As long as polls succeed, the brokers are known to answer."""
 
     def __init__(self, connection: KafkaConnection, topic: str, ends: Mapping[int, int]) -> None:
-        """`ends` holds the partition offsets of the next records as they are now."""
+        """`ends` holds the current partition offsets of the next records."""
         self._connection = connection
         self._places = [TopicPartition(topic, number) for number in ends]
         self._answered = time.monotonic()
@@ -187,5 +187,5 @@ class KafkaShardLog:
             yield appended
 
     def follow(self, offset: int) -> AsyncIterator[Appended]:
-        """Yield the records from this offset on, for ever."""
+        """Yield the records from this offset on, without end."""
         return self.reader.read(offset)

@@ -73,7 +73,7 @@ class PartitionReader:
         return await retry(ask, "asking for the bounds of a partition", is_transient)
 
     async def read(self, offset: int, until: int | None = None) -> AsyncIterator[Appended]:
-        """Yield the records with offset <= seq < until; without `until`, go on for ever."""
+        """Yield the records with offset <= seq < until; without `until`, never end."""
         consumer = await retry(self._assigned, "connecting a consumer", is_transient)
         consumer.resume(self._place)
         position = offset - self.first_seq

@@ -10,7 +10,7 @@ _POLL_MILLIS = 500
 
 
 async def tail(connection: KafkaConnection, topic: str, partitions: int) -> AsyncIterator[list[bytes | None]]:
-    """Yield the values of new records for ever, in order within each partition."""
+    """Yield the values of new records without end, in order within each partition."""
     async with open_consumer(connection, auto_offset_reset="latest") as consumer:
         consumer.assign([TopicPartition(topic, number) for number in range(partitions)])
         while True:

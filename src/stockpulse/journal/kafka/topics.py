@@ -45,7 +45,7 @@ class TopicNames:
 
 @dataclass(frozen=True)
 class NewTopics:
-    """The settings of topics that are missing; existing topics stay as they are."""
+    """The settings of missing topics; existing topics are not changed."""
 
     partitions: int = 6
     replication: int | None = None
@@ -146,7 +146,7 @@ async def _create(
 
 
 async def _described(admin: AIOKafkaAdminClient, names: tuple[str, ...]) -> dict[str, Topic]:
-    """Describe those of the topics that exist."""
+    """Describe the topics that exist."""
     found = {one["topic"]: one for one in await admin.describe_topics(list(names)) if one["error_code"] == 0}
     settings = await _settings_of(admin, list(found)) if found else {}
     return {

@@ -95,7 +95,7 @@ def short_hash(path: Path) -> str:
 
 
 def make_data_folder(folder: Path) -> None:
-    """Make the data folder, for this account alone; an existing folder stays as it is."""
+    """Create the data folder, for this account only; an existing folder is not changed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)

@@ -31,7 +31,7 @@ class Process:
         return cls(pid) if _birth(pid) else None
 
     def is_alive(self) -> bool:
-        """True while it runs; a later process with the same pid does not count."""
+        """Return True while the process runs; another process that got the same pid later does not count."""
         if self._child is not None:
             return self._child.poll() is None
         return self._birth is not None and _birth(self.pid) == self._birth

@@ -2,14 +2,14 @@
 
 In STOCKPULSE_DATA_DIR there are:
 
-    stockpulse.lock   held by the one app that may use the folder, with its pid
+    stockpulse.lock   held by the app that uses the folder, with its pid
     postgres/         the cluster
     run/              the server's socket (elsewhere when this path is too long for a socket)
-    pg_hba.conf       lets in the app's own user and nobody else
+    pg_hba.conf       lets in only the user of the app
     pg_ident.conf
     postgres.log
 
-The server runs in a session of its own and outlives a killed app. The next app adopts it.
+The server runs in its own session and outlives a killed app. The next app adopts it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class EmbeddedPostgres:
         return f"postgresql://{ROLE}@/{DATABASE}?port={PORT}&host={self._sockets}"
 
     async def start(self) -> None:
-        """Lock the folder, create the cluster if there is none, and start or adopt a server."""
+        """Lock the folder, create the cluster if it is missing, and start or adopt a server."""
         with self._explained():
             make_data_folder(self._data_dir)
             self._lock = FolderLock(self._data_dir / "stockpulse.lock")
@@ -199,7 +199,7 @@ class EmbeddedPostgres:
         move_for_good(new, self._cluster)
 
     def _write_access_rules(self) -> None:
-        """Let in the app's own user, identified by the kernel, and nobody else."""
+        """Let in only the user of the app, identified by the kernel."""
         try:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:
@@ -365,7 +365,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn a refusal of the system or the server into CannotStart, which says what to change."""
+        """Turn a refusal of the system or the server into CannotStart with the remedy."""
         try:
             yield
         except OSError as error:

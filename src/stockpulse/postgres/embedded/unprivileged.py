@@ -112,7 +112,8 @@ def _become(account: Account, capability: int) -> None:
     if capability:
         _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
         # initdb asks access(2) about its own binaries, and that counts ambient capabilities only with this.
-        with contextlib.suppress(OSError):  # needs CAP_SETPCAP; without it initdb reports what it cannot reach
+        # It needs CAP_SETPCAP; without it initdb reports the folders that it cannot reach.
+        with contextlib.suppress(OSError):
             _call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(account.gid)
