@@ -46,6 +46,10 @@ class Unavailable(StockPulseError):
     """The server cannot answer now; try again shortly."""
 
 
+class DiskFull(Unavailable):
+    """The disk of the database is full."""
+
+
 class DatabaseUnavailable(Unavailable):
     """The database does not answer."""
 

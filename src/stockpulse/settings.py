@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         description="A PostgreSQL of version 15 or newer, instead of the embedded one:"
         " `postgresql://user:password@host/name`.",
     )
+    disk_reserve_mb: int | None = Field(
+        None,
+        ge=0,
+        description="Megabytes that must be free on the disk of the embedded database: with less, no ticks are taken."
+        " By default 200, or a tenth of a disk that is smaller than 2 GB.",
+    )
     database_pool: int = Field(10, ge=2, le=200, description="Number of database connections for queries.")
 
     kafka_bootstrap_servers: str | None = Field(

@@ -18,11 +18,11 @@ async def retry(
     attempt: Callable[[], Awaitable[T]],
     what: str,
     is_transient: Callable[[Exception], bool],
-    on_fault: Callable[[], None] | None = None,
+    on_fault: Callable[[Exception], None] | None = None,
 ) -> T:
     """Call `attempt` until it succeeds, with growing delays, as long as its faults are transient; raise any other.
 
-    `what` names the operation in the log. `on_fault` runs after each transient fault, before the delay.
+    `what` names the operation in the log. `on_fault` gets each transient fault, before the delay.
     """
     delay = _FIRST_DELAY
     while True:
@@ -32,7 +32,7 @@ async def retry(
             if not is_transient(fault):
                 raise
             log.warning("failed, trying again", what=what, error=repr(fault), in_seconds=delay)
-        if on_fault is not None:
-            on_fault()
+            if on_fault is not None:
+                on_fault(fault)
         await asyncio.sleep(delay)
         delay = min(2 * delay, _LONGEST_DELAY)

@@ -18,6 +18,7 @@ from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
 from stockpulse.postgres.connect import Pool
+from stockpulse.postgres.disk import Disk
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
@@ -33,6 +34,7 @@ class Context:
     """The running parts: the lifespan hands them over, and the dependencies below give them out."""
 
     pool: Pool
+    disk: Disk
     names: Names
     pipeline: Pipeline
     clocks: ProviderClocks
@@ -72,6 +74,7 @@ class Vitals:
     """The parts whose state `/health` and `/ready` report."""
 
     pool: Pool
+    disk: Disk
     pipeline: Pipeline
     supervisor: Supervisor
     compiler: Compiler
@@ -101,7 +104,13 @@ def _intake(context: Context) -> IntakeParts:
 
 def _vitals(context: Context) -> Vitals:
     return Vitals(
-        context.pool, context.pipeline, context.supervisor, context.compiler, context.log, context.needs_kafka
+        context.pool,
+        context.disk,
+        context.pipeline,
+        context.supervisor,
+        context.compiler,
+        context.log,
+        context.needs_kafka,
     )
 
 

@@ -70,6 +70,7 @@ async def retry_dead_letters(
     A tick with a `trade_id` that has arrived in the meantime counts as a duplicate, if StockPulse still remembers it:
     see Guarantees in the manual.
     """
+    intake.pipeline.intake.require_disk()
     waiting = await letters.newest(limit, source=source, waiting=True)
     now = intake.now()
     tolerance = timedelta(seconds=intake.future_seconds)

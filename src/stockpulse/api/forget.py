@@ -78,6 +78,7 @@ async def forget_ticks(
     begins = None if start is None else parse_time(start, "start")
     ends = None if end is None else parse_time(end, "end")
     forget = _forget_of(names, symbol, provider, begins, ends)
+    parts.pipeline.intake.require_disk()
     deadline = asyncio.get_running_loop().time() + parts.durable_timeout_seconds
     try:
         async with asyncio.timeout_at(deadline):

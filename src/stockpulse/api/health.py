@@ -11,7 +11,7 @@ from stockpulse import __version__
 from stockpulse.aio.supervisor import State, TaskHealth
 from stockpulse.api.context import Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
-from stockpulse.errors import Unavailable
+from stockpulse.errors import DiskFull, Unavailable
 from stockpulse.pipeline.shard_processor import ShardProcessor
 from stockpulse.postgres.connect import TRANSIENT
 
@@ -53,12 +53,30 @@ class ShardReport(BaseModel):
     )
 
 
+class DiskReport(BaseModel):
+    """The disk of the database."""
+
+    path: str | None = Field(
+        examples=["/home/me/.local/share/stockpulse"], description="null: the database is not the embedded one"
+    )
+    free_bytes: int | None = Field(examples=[72_000_000_000], description="null: the disk of another machine")
+    missing_bytes: int | None = Field(
+        examples=[0], description="bytes that have to become free; 0 if there is room; null: full, and not known"
+    )
+    fault: str | None = Field(
+        None,
+        examples=["the disk of the database is full: could not extend file"],
+        description="the reason why no ticks are taken; null if there is room",
+    )
+
+
 class Health(BaseModel):
     """The state of the process."""
 
     status: str = Field(examples=["ok"], description="ok, or degraded while a part does not work")
     db: str = Field(examples=["ok"], description="ok, or down")
     kafka: str | None = Field(examples=["ok"], description="ok, or down; null if the log is in the database")
+    disk: DiskReport
     cache: str = Field(
         examples=["ok"],
         description="ok, or the reason why compiled indicators are not kept for the next start; all works without it",
@@ -87,11 +105,12 @@ async def health(process: Process) -> Health:
     db = await _database(process)
     lag = process.pipeline.lag()
     tasks = {name: _task(task) for name, task in process.supervisor.health.items()}
-    kafka = _kafka(process)
+    kafka, room = _kafka(process), process.disk.room()
     shards = {number: _shard(processor) for number, processor in sorted(process.pipeline.shards.processors.items())}
     well = (
         db == "ok"
         and kafka != "down"
+        and room.fault is None
         and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
         and all(shard.storing_seconds <= _SLOW_SECONDS for shard in shards.values())
     )
@@ -104,6 +123,7 @@ async def health(process: Process) -> Health:
         status=status,
         db=db,
         kafka=kafka,
+        disk=DiskReport(path=room.path, free_bytes=room.free, missing_bytes=room.missing, fault=room.fault),
         cache=process.compiler.fault or "ok",
         tasks=tasks,
         analytics=analytics,
@@ -137,6 +157,8 @@ def _kafka(process: Vitals) -> str | None:
 @router.get("/ready", summary="Readiness for requests", responses=error_responses(503))
 async def ready(process: Process) -> Readiness:
     """Return 200 if the server can do the work of its role, else 503 with the reason."""
+    if (full := process.disk.fault()) is not None:
+        raise DiskFull(full)
     if await _database(process) != "ok":
         raise Unavailable("the database does not answer")
     if _kafka(process) == "down" and process.needs_kafka:

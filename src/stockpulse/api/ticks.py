@@ -183,6 +183,7 @@ async def post_ticks(
     `OUTCOME_UNKNOWN`: they may or may not be stored. You can safely send ticks with a `trade_id` again: StockPulse
     recognises duplicates.
     """
+    parts.pipeline.intake.require_disk()
     feed = Feed(
         check_provider_name(provider),
         await _calendar_named(calendar or parts.default_calendar),

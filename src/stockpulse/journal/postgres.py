@@ -22,6 +22,7 @@ from stockpulse.journal.segments import SEGMENT_OFFSETS, Segments, first_offset,
 from stockpulse.market.schemas import LOGGED_BARS
 from stockpulse.postgres.binary_copy import Layout, in_slices
 from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, is_transient
+from stockpulse.postgres.disk import Disk
 
 SHARD: Final = 0
 """The only shard of this log."""
@@ -61,8 +62,11 @@ log = structlog.get_logger(__name__)
 class PostgresJournal:
     """The log of one shard with one appender: the process that holds the advisory lock."""
 
-    def __init__(self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS) -> None:
+    def __init__(
+        self, dsn: str, segments: Segments, wait_seconds: float = _TAKE_SECONDS, disk: Disk | None = None
+    ) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
+        self._disk = disk or Disk()
         self._wait_seconds = wait_seconds
         self._backend = 0  # the server process that holds our lock
         self.segments = segments
@@ -127,12 +131,17 @@ class PostgresJournal:
         self, batch: Ticks | Bars | Forget, base: int, write: Callable[[Connection], Awaitable[None]]
     ) -> Appended:
         after = base + len(batch)
-        await retry(lambda: self._write(base, after, write), "append", is_transient, self._reconnecting.drop)
+        await retry(lambda: self._write(base, after, write), "append", is_transient, self._on_fault)
+        self._disk.wrote()
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
         if isinstance(batch, Ticks):
             self.segments.recent.append(segment_of(base), batch.frame)
         return Appended(SHARD, batch, before, after)
+
+    def _on_fault(self, fault: Exception) -> None:
+        self._disk.failed(fault)
+        self._reconnecting.drop()
 
     async def _write(self, base: int, after: int, write: Callable[[Connection], Awaitable[None]]) -> None:
         """Try an append once. The head tells if an earlier try was committed although it seemed to fail."""
@@ -196,7 +205,7 @@ class PostgresJournal:
         await self.segments.index_sealed()
 
     async def _seal_open(self) -> None:
-        await retry(lambda: self._skip_to(self.segments.following), "sealing", is_transient, self._reconnecting.drop)
+        await retry(lambda: self._skip_to(self.segments.following), "sealing", is_transient, self._on_fault)
 
     async def recent_keys(self) -> pl.DataFrame:
         """Return the keys of the newest ticks with a trade_id, as `tick_rows.KEYS`, in the order of the log."""

@@ -17,6 +17,7 @@ from stockpulse.postgres import migrate
 from stockpulse.postgres.address import normal_dsn
 from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool
 from stockpulse.postgres.database import Database
+from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.settings import Settings
@@ -25,13 +26,25 @@ _UNREACHABLE: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 _CLOSE_SECONDS: Final = 3
 
 
+def disk_of(settings: Settings) -> Disk:
+    """Return the disk of the database."""
+    return Disk(
+        settings.data_dir.expanduser().resolve() if settings.database_url is None else None, settings.disk_reserve_mb
+    )
+
+
 @asynccontextmanager
-async def database_address(settings: Settings, tasks: Supervisor | None = None) -> AsyncIterator[str]:
-    """Yield the address of the database; with `tasks`, the embedded server is watched, and restarted if it dies."""
+async def database_address(
+    settings: Settings, tasks: Supervisor | None = None, disk: Disk | None = None
+) -> AsyncIterator[str]:
+    """Yield the address of the database; with `tasks`, the embedded server is watched, and restarted if it dies.
+
+    While the `disk` is full, a server that does not come up is tried again for as long as it takes.
+    """
     if settings.database_url is not None:
         yield normal_dsn(settings.database_url.get_secret_value())
         return
-    server = EmbeddedPostgres(settings.data_dir)
+    server = EmbeddedPostgres(settings.data_dir, disk or disk_of(settings))
     try:
         await server.start()
         if tasks is None:
@@ -49,15 +62,16 @@ async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[
 
     Raises CannotStart if it does not answer, if its schema is out of date, or if the default calendar is unknown.
     """
+    disk = disk_of(settings)
     # Loading a calendar takes a second, in which the database starts as well.
-    async with _loading(settings) as calendar, database_address(settings, tasks) as dsn:
+    async with _loading(settings) as calendar, database_address(settings, tasks, disk) as dsn:
         await _check(settings, dsn, calendar)
         pool = await create_pool(dsn, settings.database_pool)
         try:
             names = Names()
             name_store = NameStore(pool, names)
             await name_store.load()
-            yield Database(dsn, pool, names, name_store)
+            yield Database(dsn, pool, names, name_store, disk)
         finally:
             await _close(pool)
 

@@ -41,7 +41,7 @@ async def embedded_log(_settings: Settings, database: Database, _tasks: Supervis
     followed = await followed_log(database.pool)
     if followed is not None and followed != "postgres":
         raise OtherJournal(followed, "postgres")
-    journal = PostgresJournal(database.dsn, Segments(database.pool, RecentTicks()))
+    journal = PostgresJournal(database.dsn, Segments(database.pool, RecentTicks()), disk=database.disk)
     try:
         await journal.take()
         yield LogParts(EmbeddedLog(journal), journal, Routing(database.names), None)

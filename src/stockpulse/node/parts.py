@@ -147,6 +147,7 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
         backlog=shards.backlog,
         counters=node.counters,
         now=node.timing.now,
+        disk=node.database.disk,
     )
 
 

@@ -123,6 +123,7 @@ def _context(
     bars = BarReader(pool, names, newest.bars, extended_day=settings.extended_day)
     return Context(
         pool=pool,
+        disk=node.database.disk,
         names=names,
         pipeline=pipeline,
         clocks=pipeline.clocks,

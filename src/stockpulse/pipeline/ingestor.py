@@ -22,12 +22,14 @@ import polars as pl
 
 from stockpulse.aio.retry import retry
 from stockpulse.aio.row_queue import RowQueue
+from stockpulse.errors import DiskFull
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
 from stockpulse.journal.records import Appended, Bars, End, Forget, Journal, Ticks
 from stockpulse.market.times import DAY_MICROS, from_micros
 from stockpulse.pipeline.forgetting import Forgotten
 from stockpulse.postgres.connect import TRANSIENT, is_transient
+from stockpulse.postgres.disk import Disk
 from stockpulse.storage.dead_letters import DeadLetters
 from stockpulse.storage.partitions import Partitions
 from stockpulse.telemetry.counters import Counters
@@ -40,6 +42,7 @@ _BULK_ROWS: Final = 1_000
 """Batches of this size are history or a recording: they wait, and batches of live feeds go first."""
 _BULK_BACKLOG: Final = 150_000
 _BULK_POLL_SECONDS: Final = 0.005
+_DISK_POLL_SECONDS: Final = 0.25
 
 _Answer = TypeVar("_Answer")
 
@@ -102,6 +105,7 @@ class Ingestor:
         backlog: Callable[[], int],
         counters: Counters,
         now: Callable[[], datetime],
+        disk: Disk,
     ) -> None:
         self._intake = intake
         self._journal = journal
@@ -112,6 +116,7 @@ class Ingestor:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._counters = counters
         self._now = now
+        self._disk = disk
         self._submitted: RowQueue[_Waiting | _Ended | _Forgetting] = RowQueue(_QUEUE_ROWS)
         self._with_ids: RowQueue[_WithIds | _Ended | _Forgetting] = RowQueue(_APPEND_ROWS)
         self.unanswered = 0
@@ -126,12 +131,21 @@ class Ingestor:
         """Queue a batch of `schemas.TICKS` (or BARS); return when its valid rows are durable."""
         return await (await self.enqueue(frame, feed, of_bars=of_bars))
 
+    def require_disk(self) -> None:
+        """Raise DiskFull while the disk of the database has no room for more than what has been taken in."""
+        if (fault := self._disk.fault()) is not None:
+            raise DiskFull(fault)
+
     def has_room(self, rows: int) -> bool:
         """Return True if `rows` more rows fit without waiting."""
+        if self._disk.fault() is not None:
+            return False
         return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
 
     async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
         """Queue a batch as soon as there is room; the future is done when its valid rows are durable."""
+        while self._disk.fault() is not None:  # noqa: ASYNC110 - nothing tells us of free space
+            await asyncio.sleep(_DISK_POLL_SECONDS)
         submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
         rejected = submission.checked.rejected
         if len(rejected):

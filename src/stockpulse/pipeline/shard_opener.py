@@ -85,7 +85,10 @@ class ShardOpener:
 
     def _sink(self, shard: int, source: ShardOfLog) -> Sink:
         analytics = AnalyticsWriter(self.spec.tracks, self.rule_ids)
-        return Sink(self.database.dsn, self.partitions, analytics, shard, source.log.identity, source.external)
+        database = self.database
+        return Sink(
+            database.dsn, self.partitions, analytics, shard, source.log.identity, source.external, database.disk
+        )
 
     async def _restore(self, shard: int, source: ShardOfLog, engine: Engine, sink: Sink) -> ShardRedeliveries | None:
         """Bring back the state at the checkpoint; returns the redelivery window if others append to the log too."""

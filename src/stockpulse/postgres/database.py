@@ -1,9 +1,10 @@
 """The database as every part of the process sees it: its address, its connections, the names it knows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stockpulse.market.symbology import Names
 from stockpulse.postgres.connect import Pool
+from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.symbology_store import NameStore
 
 
@@ -15,3 +16,4 @@ class Database:
     pool: Pool
     names: Names
     name_store: NameStore
+    disk: Disk = field(default_factory=Disk)

@@ -30,6 +30,7 @@ from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import Interval
 from stockpulse.market.times import from_micros
 from stockpulse.postgres.connect import TRANSIENT, AnyConnection, Connection, ReconnectingConnection, is_transient
+from stockpulse.postgres.disk import Disk
 from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, columns_of
 from stockpulse.storage.dead_letters import Place, keep_unreadable
@@ -91,8 +92,10 @@ class Sink:
         shard: int,
         journal: str,
         external: ExternalLog | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
+        self._disk = disk or Disk()
         self._external = external
         self._derived = derived
         # A bar never replaces one of a higher revision.
@@ -161,11 +164,16 @@ class Sink:
             await self._make_partitions(flush, now)
             await self._write(flush, part, blob, now)
 
-        await retry(attempt, "flush", is_transient, self._reconnecting.drop)
+        await retry(attempt, "flush", is_transient, self._on_fault)
+        self._disk.wrote()
         self._part = part + 1
         self.offset = flush.offset
         self._whole_bytes = len(blob) if part == 0 else self._whole_bytes
         self._changed_bytes = 0 if part == 0 else self._changed_bytes + len(blob)
+
+    def _on_fault(self, fault: Exception) -> None:
+        self._disk.failed(fault)
+        self._reconnecting.drop()
 
     async def _seal_if_due(self, segments: Segments) -> None:
         """Seal the open segment if it is due; between two flushes nothing is written to it."""

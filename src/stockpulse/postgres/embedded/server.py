@@ -33,6 +33,7 @@ import structlog
 
 from stockpulse.errors import CannotStart
 from stockpulse.postgres.connect import TRANSIENT, is_outage
+from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.embedded import unprivileged
 from stockpulse.postgres.embedded.folders import (
     FolderLock,
@@ -75,6 +76,8 @@ STOP_SIGNALS = (
     (signal.SIGKILL, 2),
 )
 WATCH_SECONDS = 0.25
+FULL_DISK_FIRST_SECONDS = 1.0
+FULL_DISK_LONGEST_SECONDS = 30.0
 WATCH_STARTS = 8  # starts that may fail in a row: the cause of the first end may end the next server too
 PROGRESS_SECONDS = 5
 ANSWER_SECONDS = 10
@@ -87,8 +90,9 @@ PID_FILE = 'lock file "postmaster.pid" already exists'  # the postmaster itself,
 class EmbeddedPostgres:
     """One PostgreSQL server for one app on one data folder."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, disk: Disk | None = None) -> None:
         self._data_dir = data_dir.expanduser().resolve()
+        self._disk = disk or Disk(self._data_dir)
         self._cluster = self._data_dir / "postgres"
         self._sockets = socket_folder(self._data_dir)
         self._log = ServerLog(self._data_dir / "postgres.log")
@@ -118,8 +122,11 @@ class EmbeddedPostgres:
                 raise
 
     async def watch(self) -> None:
-        """Restart the server whenever it ends, until cancelled. Raises CannotStart if every start fails."""
-        failures = 0
+        """Restart the server whenever it ends, until cancelled.
+
+        Raises CannotStart if every start fails; while the disk is full, it waits and tries again for ever.
+        """
+        failures, delay = 0, FULL_DISK_FIRST_SECONDS
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self._stopping or self._postmaster is None or self._postmaster.is_alive():
@@ -128,12 +135,23 @@ class EmbeddedPostgres:
             try:
                 with self._explained():
                     await self._bring_up()
-                failures = 0
+                failures, delay = 0, FULL_DISK_FIRST_SECONDS
             except CannotStart as refusal:
+                if (full := self._disk.lacks_room_to_start()) and not self._stopping:
+                    log.warning("postgres cannot start on a full disk, waiting for room", disk=full, in_seconds=delay)
+                    await self._wait_for_room(delay)
+                    delay = min(2 * delay, FULL_DISK_LONGEST_SECONDS)
+                    continue
                 failures += 1
                 if failures == WATCH_STARTS and not self._stopping:
                     raise
                 log.warning("postgres did not come up", error=str(refusal))
+
+    async def _wait_for_room(self, seconds: float) -> None:
+        """Wait until the disk has room, and at most so long: the server may need less than we ask for."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._disk.lacks_room_to_start():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def stop(self) -> None:
         """Shut the server down, also in the middle of a start, and release the folder."""
@@ -368,6 +386,10 @@ class EmbeddedPostgres:
         """Turn a refusal of the system or the server into CannotStart with the remedy."""
         try:
             yield
+        except CannotStart as refusal:
+            if not (full := self._disk.lacks_room_to_start()):
+                raise
+            raise CannotStart(f"{full}; {refusal}") from refusal
         except OSError as error:
             raise CannotStart(f"cannot use STOCKPULSE_DATA_DIR={self._data_dir}: {error}") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
