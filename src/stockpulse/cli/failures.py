@@ -7,15 +7,14 @@ from typing import Any, Final
 
 import asyncpg
 import typer
-from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 
 from stockpulse.errors import DatabaseUnavailable, StockPulseError
-from stockpulse.postgres.connect import TRANSIENT
+from stockpulse.postgres.migrate import UNREACHABLE
 from stockpulse.settings import Settings
 from stockpulse.telemetry.logs import configure_logging
 
-_DATABASE_FAULTS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.PostgresError, DBAPIError)
+_DATABASE_FAULTS: Final[tuple[type[BaseException], ...]] = (*UNREACHABLE, asyncpg.PostgresError)
 
 
 class Commands(TyperGroup):

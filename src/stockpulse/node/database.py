@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError
-
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.market.calendar import Calendar
@@ -15,14 +13,13 @@ from stockpulse.market.calendars import keep_calendars_in, trading_calendar, use
 from stockpulse.market.symbology import Names
 from stockpulse.postgres import migrate
 from stockpulse.postgres.address import normal_dsn
-from stockpulse.postgres.connect import TRANSIENT, Pool, create_pool
+from stockpulse.postgres.connect import Pool, create_pool
 from stockpulse.postgres.database import Database
 from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.settings import Settings
 
-_UNREACHABLE: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 _CLOSE_SECONDS: Final = 3
 
 
@@ -101,7 +98,7 @@ async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) ->
     """Bring the embedded schema up to date, or require it of another database; check the calendar."""
     try:
         await (migrate.upgrade(dsn) if settings.database_url is None else migrate.require_current(dsn))
-    except _UNREACHABLE as fault:
+    except migrate.UNREACHABLE as fault:
         raise CannotStart(f"the database does not answer: {type(fault).__name__}: {fault}") from None
     try:
         await calendar

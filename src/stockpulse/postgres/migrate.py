@@ -3,17 +3,22 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from stockpulse.errors import CannotStart, SchemaOutOfDate
-from stockpulse.postgres.connect import connect
+from stockpulse.postgres.connect import TRANSIENT, connect
+
+#: Faults of a database that does not answer, as the driver or SQLAlchemy raises them.
+UNREACHABLE: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, DBAPIError)
 
 
 def _config() -> Config:

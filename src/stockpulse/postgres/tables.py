@@ -51,7 +51,7 @@ symbols = Table(
     metadata,
     _id(),
     Column("symbol", Text, nullable=False, unique=True),
-    Column("calendar", Text, nullable=False, comment="which trading days its daily bars follow"),
+    Column("calendar", Text, nullable=False, comment="trading calendar of its bars"),
     Column("created_at", _TIME, nullable=False, server_default=_NOW),
 )
 
@@ -60,8 +60,8 @@ providers = Table(
     metadata,
     _id(),
     Column("name", Text, nullable=False, unique=True),
-    Column("clock", Text, nullable=False, comment="what closes its bars: wall, or event (a recording)"),
-    Column("delay_us", BigInteger, nullable=False, comment="how far behind the market it is by contract"),
+    Column("clock", Text, nullable=False, comment="clock that closes its bars: wall, or event (a recording)"),
+    Column("delay_us", BigInteger, nullable=False, comment="contractual delay of the feed, in microseconds"),
 )
 
 tick_kinds = Table(
@@ -69,15 +69,20 @@ tick_kinds = Table(
     metadata,
     _id(),
     Column("provider_id", Integer, nullable=False),
-    Column("exchange", Text, nullable=False, comment="'': not said"),
+    Column("exchange", Text, nullable=False, comment="'': unknown"),
     Column("conditions", Text, nullable=False, comment="'': none"),
-    Column("flags", SmallInteger, nullable=False, comment="what a tick counts for: see market/schemas.py"),
+    Column(
+        "flags",
+        SmallInteger,
+        nullable=False,
+        comment="parts of a bar that a tick counts for: flags of market/schemas.py",
+    ),
     Column(
         "tape",
         Text,
         nullable=False,
         server_default=text("''"),
-        comment="the consolidated tape, A to C, N or O; '': not said",
+        comment="consolidated tape: A to C, N or O; '': unknown",
     ),
     UniqueConstraint("provider_id", "exchange", "tape", "conditions", "flags"),
 )
@@ -88,14 +93,14 @@ journal_heads = Table(
     "journal_heads",
     metadata,
     Column("shard", Integer, primary_key=True, autoincrement=False),
-    Column("epoch", BigInteger, nullable=False, comment="raised by whoever takes the shard over"),
-    Column("head", BigInteger, nullable=False, comment="offset of the next record"),
+    Column("epoch", BigInteger, nullable=False, comment="raised by each new owner of the shard"),
+    Column("head", BigInteger, nullable=False, comment="seq of the next record"),
 )
 
 realtime_prices = Table(
     "realtime_prices",
     metadata,
-    Column("seq", BigInteger, nullable=False, comment="log offset"),
+    Column("seq", BigInteger, nullable=False, comment="number of the record in the log"),
     Column("symbol_id", Integer, nullable=False),
     Column("kind_id", Integer, nullable=False, comment="provider, exchange, conditions: tick_kinds"),
     Column("ts", _TIME, nullable=False, comment="event time"),
@@ -109,7 +114,7 @@ realtime_prices = Table(
 provider_bars = Table(
     "provider_bars",
     metadata,
-    Column("seq", BigInteger, nullable=False, comment="log offset"),
+    Column("seq", BigInteger, nullable=False, comment="number of the record in the log"),
     Column("symbol_id", Integer, nullable=False),
     Column("provider_id", Integer, nullable=False),
     Column("minutes", Integer, nullable=False, comment="length: 1, 5 or 1440 for a day"),
@@ -120,20 +125,20 @@ provider_bars = Table(
     Column("low", Double, nullable=False),
     Column("close", Double, nullable=False),
     Column("volume", Double, nullable=False),
-    Column("trade_count", BigInteger, nullable=False, comment="-1: not said"),
-    Column("vwap", Double, nullable=False, comment="NaN: not said"),
+    Column("trade_count", BigInteger, nullable=False, comment="-1: unknown"),
+    Column("vwap", Double, nullable=False, comment="NaN: unknown"),
     postgresql_partition_by="RANGE (seq)",
 )
 
 log_segments = Table(
     "log_segments",
     metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="first offset"),
-    Column("min_ts", _TIME, comment="of the ticks in it; null while it is open"),
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="first seq"),
+    Column("min_ts", _TIME, comment="least event time of its ticks; null while it is open"),
     Column("max_ts", _TIME),
     Column("newest_append", _TIME),
     Column("indexed", Boolean, nullable=False, server_default=text("false")),
-    Column("end_seq", BigInteger, nullable=False, comment="first offset after it"),
+    Column("end_seq", BigInteger, nullable=False, comment="first seq after it"),
 )
 
 # Derived data -----------------------------------------------------------------------------------
@@ -142,16 +147,18 @@ checkpoints = Table(
     "checkpoints",
     metadata,
     Column("shard", Integer, primary_key=True, autoincrement=False),
-    Column("journal", Text, nullable=False, comment="which log the offset counts in"),
+    Column("journal", Text, nullable=False, comment="log of the offset"),
     Column("epoch", BigInteger, nullable=False),
-    Column("journal_offset", BigInteger, nullable=False, comment="of the first record not in it"),
+    Column(
+        "journal_offset", BigInteger, nullable=False, comment="seq of the first record that is not in the checkpoint"
+    ),
     Column("updated_at", _TIME, nullable=False, server_default=_NOW),
     Column(
         "first_seq",
         BigInteger,
         nullable=False,
         server_default=text("0"),
-        comment="what the offsets of its log are counted from",
+        comment="seq of offset 0 of its log",
     ),
 )
 
@@ -163,14 +170,14 @@ forgets = Table(
         BigInteger,
         primary_key=True,
         autoincrement=False,
-        comment="log offset: the records before it are forgotten",
+        comment="number of the forget in the log; it takes back records before it",
     ),
-    Column("symbol_id", Integer, comment="null: all symbols of the shard; -1: an unknown one"),
-    Column("provider_id", Integer, comment="null: all providers; -1: an unknown one"),
-    Column("start_at", _TIME, nullable=False, comment="the first event time that is forgotten"),
-    Column("end_at", _TIME, nullable=False, comment="the first event time after those"),
+    Column("symbol_id", Integer, comment="null: all symbols of the shard; -1: an unknown symbol"),
+    Column("provider_id", Integer, comment="null: all providers; -1: an unknown provider"),
+    Column("start_at", _TIME, nullable=False, comment="first event time that is forgotten"),
+    Column("end_at", _TIME, nullable=False, comment="first event time that is kept again"),
     Column("received_at", _TIME, nullable=False, server_default=_NOW),
-    comment="which ticks and bars of providers were taken back",
+    comment="forgets: ticks and bars of providers that were taken back",
 )
 
 left_logs = Table(
@@ -182,7 +189,7 @@ left_logs = Table(
         "journal_offset",
         BigInteger,
         nullable=False,
-        comment="up to where it was worked in, as the log itself counts",
+        comment="offset up to which the log was processed, counted by the log itself",
     ),
     Column("left_at", _TIME, nullable=False, server_default=_NOW),
     PrimaryKeyConstraint("journal", "shard"),
@@ -192,7 +199,7 @@ checkpoint_parts = Table(
     "checkpoint_parts",
     metadata,
     Column("shard", Integer, nullable=False),
-    Column("part", BigInteger, nullable=False, comment="0: the whole state; then what changed, in order"),
+    Column("part", BigInteger, nullable=False, comment="0: the whole state; above 0: the changes, in order"),
     Column("state", LargeBinary, nullable=False),
     PrimaryKeyConstraint("shard", "part"),
 )
@@ -210,7 +217,7 @@ def _bars(name: str, **options: Any) -> Table[Any]:
         Column("symbol_id", Integer, nullable=False),
         Column("ts", _TIME, nullable=False, comment="start of the bucket"),
         Column("ends_at", _TIME, nullable=False),
-        Column("open", Double, nullable=False, comment="NaN: no trade in it counts for prices"),
+        Column("open", Double, nullable=False, comment="NaN: none of its trades counts for prices"),
         Column("high", Double, nullable=False),
         Column("low", Double, nullable=False),
         Column("close", Double, nullable=False),
@@ -220,10 +227,10 @@ def _bars(name: str, **options: Any) -> Table[Any]:
         Column("close_seq", BigInteger, nullable=False),
         Column("volume_units", BigInteger, nullable=False, comment="-1: unknown"),
         Column("trade_count", BigInteger, nullable=False, comment="-1: unknown"),
-        Column("revision", BigInteger, nullable=False, comment="log offset of the newest record in it"),
-        Column("provider_id", Integer, nullable=False, comment="whose own bar it is; 0: built from trades"),
+        Column("revision", BigInteger, nullable=False, comment="seq of the newest record in the bar"),
+        Column("provider_id", Integer, nullable=False, comment="provider that sent the bar; 0: built from trades"),
         _digits("volume_picos", "trillionths of a unit"),
-        _digits("vwap_units", "volume of the trades that the vwap is made of; -1: unknown"),
+        _digits("vwap_units", "volume of the trades of the vwap; -1: unknown"),
         _digits("vwap_picos"),
         _digits("notional_high", "sum of price x size of these trades; -1: unknown"),
         _digits("notional_middle"),
@@ -233,7 +240,7 @@ def _bars(name: str, **options: Any) -> Table[Any]:
             Boolean,
             nullable=False,
             server_default=text("false"),
-            comment="a day that is built from minutes, since a provider gave some of them",
+            comment="true for a day that is built from minutes, because a provider sent minute bars of it",
         ),
         PrimaryKeyConstraint("symbol_id", "ts"),
         **options,
@@ -250,7 +257,7 @@ time_partitions = Table(
     Column("table_name", Text, nullable=False),
     Column("starts_at", _TIME, nullable=False),
     Column("ends_at", _TIME, nullable=False),
-    Column("written_at", _TIME, nullable=False, comment="to the hour"),
+    Column("written_at", _TIME, nullable=False, comment="time of the last write, to the hour"),
     PrimaryKeyConstraint("table_name", "starts_at"),
 )
 
@@ -265,7 +272,7 @@ def _analytics(name: str, *key: Column[Any], **options: Any) -> Table[Any]:
 def _bar_key() -> list[Any]:
     return [
         Column("ts", _TIME, nullable=False, comment="start of the bar"),
-        Column("revision", BigInteger, nullable=False, comment="log offset of the newest record it follows from"),
+        Column("revision", BigInteger, nullable=False, comment="seq of the newest record that it follows from"),
         PrimaryKeyConstraint("symbol_id", "ts"),
     ]
 
@@ -277,8 +284,8 @@ realtime_analytics = _analytics(
     Column("calculated_at", _TIME, nullable=False),
     Column("price_at", _TIME, nullable=False, comment="event time of the price"),
     Column("price", Double, nullable=False),
-    Column("moving_average", Double, comment="of the last five prices"),
-    Column("ts", _TIME, comment="start of the 5-minute bar that is forming, which the rest is about"),
+    Column("moving_average", Double, comment="mean of the newest five prices"),
+    Column("ts", _TIME, comment="start of the 5-minute bar of these indicators"),
     PrimaryKeyConstraint("symbol_id", "calculated_at"),  # type: ignore[arg-type]
     postgresql_partition_by="RANGE (calculated_at)",
 )
@@ -286,10 +293,12 @@ realtime_analytics = _analytics(
 indicator_states = Table(
     "indicator_states",
     metadata,
-    Column("track", Text, nullable=False, comment="which indicators, over which bars"),
+    Column("track", Text, nullable=False, comment="name of the track: a set of indicators of one interval"),
     Column("symbol_id", Integer, nullable=False),
     Column("ts", _TIME, nullable=False, comment="all bars before this one are in the state"),
-    Column("definition", Text, nullable=False, comment="of another one the state is of no use"),
+    Column(
+        "definition", Text, nullable=False, comment="hash of the definition; a state with another hash is not usable"
+    ),
     Column("state", LargeBinary, nullable=False),
     PrimaryKeyConstraint("track", "symbol_id", "ts"),
 )
@@ -312,7 +321,7 @@ signals = Table(
     Column("ts", _TIME, nullable=False, comment="start of the bar"),
     Column("signal", SmallInteger, nullable=False, comment="0: hold, 1: buy, 2: sell"),
     Column("price", Double, nullable=False, comment="close of the bar"),
-    Column("revision", BigInteger, nullable=False, comment="log offset of the newest record it follows from"),
+    Column("revision", BigInteger, nullable=False, comment="seq of the newest record that it follows from"),
     PrimaryKeyConstraint("symbol_id", "minutes", "rule_id", "ts"),
     Index(None, "ts"),
     postgresql_partition_by="RANGE (ts)",
@@ -325,13 +334,13 @@ dead_letters = Table(
     metadata,
     Column("id", BigInteger, Identity(), nullable=False),
     Column("received_at", _TIME, nullable=False, server_default=_NOW),
-    Column("source", Text, nullable=False, comment="the provider, or the topic, it came from"),
+    Column("source", Text, nullable=False, comment="provider or topic of the record"),
     Column("reason", Text, nullable=False),
-    Column("record", Text, comment="the record as it came, cut to 8 KiB"),
-    Column("topic", Text, comment="where it stands, if it came from a topic"),
+    Column("record", Text, comment="original text of the record, or the record as it was read; cut to 8 KiB"),
+    Column("topic", Text, comment="topic of the record; null if it was not read from Kafka"),
     Column("topic_partition", Integer),
     Column("topic_offset", BigInteger),
-    Column("retried_at", _TIME, comment="when it was sent again"),
+    Column("retried_at", _TIME, comment="time of the successful retry"),
     PrimaryKeyConstraint("id", "received_at"),
     postgresql_partition_by="RANGE (received_at)",
 )
@@ -340,10 +349,10 @@ etl_runs = Table(
     "etl_runs",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("source", Text, nullable=False, comment="what ran: pipeline, backfill:<provider>, replay, retention"),
+    Column("source", Text, nullable=False, comment="kind of run: pipeline, backfill:<provider>, replay, retention"),
     Column("status", Text, nullable=False),
     Column("records_processed", BigInteger, nullable=False, server_default=text("0")),
-    Column("watermark", _TIME, comment="event time up to which it has come"),
+    Column("watermark", _TIME, comment="event time that the run has reached"),
     Column("started_at", _TIME, nullable=False, server_default=_NOW),
     Column("completed_at", _TIME),
     Column("details", JSONB),

@@ -1,16 +1,9 @@
-"""Scripted parts with the real interfaces, for tests of StockPulse and of packages that extend it.
-
-clock = SetClock(datetime(2026, 3, 2, 15, 30, tzinfo=UTC))
-trades = ticks_frame({"symbol": "AAPL", "ts": clock(), "price": 189.5, "size": 100})
-provider = ScriptedProvider([trades, ConnectionError("hung up"), trades])
-"""
+"""A log in memory that several processes share."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
 
 import polars as pl
 
@@ -21,114 +14,9 @@ from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Appended, Bars, Batch, Ticks, Unreadable, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
-from stockpulse.market.clocks import Clock
-from stockpulse.market.schemas import BARS, TICKS
-from stockpulse.market.symbology import check_provider_name
 from stockpulse.postgres.connect import Pool
 
 _FIRST_SLOT = 1
-
-
-@dataclass
-class SetClock:
-    """A clock that does not move until it is set. Call it for the time; pass it for any argument `now`."""
-
-    at: datetime
-    """The time that it shows, with a time zone."""
-
-    def __call__(self) -> datetime:
-        """Return the time."""
-        return self.at
-
-    def advance(self, by: timedelta) -> None:
-        """Set it forward."""
-        self.at += by
-
-
-def ticks_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
-    """Return a frame of `TICKS` with these rows; columns that a row does not name are null."""
-    return _frame(TICKS, rows)
-
-
-def bars_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
-    """Return a frame of `BARS` with these rows; columns that a row does not name are null."""
-    return _frame(BARS, rows)
-
-
-def _frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Return a frame with this schema. Raises ValueError for a column that the schema does not have."""
-    found = [dict(row) for row in rows]
-    if unknown := sorted({name for row in found for name in row} - schema.keys()):
-        raise ValueError(f"no such column: {', '.join(unknown)}; there are {', '.join(schema)}")
-    return pl.DataFrame([dict.fromkeys(schema) | row for row in found], schema=schema, orient="row", strict=False)
-
-
-class ScriptedProvider:
-    """A provider that streams the steps of a script, and whose history is a frame of bars.
-
-    A step of the script is a frame of ticks, which the stream yields, or an exception, which it raises. A stream that
-    is opened again after an exception continues with the next step. After the last step the stream ends; a `live`
-    stream waits for the steps of `add`, until `end`.
-    """
-
-    def __init__(
-        self,
-        script: Iterable[pl.DataFrame | Exception] = (),
-        bars: pl.DataFrame | None = None,
-        *,
-        name: str = "scripted",
-        calendar: str = "24/7",
-        clock: Clock = Clock.WALL,
-        can_wait: bool = True,
-        delay_seconds: float = 0.0,
-        live: bool = False,
-    ) -> None:
-        check_provider_name(name)
-        self.name = name
-        self.calendar = calendar
-        self.clock = clock
-        self.can_wait = can_wait
-        self.delay_seconds = delay_seconds
-        self.bars = bars_frame() if bars is None else bars
-        self.requests: list[tuple[str, str, datetime, datetime]] = []
-        """Symbol, interval, start and end of each call of `history`."""
-        self.history_faults: deque[Exception] = deque()
-        """The next calls of `history` raise these, one each."""
-        self._script = deque(script)
-        self._live = live
-        self._changed = asyncio.Event()
-
-    def add(self, *steps: pl.DataFrame | Exception) -> None:
-        """Append steps to the script."""
-        self._script += steps
-        self._changed.set()
-
-    def end(self) -> None:
-        """End the stream after the last step."""
-        self._live = False
-        self._changed.set()
-
-    async def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Yield frames and raise exceptions in the order of the script."""
-        while self._script or self._live:
-            if not self._script:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            step = self._script.popleft()
-            if isinstance(step, Exception):
-                raise step
-            yield step
-
-    async def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield the bars of `symbol` with start <= ts < end, ascending."""
-        self.requests.append((symbol, interval, start, end))
-        if self.history_faults:
-            raise self.history_faults.popleft()
-        of_interval = (pl.col("symbol") == symbol) & (pl.col("interval") == interval)
-        found = self.bars.filter(of_interval & pl.col("ts").is_between(start, end, closed="left")).sort("ts")
-        if len(found):
-            yield found
 
 
 class ScriptedLog:
