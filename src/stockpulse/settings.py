@@ -60,19 +60,19 @@ class Settings(BaseSettings):
 
     trusted_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Networks that are answered besides this machine, separated by commas: `192.168.1.0/24,fd00::/8`."
-        " There are no API keys yet: who is answered may read and change everything. `X-Forwarded-For` counts only"
-        " from these and from this machine.",
+        description="Networks whose requests are accepted besides those of this machine, separated by commas:"
+        " `192.168.1.0/24,fd00::/8`. There are no API keys yet: every accepted caller may read and change everything."
+        " `X-Forwarded-For` counts only from these networks and from this machine.",
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Further names of this server in requests, separated by commas. It always knows `localhost`,"
-        " `127.0.0.1`, `[::1]` and the name of its machine.",
+        description="Further names of this server in `Host`, separated by commas. The names `localhost`, `127.0.0.1`,"
+        " `[::1]` and that of the machine are always valid.",
     )
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Origins of web pages that may change something besides those of this server, separated by commas"
-        " (`https://desk.example`). A proxy that changes the name of the host needs it.",
+        description="Origins of further web pages that may change data, separated by commas (`https://desk.example`)."
+        " Pages of this server always may. Set it for a proxy that changes the name of the host.",
     )
 
     data_dir: Path = Field(
@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     disk_reserve_mb: int | None = Field(
         None,
         ge=0,
-        description="Megabytes that must be free on the disk of the embedded database: with less, no ticks are taken."
-        " By default 200, or a tenth of a disk that is smaller than 2 GB.",
+        description="Megabytes that must be free on the disk of the embedded database; with less, the server accepts no"
+        " ticks. By default 200, or a tenth of a disk that is smaller than 2 GB.",
     )
     database_pool: int = Field(10, ge=2, le=200, description="Number of database connections for queries.")
 

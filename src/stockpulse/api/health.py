@@ -56,17 +56,15 @@ class ShardReport(BaseModel):
 class DiskReport(BaseModel):
     """The disk of the database."""
 
-    path: str | None = Field(
-        examples=["/home/me/.local/share/stockpulse"], description="null: the database is not the embedded one"
-    )
-    free_bytes: int | None = Field(examples=[72_000_000_000], description="null: the disk of another machine")
+    path: str | None = Field(examples=["/srv/stockpulse"], description="null if the database is not the embedded one")
+    free_bytes: int | None = Field(examples=[72_000_000_000], description="null for a database on another machine")
     missing_bytes: int | None = Field(
-        examples=[0], description="bytes that have to become free; 0 if there is room; null: full, and not known"
+        examples=[0], description="bytes that must become free; 0 if there is room; null if the number is unknown"
     )
     fault: str | None = Field(
         None,
         examples=["the disk of the database is full: could not extend file"],
-        description="the reason why no ticks are taken; null if there is room",
+        description="the reason why the server accepts no ticks; null if there is room",
     )
 
 
