@@ -1,4 +1,4 @@
-"""The app as its users run it: uvicorn in a process of its own, on a data folder of its own."""
+"""The app as users run it: uvicorn in a separate process, on its own data folder."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class AppProcess:
-    """A running app; its lines go to `log` in the data folder. `options` are those of uvicorn."""
+    """A running app; its lines go to `log` in the data folder. `options` are options of uvicorn."""
 
     def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
         self.data_dir = data_dir

@@ -1,4 +1,4 @@
-"""What the app does to its own process."""
+"""The effects of the app on its own process."""
 
 import signal
 from collections.abc import Iterator

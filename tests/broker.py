@@ -1,6 +1,6 @@
 """A real Apache Kafka of one node that a test may stop, kill and freeze: a Java process on its own folder.
 
-Maven loads its jars once into the user's cache. `Unavailable` says what is missing: Java, Maven or the jars.
+Maven loads its jars once into the user's cache. `Unavailable` names the missing part: Java, Maven or the jars.
 """
 
 import contextlib
@@ -306,7 +306,7 @@ class Broker:
     def _spawn(self) -> None:
         command = [*self._java("kafka.Kafka"), str(self.folder / "server.properties")]
         with self.log.open("ab") as log:
-            # In a session of its own, so that Ctrl-C reaches pytest alone, which then stops it.
+            # In its own session, so that Ctrl-C reaches only pytest, which then stops it.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

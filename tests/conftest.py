@@ -71,7 +71,7 @@ SLOW_FIXTURES = {"_template_dsn", "compiled", "app"}
 """Each test with a database or a running app has one of these among its fixtures."""
 
 MOST_WORKERS = 8
-"""Above this, workers wait for the one database server."""
+"""With more workers, they wait for the one database server."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,7 +110,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see the defaults, whatever is set where they run."""
+    """Tests see the defaults, independent of the environment."""
     for field in Settings.model_fields.keys() - {"cache_dir"}:
         for variable in variables_of(field):
             monkeypatch.delenv(variable, raising=False)
@@ -168,7 +168,7 @@ def _databases(_template_dsn: str) -> Iterator[Callable[[str], None]]:
 
 
 def _new_database(execute: Callable[[str], None], template_dsn: str, template: str) -> Iterator[str]:
-    """Yield the address of a new copy of `template`; drop it afterwards, whoever is still connected to it."""
+    """Yield the address of a new copy of `template`; drop it afterwards, even with open connections."""
     name = f"test_{uuid.uuid4().hex}"
     execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")  # without fsync it is the cheaper one
     yield _of_database(template_dsn, name)
@@ -191,7 +191,7 @@ def empty_dsn(_databases: Callable[[str], None], _template_dsn: str) -> Iterator
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    # Logging stays pytest's; what it is in production has tests of its own.
+    # Logging stays pytest's; logging in production has its own tests.
     monkeypatch.setattr(composition, "configure_logging", lambda *_, **__: None)
 
     @asynccontextmanager
@@ -233,7 +233,7 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
 
 @asynccontextmanager
 async def _living(app: FastAPI) -> AsyncIterator[Any]:
-    """The app's lifespan in a task of its own: pytest sets a fixture up in another task than it tears it down."""
+    """The app's lifespan in its own task: pytest sets a fixture up in another task than it tears it down."""
     state: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     over = asyncio.Event()
 
@@ -254,7 +254,7 @@ async def _living(app: FastAPI) -> AsyncIterator[Any]:
 
 
 def _with_state(app: FastAPI, state: dict[str, Any]) -> Any:
-    """What uvicorn does with the state of a lifespan, and the transport does not."""
+    """Pass the state of a lifespan to requests, as uvicorn does and the transport does not."""
 
     async def app_with_state(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "state": dict(state)}, receive, send)

@@ -1,6 +1,6 @@
-"""The PostgreSQL server that all tests of a run share, with a migrated database as the template of theirs.
+"""The PostgreSQL server that all tests of a run share, with a migrated database as the template of their databases.
 
-It is the embedded one of the app, set to forget everything in a crash: what a test stores need not survive one.
+It is the embedded server of the app, without durability: data of a test need not survive a crash.
 Tests that kill a server start their own.
 """
 
@@ -26,7 +26,7 @@ SETTINGS = {
 
 @contextlib.contextmanager
 def database_server() -> Iterator[str]:
-    """Yield the address of a migrated database on a server of its own; nobody may stay connected to it."""
+    """Yield the address of a migrated database on its own server; no connection to it may stay open."""
     server_settings.SETTINGS.update(SETTINGS)
     # Not in pytest's folder: its path may be too long for a socket, and pytest keeps the last three of them.
     with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:

@@ -28,7 +28,7 @@ _NULL = np.float64("nan")
 
 @dataclass
 class Table:
-    """Rows by what they are of: in front their revision, then their values, null being NaN."""
+    """Rows by their key: first the revision, then the values, with NaN for null."""
 
     columns: tuple[str, ...]
     rows: dict[tuple[Any, ...], tuple[int, tuple[float, ...]]]
@@ -38,7 +38,7 @@ Tables = dict[str, Table]
 
 
 async def stored(connection: asyncpg.Connection, spec: EngineSpec) -> Tables:
-    """What the database holds; of the values, those that are calculated."""
+    """The rows of the database, with the calculated columns only."""
     found = {}
     for name, table in VALUES.items():
         columns = tuple(_places(spec.tracks[name]))
@@ -56,7 +56,7 @@ async def stored(connection: asyncpg.Connection, spec: EngineSpec) -> Tables:
 
 
 async def recomputed(connection: asyncpg.Connection, spec: EngineSpec, functions: Functions) -> Tables:
-    """What it should hold, from its bars."""
+    """The expected rows, calculated from the bars of the database."""
     calendars = dict(map(tuple, await connection.fetch("SELECT id, calendar FROM symbols")))
     found = {SIGNAL_TRACK: Table(("signal", "price"), {})}
     for name, track in spec.tracks.items():
@@ -133,7 +133,7 @@ def _signals(
 
 
 def differences(have: Tables, want: Tables) -> list[str]:
-    """What is not as it must be, bit for bit; empty if all is."""
+    """The rows that differ from the expected ones in any bit; empty if all are right."""
     found = []
     for name in want:
         rows, right = have[name].rows, want[name].rows

@@ -13,7 +13,7 @@ MANUAL = PROJECT / "src/stockpulse/manual"
 SOURCE_MAP = PROJECT / "src/stockpulse/README.md"
 
 RUNNABLE = ("curl ", *(f".venv/bin/stockpulse {name}" for name in ("replay", "dlq", "forget")))
-"""How the commands begin that ask a running server."""
+"""The first words of commands that ask a running server."""
 
 ELLIPSIS = "…"
 """Stands in a documented answer for keys that are left out."""
@@ -51,7 +51,7 @@ def _is_head(lines: list[str], at: int) -> bool:
 
 
 def names_in(cell: str) -> list[str]:
-    """What stands in backticks in a cell."""
+    """The texts in backticks in a cell."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -67,7 +67,7 @@ def prose(text: str) -> str:
 
 @dataclass(frozen=True)
 class Example:
-    """A command of a page, and what the page says that it answers; None where the page says nothing."""
+    """A command of a page, and its documented answer; None if the page has no answer."""
 
     page: str
     command: str
@@ -117,7 +117,7 @@ def documented_json(answer: str) -> Any:
 
 
 def differences(documented: Any, real: Any, *, partial: bool = False, place: str = "") -> list[str]:
-    """Return where the shape of a real answer differs from the documented one; null is any value.
+    """Return the differences between the shapes of a real and a documented answer; null is any value.
 
     Codes and messages of errors, and counts of accepted ticks, must be equal. `partial` allows more keys.
     """

@@ -30,7 +30,7 @@ Put = tuple[int, str, dict[str, Any] | bytes | None]
 
 
 def on_kafka(bootstrap: str, topic: str, **more: Any) -> dict[str, Any]:
-    """Return settings with topics and a group of their own; pairs trade around the clock."""
+    """Return settings with separate topics and a separate group; pairs trade around the clock."""
     names = {f"kafka_topic_{name}": f"{topic}.{name}" for name in ("raw", "ohlcv", "analytics", "signals")}
     return {"kafka_bootstrap_servers": bootstrap, "kafka_group": topic, "calendar": "24/7", **names} | more
 
@@ -45,7 +45,7 @@ def in_environment(settings: dict[str, Any]) -> dict[str, str]:
 
 
 async def command(dsn: str, settings: dict[str, Any], *words: str) -> tuple[int, str]:
-    """Run a command of StockPulse in a process of its own; return its exit status and its output."""
+    """Run a command of StockPulse in a separate process; return its exit status and its output."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "stockpulse", *words],

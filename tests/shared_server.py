@@ -1,4 +1,4 @@
-"""A server in a process of its own that all workers of a test run share. The first worker to need it starts it.
+"""A server in a separate process that all workers of a test run share. The first worker to need it starts it.
 
 The process that runs the server, its keeper, outlives the worker that started it. It ends when no worker holds the
 lock on its `users` file any more, also if the workers were killed.
@@ -35,7 +35,7 @@ def shared(folder: Path, script: str, *arguments: str) -> Iterator[str]:
 
 
 def keep(server: AbstractContextManager[str], users: Path, address: Path) -> None:
-    """Run `server` until no worker holds a shared lock on `users`; `address` says meanwhile who keeps it and where."""
+    """Run `server` until no worker holds a shared lock on `users`; `address` has the keeper and the address."""
     with users.open("w") as lock, server as found:
         unfinished = address.with_suffix(".new")
         unfinished.write_text(f"{os.getpid()}\n{found}")
@@ -53,7 +53,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lives(address: Path) -> bool:
-    """Return whether the keeper that wrote this file still runs."""
+    """Return True if the keeper that wrote this file still runs."""
     return psutil.pid_exists(int(address.read_text().splitlines()[0]))
 
 

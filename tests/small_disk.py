@@ -1,4 +1,4 @@
-"""A small disk of its own that a test can fill: a tmpfs, which root alone may mount."""
+"""A small separate disk that a test can fill: a tmpfs, which only root may mount."""
 
 import os
 import subprocess

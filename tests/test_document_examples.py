@@ -1,4 +1,4 @@
-"""Every example that asks a server works as it is written, and answers in the documented shape."""
+"""Every example with a request works, and the answer has the documented shape."""
 
 import json
 import os

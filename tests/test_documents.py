@@ -1,4 +1,4 @@
-"""What is written about StockPulse is so."""
+"""The documents agree with the program."""
 
 import ast
 import dataclasses
@@ -45,7 +45,7 @@ PAGES = documents.pages()
 
 
 def default_of(field):
-    """As it is written in an environment variable."""
+    """Return the default in the form of an environment variable."""
     value = Settings.model_fields[field].default
     if Settings.model_fields[field].default_factory or value is None:
         return ""
@@ -216,7 +216,7 @@ class TestTables:
 
 
 def _effects(flags):
-    """What a trade updates in minute and in daily bars, in the words of the manual."""
+    """Return the parts of minute and daily bars that a trade updates, in the words of the manual."""
     minute = {3: "everything", 2: "volume", 1: "prices", 0: "nothing"}[flags & ALL]
     day = [
         word
@@ -379,7 +379,7 @@ def test_no_file_names_the_machine_that_it_was_written_on():
 
 
 def test_the_project_refers_to_no_other_hosts():
-    """Nor to a package index: where packages come from is the business of whoever installs them."""
+    """Nor to a package index: the user chooses the source of packages."""
     hosts = {"127.0.0.1", "127.0.0.1:8000", "keepachangelog.com", "semver.org", "desk.example", "market.example"}
     found = {
         (name, host)

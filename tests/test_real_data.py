@@ -36,7 +36,7 @@ REAL_DATA = pytest.mark.skipif(
 )
 pytestmark = [pytest.mark.slow, REAL_DATA, pytest.mark.xdist_group("real data")]
 
-# What the vendor leaves out, in flags of its own; see ingest/conditions.py.
+# The trades that the vendor leaves out, by its own flags; see providers/trade_conditions.py.
 AUCTION = 0x40 | 0x80 | 0x1000000 | 0x4000000
 SWEEP = 0x20 | 0x20000000
 EXTENDED_HOURS = 0x2000
@@ -110,7 +110,7 @@ def counter(app: AppProcess, name: str) -> int:
 
 
 def shares(ours: pl.DataFrame, theirs: pl.DataFrame, on: list[str]) -> pl.DataFrame:
-    """Per symbol and for all: how many bars there are in both, and which share of each field is equal."""
+    """For each symbol and for all: the number of bars in both, and the share of equal values of each field."""
     both = ours.join(theirs, on=on, suffix="_vendor")
     equal = [(pl.col(name) == pl.col(f"{name}_vendor")).mean().alias(name) for name in FIELDS]
     by_symbol = both.group_by("symbol").agg(pl.len().alias("bars"), *equal).sort("symbol")
@@ -150,7 +150,7 @@ def listing_print(trades: pl.DataFrame, flag: int) -> pl.DataFrame:
 
 
 def test_daily_opens_and_closes_are_the_official_ones(replayed, trades):
-    """They are those of the auctions, but for two opening prints that came after the first minute."""
+    """They are the prices of the auctions, except for two opening prints that came after the first minute."""
     vendor = pl.read_parquet(FOLDER / "daily.parquet").filter(pl.col("date").is_in(DAYS))
     bars = served(replayed, "1d").with_columns(date=pl.col("ts").dt.convert_time_zone("America/New_York").dt.date())
     both = bars.join(vendor, on=["symbol", "date"], suffix="_vendor")

@@ -1,4 +1,4 @@
-"""Settings come from the environment and from `.env`; a wrong one stops the start with a line that says what to do."""
+"""Settings come from the environment and from `.env`; a wrong setting stops the start with a line about the remedy."""
 
 import os
 import re
@@ -44,7 +44,7 @@ class TestDefaults:
         assert len(settings.symbols) == 6
 
     def test_stand_for_what_is_empty(self, monkeypatch):
-        # As compose passes on what is not set.
+        # As compose passes variables that are not set.
         empty = {name: "" for field in Settings.model_fields for name in variables_of(field)}
         assert given(monkeypatch, **empty) == Settings()
 

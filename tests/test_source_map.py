@@ -1,4 +1,4 @@
-"""The map of the source shows the source as it is."""
+"""The map of the source agrees with the source."""
 
 import re
 import tomllib

@@ -56,7 +56,7 @@ async def test_by_post_and_out_by_path_query_and_sql(client, postgres_dsn, kind)
     count = len(VENDOR_SYMBOLS)
     assert await post(client, kind, end_of_stream="true") == {"accepted": count, "duplicates": 0, "rejected": []}
     others = next(other for other in DOORS if other != kind)
-    assert (await post(client, others))["duplicates"] == count  # the same symbols, whatever the door
+    assert (await post(client, others))["duplicates"] == count  # the same symbols by every way in
 
     assert set((await client.get("/symbols")).json()["symbols"]) == set(STORED)
     for at, (sent, stored) in enumerate(VENDOR_SYMBOLS):

@@ -1,4 +1,4 @@
-"""The scripted parts do what the real ones do: they stream, end, fail and answer from history."""
+"""The scripted parts behave like the real ones: they stream, end, fail and answer from history."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

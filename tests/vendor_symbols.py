@@ -1,4 +1,4 @@
-"""Symbols as vendors write them, and as they are stored."""
+"""Symbols in the form of vendors, and in stored form."""
 
 _AS_THEY_ARE = [
     "AAPL",  # exchanges
@@ -34,7 +34,7 @@ _AS_THEY_ARE = [
     "AAPL261218C00150000",
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345",
 ]
-#: (as it is sent, as it is stored)
+#: (sent form, stored form)
 VENDOR_SYMBOLS = [
     *((symbol, symbol) for symbol in _AS_THEY_ARE),
     ("SPY   261218P00650000", "SPY261218P00650000"),  # OCC pads the root to six characters

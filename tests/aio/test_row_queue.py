@@ -1,4 +1,4 @@
-"""Queues bound rows and not items, keep their order, and survive whoever is cancelled while waiting."""
+"""Queues bound rows and not items, keep their order, and survive the cancellation of a waiting task."""
 
 import asyncio
 import contextlib
@@ -112,7 +112,7 @@ class TestCancellation:
         assert await asyncio.wait_for(queue.take(10), 1) == ["a"]
 
     async def test_of_a_take_that_has_just_been_woken_loses_nothing(self):
-        # What `asyncio.wait_for` does when its time is up at the moment when an item comes.
+        # Simulate `asyncio.wait_for` when its time is up at the moment when an item arrives.
         for turns in range(8):
             queue = RowQueue(10)
             taker = asyncio.create_task(queue.take(10))

@@ -18,7 +18,7 @@ class PassingFaultError(Exception):
 
 
 class Task:
-    """Raises each of `faults` in turn, one in each run; then ends, or waits for ever."""
+    """Raises each of `faults` in turn, one in each run; then ends, or waits without end."""
 
     def __init__(self, *faults, ends=False):
         self.faults = list(faults)
@@ -215,7 +215,7 @@ async def test_waiting_ends_in_time(supervisor):
 
 
 def test_bringing_down_is_a_sigterm():
-    """In a process of its own: without uvicorn's handler the signal ends it."""
+    """In a separate process: without uvicorn's handler the signal ends it."""
     program = """
 import asyncio
 from stockpulse.aio.supervisor import Supervisor

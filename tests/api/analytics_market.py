@@ -107,7 +107,7 @@ def calculated(cache_dir, instances, bars, *, zone="UTC"):
 
 
 def same(frame, names, values):
-    """Whether these columns of a frame are, bit for bit, these arrays."""
+    """Return True if these columns of a frame equal these arrays, bit for bit."""
     for name, expected in zip(names, values, strict=True):
         assert frame[name].is_null().to_numpy().tolist() == np.isnan(expected).tolist(), name
         found = frame[name].fill_null(np.nan).to_numpy()

@@ -1,4 +1,4 @@
-"""Indicators out of the real app on a real database: those that are stored, and any others over any history."""
+"""Indicators of the real app on a real database: the stored ones, and any others over any history."""
 
 import asyncio
 import math
@@ -79,7 +79,7 @@ async def submit_minutes(context, client, closes, *, symbol="BTC/USD", provider=
         await asyncio.sleep(0.02)
 
 
-# --- what is stored ----------------------------------------------------------------------------
+# --- stored indicators -------------------------------------------------------------------------
 
 
 async def test_stored_values_are_those_of_one_calculation_over_all_closed_bars(market, compiled):
@@ -95,7 +95,7 @@ async def test_stored_values_are_those_of_one_calculation_over_all_closed_bars(m
         asked = await frame(market, "/indicators/BTC/USD", type=ALL, interval=interval)
         same(asked, OUTPUTS, calculated(compiled, stored_instances(), bars))
         assert asked.filter("final").select("ts", *OUTPUTS).equals(stored.select("ts", *OUTPUTS))
-        # What a bar follows from came with it, or before it.
+        # The records of a bar came with it, or before it.
         assert stored["revision"].to_list() == closed["revision"].cum_max().to_list()
 
 
@@ -327,7 +327,7 @@ async def test_indicators_of_the_bar_that_is_forming_come_when_those_before_it_h
 async def test_the_newest_bar_has_values_though_it_closed_before_the_loops_were_compiled(
     compiled, monkeypatch, serve, postgres_dsn
 ):
-    """A recording that ends closes its bars: none is forming when the loops are there."""
+    """A recording that ends closes its bars: no bar is forming when the loops are there."""
     gate = asyncio.Event()
     compile_indicators = maintenance.compile_indicators
 
@@ -577,7 +577,7 @@ async def test_limits_ranges_and_zones_of_what_is_calculated(market):
 
 
 async def test_sessions_are_those_of_the_exchange(compiled, client):
-    """vwap begins anew with each session: one of New York lasts beyond midnight in London."""
+    """vwap starts again with each session: a session of New York lasts beyond midnight in London."""
     opens = [datetime(2025, 11, day, 14, 30, tzinfo=UTC) for day in (24, 25, 26, 28)]
     times = [start + timedelta(minutes=m) for start in opens for m in (-120, 0, 5, 10, 200, 560)]
     rows = [tick("AAPL", ts, 100.0 + i * 1.5, 1.0 + i % 3) for i, ts in enumerate(times)]
@@ -752,7 +752,7 @@ async def test_symbols_that_are_none(market):
             assert len(answer.json()["error"]["message"]) < 200
 
 
-# --- what is not taken -------------------------------------------------------------------------
+# --- refused requests --------------------------------------------------------------------------
 
 WRONG = [
     ("type=nope", "type", "takes one or more of sma, ema"),
@@ -857,7 +857,7 @@ async def test_the_ends_of_what_is_taken(market):
 
 
 async def test_prices_so_small_or_large_that_numbers_end(compiled, client):
-    """What cannot be computed is null; JSON has no NaN and no infinity."""
+    """A value that cannot be computed is null; JSON has no NaN and no infinity."""
     start = datetime(2025, 11, 28, tzinfo=UTC)
     for symbol, prices in (("TINY/USD", [1e-9, 2e-9, 1e-9]), ("FLAT/USD", [5.0, 5.0, 5.0])):
         await send(client, [tick(symbol, start + i * 5 * MINUTE, prices[i % 3], 1e-9) for i in range(150)])

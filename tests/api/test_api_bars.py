@@ -477,7 +477,7 @@ async def test_more_bars_than_a_page(contexts, client):
     assert [bar["volume"] for bar in hours] == [30, 30]
 
 
-# --- what is stored and what is in memory ------------------------------------------------------
+# --- stored bars and bars in memory ------------------------------------------------------------
 
 
 async def values_of(client, interval):

@@ -1,4 +1,4 @@
-"""What holds for every path: the shape of errors, checked parameters, the documents about itself."""
+"""The rules for every path: the format of errors, checked parameters, the documentation."""
 
 import asyncio
 import socket
@@ -127,7 +127,7 @@ async def test_metrics_count_ticks_and_requests_by_template(market):
     for path in ("/data/AAPL", "/data/BTC/USD", "/data/NOPE", "/nowhere/1", "/nowhere/2"):
         await market.get(path)
     await market.head("/symbols")
-    await market.request("BREW", "/symbols")  # of methods, too, anybody can make as many as they like
+    await market.request("BREW", "/symbols")  # clients can also invent any number of methods
     lines = (await market.get("/metrics")).text.splitlines()
     assert "stockpulse_ticks_total 20.0" in lines
     requests = [line for line in lines if line.startswith("stockpulse_http_requests_total")]
@@ -464,7 +464,7 @@ async def test_no_file_but_the_assets_is_served(client):
 
 @pytest.fixture
 async def port(serve, postgres_dsn):
-    """The app behind a real uvicorn: what a client breaks is broken there."""
+    """The app behind a real uvicorn, where a client can break a connection."""
     async with serve(postgres_dsn) as client:
         app = client._transport.app
         with socket.create_server(("127.0.0.1", 0)) as listener:

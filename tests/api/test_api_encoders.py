@@ -1,4 +1,4 @@
-"""A small answer is written value by value, a large one by expressions: nobody must see which it was."""
+"""A small answer is written value by value, a large one by expressions: both must be equal."""
 
 import json
 import math

@@ -151,7 +151,7 @@ async def test_filters_that_nothing_matches(market):
 
 
 async def test_a_rule_with_a_zero_byte_in_its_name(market):
-    """There is none, and there cannot be."""
+    """There is no signal, and there cannot be one."""
     assert (await market.get("/signals?rule=%00")).status_code in (200, 422)
 
 
@@ -233,7 +233,7 @@ async def test_a_late_trade_changes_the_signals_that_follow(market):
     assert (await get(market, "/signals"))["total"] == len(DIP) + len(JUMP) - 2
 
 
-# --- rules of one's own ------------------------------------------------------------------------
+# --- rules of the user -------------------------------------------------------------------------
 
 
 async def test_no_signals_before_there_is_a_closed_bar(compiled, client):
@@ -382,7 +382,7 @@ class TestWrongRules:
     @pytest.mark.parametrize("value", ["2m", "1h", "1w", "", "often", "1M"])
     def test_intervals_that_are_not_taken(self, monkeypatch, value):
         monkeypatch.setenv("STOCKPULSE_SIGNAL_INTERVAL", value)
-        if value == "":  # as compose passes on what is not set
+        if value == "":  # as compose passes variables that are not set
             assert load_settings().signal_interval == "1m"
             return
         with pytest.raises(CannotStart) as refused:
@@ -420,7 +420,7 @@ class TestWrongRules:
 
 @pytest.fixture
 async def many(compiled, client):
-    """Symbols with different histories: five long ones, a short one, one of the exchange."""
+    """Symbols with different histories: five long ones, a short one, and one with the calendar of an exchange."""
     for seed in range(5):
         await send(client, walk(f"W{seed}/USD", seed=seed, days=80), provider=f"p{seed}")
     await send(client, walk("SHORT/USD", seed=9, days=10), provider="short")
@@ -611,7 +611,7 @@ async def test_signals_of_earlier_bars(compiled, serve, postgres_dsn):
     async with serve(postgres_dsn, signal_rules=rules) as client:
         await send(client, rows[half:], calendar="24/7", end_of_stream=True)
         assert len(await said(client)) == len(closes)
-        for at in (117, 60, 9):  # late trades change the close of a minute, and what follows from it
+        for at in (117, 60, 9):  # late trades change the close of a minute, and its indicators and signals
             closes[at] += 5
             late = START + at * MINUTE + 0.75 * MINUTE
             await send(client, [tick("AAA", late, float(closes[at]))], calendar="24/7")

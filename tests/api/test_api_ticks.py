@@ -66,7 +66,7 @@ def taken(rows, duplicates=0):
     return {"accepted": rows, "duplicates": duplicates, "rejected": []}
 
 
-# --- what is taken -----------------------------------------------------------------------------
+# --- accepted ticks ----------------------------------------------------------------------------
 
 
 async def test_a_tick_comes_back_as_it_was_sent(client):
@@ -212,7 +212,7 @@ async def test_arrow_columns_of_the_wrong_type_are_each_rows_problem(client):
         assert answer["rejected"][0]["reason"].startswith(f"{name}: cannot be read from a column of ")
 
 
-# --- what is refused ---------------------------------------------------------------------------
+# --- refused requests --------------------------------------------------------------------------
 
 
 UNREADABLE = [

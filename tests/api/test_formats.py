@@ -327,12 +327,12 @@ def test_openapi_lists_the_formats():
     assert {one["name"] for one in operation["parameters"]} == {"format", "tz"}
 
 
-# --- what goes wrong ---------------------------------------------------------------------------
+# --- faults ------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def served(app):
-    """The app behind a real server: what a broken connection looks like is the server's doing."""
+    """The app behind a real server, which decides how a broken connection looks."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -373,4 +373,4 @@ async def test_a_client_that_leaves_ends_the_query():
             await anext(response.aiter_bytes())
         async with asyncio.timeout(10):
             await source.closed.wait()
-    assert source.taken < 100  # and what was not asked for was not read
+    assert source.taken < 100  # and rows that were not requested were not read

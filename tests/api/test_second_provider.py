@@ -1,4 +1,4 @@
-"""A second provider of a symbol, and a second calendar: the answer says what they do not do."""
+"""A second provider of a symbol, and a second calendar: the answer warns that they have no effect."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

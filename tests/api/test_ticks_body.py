@@ -50,7 +50,7 @@ def arrow(frame, kind="stream", **options):
     return buffer.getvalue()
 
 
-# --- what is taken -----------------------------------------------------------------------------
+# --- accepted bodies ---------------------------------------------------------------------------
 
 
 def test_a_tick():
@@ -124,7 +124,7 @@ def test_numbers_of_a_column_do_not_change_each_other():
     assert [row["ts"] for row in parse({**TICK, "ts": seconds}, {**TICK, "ts": nanos})] == list(alone.values())[:2]
 
 
-# --- what is a problem of its row --------------------------------------------------------------
+# --- problems of a row -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_nesting_is_a_problem_of_its_row():
         parse_ticks(b"[" * 100_000, JSON)
 
 
-# --- what is refused as a whole ----------------------------------------------------------------
+# --- refused bodies ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_a_dictionary_that_repeats_one_long_text_is_not_written_out():
         parse_ticks(arrow(frame), ARROW)
 
 
-# --- whatever is sent --------------------------------------------------------------------------
+# --- arbitrary bodies --------------------------------------------------------------------------
 
 VALUES = st.recursive(
     st.none()

@@ -1,4 +1,4 @@
-"""How long a live bar takes while decades of daily bars arrive, and without them.
+"""Measures the delay of a live bar while decades of daily bars arrive, and without them.
 
 A live feed sends a tick of each of its symbols for one minute after the other. The delay of a bar is the time from the
 submission of the tick that closes it until a reader sees it as final, and until it is in the table.

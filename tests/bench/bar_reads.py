@@ -42,7 +42,7 @@ async def fill(folder: Path, days: int) -> None:
 
 
 async def rate(seconds: float, ask: Callable[[], Awaitable[None]]) -> tuple[float, dict[str, float]]:
-    """Return how many requests fit into a second, one after the other, and quantiles of their times."""
+    """Return the number of consecutive requests per second, and quantiles of their times."""
     latencies: list[float] = []
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:

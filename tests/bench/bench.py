@@ -43,7 +43,7 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 @asynccontextmanager
 async def fresh_database() -> AsyncIterator[str]:
-    """Yield the address of an empty, migrated database on an embedded server of its own."""
+    """Yield the address of an empty, migrated database on its own embedded server."""
     with tempfile.TemporaryDirectory(prefix="sp-bench-") as folder:
         server = EmbeddedPostgres(Path(folder))
         await server.start()

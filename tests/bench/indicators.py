@@ -33,7 +33,7 @@ from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import M5
 
 WINDOW = 250
-PART = 8  # symbols at a time: about as many bars as the app catches up with
+PART = 8  # symbols at a time: about the number of bars of a catch-up in the app
 ALL = [Instance(one) for one in CATALOGUE.values()]
 IN_TALIB = [Instance(CATALOGUE[name]) for name in TALIB]
 

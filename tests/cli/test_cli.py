@@ -66,7 +66,7 @@ def replay(run: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def run_alone(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own."""
+    """The command, in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "stockpulse", *map(str, arguments)],
         env=os.environ | environment,
@@ -143,7 +143,7 @@ def test_a_recording_becomes_the_bars_of_its_trades_and_a_second_time_only_dupli
     expected = aggregated(trades)
     bars = pl.concat([served_bars(app, symbol) for symbol in sorted(trades["symbol"].unique())])
     assert bars.select(expected.columns).equals(expected)
-    assert bars["final"].all()  # the end of the recording closes the last ones
+    assert bars["final"].all()  # the end of the recording closes the last bars
 
     again = replay(*command)
     assert again.exit_code == 0
@@ -318,7 +318,7 @@ def test_what_is_not_taken_is_said_in_one_line(replay, app, option, message, wit
     assert done.stdout == ""
 
 
-# What is wrong at once --------------------------------------------------------------------------
+# Invalid commands -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast", "nan", "inf", ""])
@@ -598,7 +598,7 @@ def test_dead_letters_of_a_server_that_refuses(run):
 
 def test_dead_letters_are_shown_and_what_is_good_now_is_stored(run, app):
     """The other one stays: a price does not get better."""
-    later = time.time() + 6  # than is taken now: five seconds are
+    later = time.time() + 6  # than StockPulse accepts now: five seconds are
     ticks = [
         {"symbol": "EARLY", "ts": later, "price": 7, "size": 1},
         {"symbol": "CHEAP", "ts": "2026-01-02T00:00:00Z", "price": -7, "size": 1},

@@ -1,6 +1,6 @@
 """Crash tests: processes are killed, frozen and cut off under load, and nothing acknowledged is lost or stored twice.
 
-Every app finds its indicators compiled, unless a test gives it a cache folder of its own. Variables for longer runs:
+Every app finds its indicators compiled, unless a test gives it its own cache folder. Variables for longer runs:
 
     STOCKPULSE_CRASH_SEED=7            repeats a failure: each test prints the seed that it used
     STOCKPULSE_CRASH_KILLS=50          kills this often instead of one to three times

@@ -107,7 +107,7 @@ def free_port() -> int:
 
 
 class App:
-    """The app under attack, on a data folder of its own."""
+    """The app under attack, on its own data folder."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
@@ -362,7 +362,7 @@ class Batch:
             assert receipt["accepted"] == good, f"sent once, and yet {receipt}"
 
 
-#: Pairs with so many 5-minute bars that the app stores anchors of their indicators.
+#: Pairs with enough 5-minute bars for the app to store anchors of their indicators.
 OLD_PAIRS = PAIRS[:3]
 OLD_BARS = 4500
 
@@ -580,7 +580,7 @@ async def until_true(holds: Callable[[], Awaitable[bool]], what: str, seconds: f
         await asyncio.sleep(0.05)
 
 
-# What is stored ---------------------------------------------------------------------------------
+# Stored data ------------------------------------------------------------------------------------
 
 TABLES = {"1m": "bars_1m", "5m": "intraday_ohlcv", "1d": "historical_ohlcv"}
 BAR = (

@@ -1,5 +1,5 @@
 """Checks for crash tests with the log on Kafka: they read the topic with code that shares nothing with the app, and
-compare it with what is stored.
+compare it with the stored data.
 """
 
 import contextlib

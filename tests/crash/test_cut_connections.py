@@ -1,4 +1,4 @@
-"""A connection that dies at any message of an append or a flush: it is done once, and what it returns is right."""
+"""A connection that dies at any message of an append or a flush: the work is done once, and its result is right."""
 
 import asyncio
 import contextlib
@@ -59,7 +59,7 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @dataclass
 class Way:
-    """The database directly, for looking, and through the proxy, for what is tested."""
+    """The database directly, for checks, and through the proxy, for the tested code."""
 
     direct: Pool
     proxy: Proxy
@@ -201,7 +201,7 @@ async def test_append_across_the_edge_of_a_segment_is_there_once(way: Way) -> No
 
 
 class Bars:
-    """A bar engine that processes ticks, and whose memory says what must be stored."""
+    """A bar engine that processes ticks, and whose memory has the expected stored data."""
 
     def __init__(self) -> None:
         self.shard = BarEngine()
@@ -285,7 +285,7 @@ async def assert_state_comes_back(way: Way, bars: Bars) -> None:
     assert other.offset == bars.shard.offset
 
 
-# Who may write --------------------------------------------------------------------------------------
+# Permission to write --------------------------------------------------------------------------------
 
 
 async def test_second_journal_is_refused_while_the_first_lives(way: Way) -> None:
@@ -303,7 +303,7 @@ async def test_journal_that_was_taken_over_writes_nothing_more(way: Way) -> None
     async with a_journal(way, wait_seconds=0.3) as first:
         base = first.head
         await first.append(Ticks(some_ticks(0, 10)))
-        # What a server that restarts does: the first one's session, and with it the lock, is gone.
+        # Simulate a restart of the server: the session of the first process, and with it the lock, is gone.
         await way.direct.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1", SHARD
         )

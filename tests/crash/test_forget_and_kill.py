@@ -1,4 +1,4 @@
-"""SIGKILL of the app while it forgets under load: bars are those of the ticks that stand, bit for bit."""
+"""SIGKILL of the app while it forgets under load: bars are those of the remaining ticks, bit for bit."""
 
 import asyncio
 import contextlib
@@ -59,7 +59,7 @@ class Forgetter:
         return query
 
     async def forget(self, query: dict[str, str]) -> None:
-        """Take back what the query says; ask again until there is an answer."""
+        """Take back the ticks of the query; ask again until there is an answer."""
         while True:
             try:
                 status, answer = await self.caller.call("DELETE", f"/ticks?{urlencode(query)}")
@@ -161,7 +161,7 @@ async def test_killed_while_it_forgets(tmp_path: Path) -> None:
         assert_bars_are_of(stored, ticks)
         await assert_derived_right(app)
         query = {"symbol": SOURCES[0].symbols[0], "limit": 10_000}
-        forgetter.caller.close()  # the server has closed it meanwhile, since it was idle
+        forgetter.caller.close()  # the server has closed it, since it was idle
         status, latest = await forgetter.caller.call("GET", f"/ticks/latest?{urlencode(query)}")
         forgetter.caller.close()
         assert status == 200, latest

@@ -1,5 +1,5 @@
-"""Kafka is stopped, frozen and killed under load. Meanwhile the app reports it and keeps what it was given within
-bounds; afterwards it goes on by itself.
+"""Kafka is stopped, frozen and killed under load. The app reports the outage and bounds its memory; afterwards it
+continues by itself.
 """
 
 import asyncio
@@ -161,7 +161,7 @@ async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
 
 @pytest.mark.thorough
 async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
-    """More ticks arrive than fit, while nothing is appended: memory stays bounded, and what was taken lands once."""
+    """More ticks arrive than fit during the outage: memory stays bounded, and accepted ticks are appended once."""
     seed = seed_of(35)
     async with app_on_kafka(own_broker.bootstrap, TOPIC, durable_timeout_seconds=DURABLE_SECONDS) as app:
         market = Market(

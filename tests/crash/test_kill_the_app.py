@@ -118,7 +118,7 @@ async def test_compiling_ends_with_the_app(tmp_path: Path) -> None:
 def compilers_of(app: App) -> list[psutil.Process]:
     found = []
     for process in processes_of(app.folder):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end as it is looked at
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end during the check
             if "stockpulse.indicators.compiler" in process.cmdline():
                 found.append(process)
     return found

@@ -83,7 +83,7 @@ class Work:
         return [*lags, *[analytics for _, analytics in said if analytics != {"compiled": True, "behind": 0}]]
 
     def tails(self) -> str:
-        """Return the last lines of all logs, without those of requests."""
+        """Return the last lines of all logs, without lines about requests."""
         said = ""
         for one in self._all:
             lines = [line for line in one.tail(200_000).splitlines() if '"event": "request"' not in line]

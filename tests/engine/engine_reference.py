@@ -1,4 +1,4 @@
-"""What the bars must be, worked out one record at a time, and a shard driven the way the pipeline drives it.
+"""The expected bars, calculated record by record, and a shard driven as the pipeline drives it.
 
 `bars_of` knows nothing of the engine but the names of a bar's fields. `Drive` runs a shard over a log with any
 batches, closings, flushes and crashes, over a `MemoryStore` that stands for the database.
@@ -168,11 +168,11 @@ def notional(bar):
 
 @dataclass(frozen=True)
 class Counted:
-    """A trade, and what it counts for in one bar."""
+    """A trade, and the parts of a bar that it counts for."""
 
     tick: Tick
     price: bool  # open, high, low and close
-    first: bool  # high and low; open and close where there is none
+    first: bool  # high and low; open and close if there is no price yet
     opening: bool  # before the other trades of its minute
     volume: bool
 
@@ -378,7 +378,7 @@ def assert_same(got, wanted, where=""):
 
 
 def row_bits(rows):
-    """Rows as a set of bytes, whatever their order and whether they are dirty."""
+    """Rows as a set of bytes, without their order and without `dirty`."""
     rows = rows.copy()
     rows["dirty"] = False
     return sorted(row.tobytes() for row in rows)
@@ -422,7 +422,7 @@ class MemoryStore:
 
 
 class Drive:
-    """One shard over one log, dying and coming back, and what it says on the way."""
+    """One shard over one log, with crashes and restarts, and the events on the way."""
 
     def __init__(self, log, *, extended=False, lateness=LATENESS):
         self.log = log
@@ -431,11 +431,11 @@ class Drive:
         self.store = MemoryStore()
         self.offset, self.parts = 0, []  # the checkpoint
         self.events = []  # of the whole life
-        self.head = 0  # how many records had been worked in when it last died
+        self.head = 0  # the number of processed records at the last crash
         self.start()
 
     def new_engine(self):
-        """What is driven: an engine of bars alone."""
+        """Return the engine to drive: bars only."""
         shard = BarEngine(lateness_micros=self.lateness, extended_day=self.extended)
         for symbol, calendar in CALENDAR.items():
             shard.learn(symbol, trading_calendar(calendar))
@@ -499,7 +499,7 @@ class Drive:
                 self.checked_out[event.interval, key] = revision
                 self.events.append((event.interval, key, values, event.revised))
 
-    # A flush is under way while batches go on; only once it is committed may bars leave the memory.
+    # Batches continue during a flush; bars may leave the memory only after its commit.
 
     def begin_flush(self, *, whole=False):
         if self.pending is not None:
@@ -542,10 +542,10 @@ class Drive:
                     key = (name, int(row["symbol_id"]), int(row["ts"]))
                     assert saved.get(key) != row_bits(np.array([row])), f"{key} has not changed"
 
-    # What there is ------------------------------------------------------------------------------
+    # Reading ------------------------------------------------------------------------------------
 
     def bars(self, interval):
-        """What a reader finds: stored bars, and over them those in memory."""
+        """The bars of a reader: stored bars, replaced by bars in memory."""
         return self.store.bars(interval) | by_key(self.shard.resident(interval))
 
     def assert_right_so_far(self):
@@ -554,7 +554,7 @@ class Drive:
             assert_same(self.bars(interval), wanted[interval], f"{interval} after {self.at} records")
 
     def assert_holds_little(self):
-        """After a flush: what is not final, the newest final bar of each symbol, what has changed since."""
+        """After a flush: bars that are not final, the newest final bar of each symbol, and bars that changed since."""
         for interval in BASE_INTERVALS:
             rows = self.shard.resident(interval)
             spare = rows[rows["final"] & ~rows["dirty"]]

@@ -1,4 +1,4 @@
-"""What is stored in the end is a function of the log's records and their order alone."""
+"""The stored bars depend only on the records of the log and their order."""
 
 import math
 from fractions import Fraction
@@ -125,7 +125,7 @@ class TestStored:
 
 
 def highest_revisions(events, of_interval):
-    """What a consumer ends with who keeps the highest revision of each bar."""
+    """The bars of a consumer that keeps the highest revision of each bar."""
     kept = {}
     for interval, key, values, _ in events:
         if interval is of_interval:
@@ -137,7 +137,7 @@ def highest_revisions(events, of_interval):
 
 
 def permuted(log, random):
-    """The same ticks in another order, but for those of one symbol with equal stamps, renumbered."""
+    """The same ticks in another order, except for ticks of one symbol with equal times, renumbered."""
     places = list(range(len(log)))
     random.shuffle(places)
     order = {}

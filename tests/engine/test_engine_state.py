@@ -127,7 +127,7 @@ class TestRestored:
 
 
 class TestChanges:
-    # That only what changed is among them is asserted in Drive.
+    # Drive asserts that they have changed rows only.
 
     def test_are_none_when_nothing_came(self):
         drive = Drive([tick(0, T)])

@@ -15,7 +15,7 @@ from stockpulse.engine.exact_sums import add_notionals, digits_of, quotient, spl
 
 T = micros("2024-03-05T15:00")
 
-#: Prices and sizes as markets write them, from fractions of a coin to the largest trades that are taken.
+#: Prices and sizes as markets write them, from fractions of a coin to the largest accepted trades.
 decimal_prices = st.builds(
     lambda digits, places: float(Decimal(digits).scaleb(-places)), st.integers(1, 10**8), st.integers(0, 10)
 ).filter(lambda price: price <= 1e6)
@@ -111,7 +111,7 @@ class TestSums:
         for _ in range(8):  # 256 times as many
             sums = add_notionals(sums, sums)
         units, picos = (np.array([int(part[0]) * count]) for part in split(np.array([1e12])))
-        assert quotient(sums, (units * 32, picos)).tolist() == [8e6]  # not 256 times: that is what the units hold
+        assert quotient(sums, (units * 32, picos)).tolist() == [8e6]  # not 256 times: the units have no room for more
 
     def test_of_groups(self):
         values = np.random.default_rng(7).uniform(1e-9, 1e15, 5000)

@@ -1,4 +1,4 @@
-"""Indicators and signals of the engine are those of one calculation over all bars, whatever happened on the way."""
+"""Indicators and signals of the engine equal those of one calculation over all bars, for any sequence of events."""
 
 from unittest import mock
 
@@ -48,7 +48,7 @@ _loops = {}
 
 
 def plain(loop):
-    """The loop as it stands: nothing is compiled."""
+    """The loop as Python: nothing is compiled."""
     if loop.name not in _loops:
         world = {}
         exec(loop.text, world)
@@ -57,7 +57,7 @@ def plain(loop):
 
 
 class TracksDrive(Drive):
-    """An engine with tracks over one log, and what is stored of them."""
+    """An engine with tracks over one log, and their stored data."""
 
     def __init__(self, log, **options):
         self.derived, self.signals, self.anchors = {}, {}, {}
@@ -107,7 +107,7 @@ class TracksDrive(Drive):
             self.signals |= dict(zip(keys, said.signal.tolist(), strict=True))
 
     def catch_up(self, most):
-        """A part of what is behind, as `IndicatorCatchUp` does it."""
+        """Calculate a part of the missing bars, as `IndicatorCatchUp` does."""
         for name, track in self.tracks.items():
             if not track.is_behind():
                 continue

@@ -40,7 +40,7 @@ def lowest(values: Array, size: int) -> Array:
 
 
 def deviation(values: Array, size: int, degrees: int = 0) -> Array:
-    """The standard deviation; of what is all the same exactly zero."""
+    """The standard deviation; exactly zero for equal values."""
     return windowed(values, size, lambda window: np.std(window, ddof=degrees) if np.ptp(window) > 0 else 0.0)
 
 
@@ -82,7 +82,7 @@ def quotient(a: Array, b: Array, otherwise: float = nan) -> Array:
 
 
 def later(values: Array, bars: int) -> Array:
-    """The values, so many bars later."""
+    """The values, shifted by this number of bars."""
     return np.concatenate([np.full(bars, nan), values])[: len(values)]
 
 

@@ -122,7 +122,7 @@ def _silent(bars: Bars, first: int, last: int) -> Bars:
 
 
 def generated_bars() -> dict[str, Bars]:
-    """Made-up series: what is rare in real ones, and no folder is needed for."""
+    """Generated series: cases that are rare in real data, without any folder."""
     walk = random_walk(1, 700)
     ticks = random_walk(2, 700, price=20, step=0.001, tick=0.01)
     return {
@@ -198,6 +198,6 @@ def random_values(indicator: Indicator, random: np.random.Generator, *, longest:
 
 
 def nulls_first(values: Sequence[float] | Array) -> int:
-    """How many nulls come before the first value; all of them if there is none."""
+    """The number of nulls before the first value; the length if all are null."""
     known = np.flatnonzero(~np.isnan(values))
     return int(known[0]) if len(known) else len(values)

@@ -1,4 +1,4 @@
-"""What TA-Lib calls the indicators of the catalogue: for each, a call of it, what it is measured by, and parameters."""
+"""The functions of TA-Lib for the indicators of the catalogue: for each a call, its unit, and parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

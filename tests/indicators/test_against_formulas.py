@@ -1,4 +1,4 @@
-"""What TA-Lib does not have is equal to its published formula, and much of the rest to another library."""
+"""Indicators that TA-Lib does not have equal their published formulas, and many others equal another library."""
 
 import math
 from fractions import Fraction
@@ -58,7 +58,7 @@ def real(source: str) -> dict[str, Bars]:
 
 
 def scale_of(name: str, output: str, bars: Bars) -> float:
-    """What differences are measured by."""
+    """The unit of differences."""
     if name in UNITLESS:
         return 100
     if output in OF_ONE:

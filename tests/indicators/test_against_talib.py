@@ -1,7 +1,7 @@
 """The indicators that TA-Lib has are equal to it.
 
-Where they are not, an exact calculation has to show that ours is right: TA-Lib's sliding sums, which it adds to
-and takes from, lose what a huge value swallows, and it decides ties in its Parabolic SAR by the last bit.
+Where they differ, an exact calculation must show that ours is right: TA-Lib's sliding sums lose digits after a huge
+value, and it decides ties in its Parabolic SAR by the last bit.
 """
 
 import math
@@ -122,7 +122,7 @@ def compare(ta: Any, compiler: Compiler, name: str, values: dict[str, Value], se
 
 
 def differing(a: Array, b: Array, scale: float) -> Any:
-    """The places of what is not the same."""
+    """The places of different values."""
     return np.flatnonzero(np.abs(a - b) > TOLERANCE * np.maximum(np.abs(b), scale))
 
 

@@ -1,4 +1,4 @@
-"""What a calendar adds to bars: the regular session, and the number of bars in a year."""
+"""The inputs from a calendar: the regular session, and the number of bars in a year."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What every indicator of the catalogue keeps to."""
+"""The rules for every indicator of the catalogue."""
 
 import keyword
 import math
@@ -127,7 +127,7 @@ def test_equal_periods_are_the_same_loop(indicator):
 
 
 def test_other_indicators_are_other_loops():
-    # But for what is the same calculation by two names.
+    # Except for one calculation with two names.
     loops = [(one.inputs, Instance(one).loop.name) for one in CATALOGUE.values()]
     assert len(set(loops)) == len(loops)
 

@@ -1,4 +1,4 @@
-"""Machine code is made once, and kept where nobody else can change it."""
+"""Machine code is compiled once, and kept in a folder that no other user can change."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""A damaged or missing file of machine code is noticed, and made anew; a cache that cannot be written is not needed."""
+"""A damaged or missing file of machine code is compiled again; the app needs no writable cache."""
 
 import os
 import platform
@@ -71,7 +71,7 @@ def with_more(content: bytes) -> bytes:
 
 
 def of_zeros(content: bytes) -> bytes:
-    """What some file systems leave after a power cut."""
+    """The content that some file systems leave after a power cut."""
     return bytes(len(content))
 
 

@@ -1,4 +1,4 @@
-"""Which indicators a text asks for, and what their columns are called."""
+"""The indicators in a text, and the names of their columns."""
 
 import pytest
 

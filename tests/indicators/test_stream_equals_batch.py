@@ -1,6 +1,5 @@
-"""A stream of bars gives bit for bit what one calculation over all of them gives.
-
-Whoever gets the bars in whatever portions, looks at bars that are not over yet, or goes on from a snapshot.
+"""A stream of bars gives, bit for bit, the values of one calculation over all bars.  This holds for bars in any
+portions, with previews of forming bars, and after a snapshot.
 """
 
 import math
@@ -56,7 +55,7 @@ def stretch(kind: str, count: int, price: float, random: np.random.Generator) ->
 
 @st.composite
 def markets(draw: st.DrawFn) -> Market:
-    """Symbols that start at some time, miss bars, and of which some have none at all."""
+    """Symbols that start at different times and miss bars; some have no bars at all."""
     pieces = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 35)), max_size=4)
     symbols = draw(
         st.lists(st.tuples(pieces, st.integers(0, 20), st.sampled_from([0.0, 0.2, 0.7])), min_size=1, max_size=4)
@@ -143,7 +142,7 @@ def in_portions(compiler: Compiler, bundle: Bundle, market: Market, random: np.r
         for a, b in zip(first, last, strict=True):
             found[:, a:b] = out[:, a:b]
         done[some] = np.maximum(first, last - hold)
-        if hold and random.random() < 0.5:  # those that were held are over now
+        if hold and random.random() < 0.5:  # the held bars are closed now
             out = bundle.calculate(compiler, states, rows[some], done[some], last, market.bars)
             for a, b in zip(done[some], last, strict=True):
                 assert same(out[:, a:b], found[:, a:b])
@@ -160,7 +159,7 @@ def preview(
     market: Market,
     random: np.random.Generator,
 ) -> None:
-    """See what the next bars would give, if they were others."""
+    """Preview the values of other next bars."""
     last = np.minimum(first + 1, len(market.times))
     factor = random.choice([0.0, 0.5, 1.0, 1.001, 1e6])
     changed = {name: one * factor if name == "volume" else one + factor for name, one in market.bars.items()}
@@ -168,7 +167,7 @@ def preview(
 
 
 def restored(states: list[Array], rows: Ints, random: np.random.Generator) -> tuple[list[Array], Ints]:
-    """The states as they come out of a snapshot, in other rows among those of others."""
+    """The states after a snapshot, in other rows among the states of other symbols."""
     places = random.permutation(len(rows) + 2)[: len(rows)]
     found = []
     for state in states:
@@ -180,7 +179,7 @@ def restored(states: list[Array], rows: Ints, random: np.random.Generator) -> tu
 
 
 def in_plain_python(bundle: Bundle, market: Market) -> Array:
-    """The loop as it is written, without a compiler."""
+    """The loop without a compiler."""
     (loop,) = bundle.loops
     namespace: dict[str, object] = {}
     exec(loop.text, namespace)
@@ -200,7 +199,7 @@ def prefix(compiler: Compiler, bundle: Bundle, market: Market, first: int, last:
 
 
 def test_all_indicators_of_many_symbols_at_once(compiler):
-    # So many bars that the work is spread over threads; a stream of them, and each symbol alone, are not.
+    # Enough bars for several threads; a stream of them, and each symbol alone, use one thread.
     series = {str(seed): random_walk(seed, 120, tick=0.01 * (seed % 2)) for seed in range(200)}
     bars, first, last = together(series)
     steps = np.arange(120) + first[:, np.newaxis]

@@ -1,4 +1,4 @@
-"""Whose ticks build the bars of a symbol."""
+"""The provider whose ticks build the bars of a symbol."""
 
 import pytest
 

@@ -191,7 +191,7 @@ class TestForgetting:
         assert len(window) < 400
 
     def test_a_replay_faster_than_the_window_may_still_send_again(self):
-        """Event time says nothing of how long ago a request was: ten minutes of it pass in a moment."""
+        """Event time is independent of the time of a request: ten minutes of it can pass in a moment."""
         window = RedeliveryWindow()
         for minute in range(120):
             sift(window, *numbered(minute * 10, 10, T + minute * 60 * SECOND))
@@ -231,7 +231,7 @@ class TestForgetting:
 
 
 def test_many_keys_do_not_collide():
-    """64 bits tell millions of keys apart; what is new is called new."""
+    """64 bits distinguish millions of keys; new keys are recognised as new."""
     window = RedeliveryWindow()
     for at in range(0, 200_000, 50_000):
         frame = pl.DataFrame(

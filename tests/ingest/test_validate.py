@@ -1,4 +1,4 @@
-"""What may enter the log, and what becomes of the rest: the rules of R10, one by one and all at once."""
+"""Valid and rejected rows: each rule alone, and all together."""
 
 import math
 import re

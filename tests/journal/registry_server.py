@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-# What each type can be read as, besides as itself: the promotions of Avro's specification.
+# The further types that each type can be read as: the promotions of Avro's specification.
 PROMOTIONS = {"int": {"long", "float", "double"}, "long": {"float", "double"}, "float": {"double"}}
 
 
@@ -86,7 +86,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def unreadable(writer: Any, reader: Any) -> str | None:
-    """Return why records of one schema cannot be read with the other (compatibility BACKWARD, for flat records)."""
+    """Return the reason why flat records of one schema cannot be read with the other (compatibility BACKWARD)."""
     written = {one["name"]: one["type"] for one in writer["fields"]}
     for one in reader["fields"]:
         names = {one["name"], *one.get("aliases", [])} & written.keys()

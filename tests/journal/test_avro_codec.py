@@ -298,7 +298,7 @@ def test_a_bad_field_is_a_problem_of_its_row(codec, row, problem):
     assert content(decoded.ticks, RECORDED_TICKS).equals(ticks(TICK, TICK))
 
 
-# --- what is no record ---------------------------------------------------------------------------
+# --- values that are no records ------------------------------------------------------------------
 
 
 def poison(server, codec):
@@ -414,7 +414,7 @@ def test_an_outage_is_no_poison():
         ours = codec.encode_ticks(ticks(TICK))
         theirs = written_as(server, of_fields(symbol="string", ts=MICROS, price="double", size="double"), REQUIRED)
         server.failing = 503
-        assert codec.decode(ours).ticks.height == 1  # what is known needs no registry
+        assert codec.decode(ours).ticks.height == 1  # known schemas need no registry
         with pytest.raises(Unavailable):
             codec.decode([*ours, theirs])
         server.failing = None

@@ -330,7 +330,7 @@ def test_the_rules_are_those_of_post_ticks(sent):
     assert posted[decoded["row"].to_list()].equals(decoded.select(posted.columns))
 
 
-# --- what is no record ---------------------------------------------------------------------------
+# --- values that are no records ------------------------------------------------------------------
 
 DEEP = 100_000
 

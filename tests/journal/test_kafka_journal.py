@@ -37,7 +37,7 @@ from stockpulse.pipeline.ingestor import HandOn
 
 T0 = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 OURS = "/ticks?provider=ours&calendar=24/7&clock=event"
-#: What others write goes by the wall clock, so all of their bars here are over.
+#: Ticks of other programs follow the wall clock, so all their bars here are closed.
 SYMBOL = symbols_on(2, 1)[0]
 
 
@@ -307,7 +307,7 @@ async def test_topics_are_made_as_they_are_set(serve: Serve, postgres_dsn: str, 
         [line] = [line.split() for line in said.splitlines() if f"{topic}.{name}" in line]
         assert line == [f"{topic}.{name}", "3", "1", "5", "h"]
     assert len(await first_seqs(postgres_dsn)) == 3
-    # What is there stays as it is.
+    # Existing records do not change.
     async with serve(postgres_dsn, **settings | {"kafka_partitions": 4, "kafka_retention_hours": 9}):
         assert len(await first_seqs(postgres_dsn)) == 3
 

@@ -198,7 +198,7 @@ def test_without_the_libraries_it_says_what_to_install(monkeypatch, library):
         choose("avro", NOTHING_LISTENS)
 
 
-# --- schemas by which a short record could take for ever ---------------------------------------
+# --- schemas that could make a short record endless --------------------------------------------
 
 NODE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
 EMPTY = {"type": "record", "name": "a.Empty", "fields": [{"name": "n", "type": "null"}]}

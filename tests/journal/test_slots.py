@@ -31,7 +31,7 @@ async def connection(postgres_dsn):
 
 
 def placed(first, count, **options):
-    """Make ticks with seqs from this offset on, as they are stored."""
+    """Make stored ticks with seqs from this offset on."""
     frame = ticks(count, **options).frame
     return frame.with_columns(seq=first + frame.with_row_index("at")["at"].cast(LOGGED_TICKS["seq"])).select(
         list(LOGGED_TICKS)
@@ -63,7 +63,7 @@ async def test_one_that_is_sealed_ends_there_and_is_indexed(pool, connection):
     segments = await opened(pool, rows=5)
     assert not segments.is_due(FIRST + 4)
     await stored(segments, connection, placed(FIRST, 5))
-    segments.recent.append(segments.open, placed(FIRST + 5, 2))  # worked in, and not stored yet
+    segments.recent.append(segments.open, placed(FIRST + 5, 2))  # processed, and not stored yet
     assert segments.is_due(FIRST + 5)
     await segments.seal(FIRST + 5)
     assert segments.open == FIRST + 5

@@ -201,7 +201,7 @@ async def test_what_they_write_becomes_bars(
 async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
-    """The partitioner CRC32 puts some symbols on wrong partitions: these become dead letters, the others are taken."""
+    """The partitioner CRC32 puts some symbols on wrong partitions: their records become dead letters."""
     sent = market()
     async with serve(postgres_dsn, **on_kafka(kafka, topic)) as client:
         await asyncio.to_thread(by_confluent("consistent_random"), kafka, f"{topic}.raw", sent)

@@ -1,4 +1,4 @@
-"""Sessions as exchanges announced them, which no library told us; and every calendar that is offered."""
+"""Sessions as exchanges announced them, independent of any library; and every available calendar."""
 
 import json
 import warnings

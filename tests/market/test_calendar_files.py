@@ -1,4 +1,4 @@
-"""Calendars kept in files: the same as built ones, whatever happens to the file."""
+"""Calendars in files equal built calendars, also after damage to the file."""
 
 import numpy as np
 import pytest

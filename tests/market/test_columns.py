@@ -1,4 +1,4 @@
-"""One reader for the fields of POST, files, Kafka and dead letters: what it takes, in columns and one by one."""
+"""One reader for the fields of POST, files, Kafka and dead letters: its valid values, in columns and one by one."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""One rule for symbols: what vendors use, stored in one spelling."""
+"""One rule for symbols: names of vendors, stored in one form."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""The app starts and stays, whatever has become of its cache of compiled indicators."""
+"""The app starts and keeps running in any state of its cache of compiled indicators."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From one log to the other and back: no tick is lost or there twice, and revisions go on growing."""
+"""From one log to the other and back: no tick is lost or stored twice, and revisions keep growing."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ Tick = dict[str, Any]
 
 
 def ticks_of(phase: int) -> list[Tick]:
-    """Ticks of a phase's own time, then late ones of the bars of all phases before, open and close among them."""
+    """Ticks of the time of a phase, then late ticks for the bars of all phases before, including opens and closes."""
     made = []
     for of_phase in (phase, *range(phase)):
         start = T0 + timedelta(minutes=MINUTES * of_phase)
@@ -141,7 +141,7 @@ async def all_stored(dsn: str, sent: list[Tick]) -> list[StoredTick]:
 async def test_what_came_before_a_move_is_known_again_after_it(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
-    """A client whose answer was lost sends again, to whatever log there is then."""
+    """A client whose answer was lost sends again, to the log of that time."""
     with_kafka = on_kafka(kafka, topic)
     sent: list[Tick] = []
     phases = [("postgres", ON_POSTGRES), ("kafka", with_kafka), ("postgres", ON_POSTGRES)]

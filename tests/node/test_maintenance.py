@@ -60,7 +60,7 @@ class Retention:
         return retain(self._segments, self._parts.partitions, self._drop_states, runs, self._parts.clock)
 
     async def rounds_done(self, count):
-        """Run until so many rounds are over."""
+        """Run this number of rounds."""
         async with while_running(self.run()):
             async with asyncio.timeout(30):
                 while self.rounds <= count:

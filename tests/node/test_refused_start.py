@@ -97,7 +97,7 @@ async def refuse(settings: Settings, at: int) -> None:
 
 
 async def no_connections(dsn: str, step: str) -> None:
-    """Require that nobody else is connected; a connection that was closed may end a little later in the server."""
+    """Require that there are no other connections; a closed connection may end a little later in the server."""
     query = "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     own = await asyncpg.connect(dsn)
     try:

@@ -1,4 +1,4 @@
-"""Listeners hear everything that the shards make, and never change what is stored."""
+"""Listeners receive all events of the shards, and never change stored data."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ START = NOW - DAY
 
 
 class Recorder(Listener):
-    """Keeps what it hears."""
+    """Keeps the events that it receives."""
 
     def __init__(self):
         self.ticks, self.bars, self.indicators, self.signals = [], [], [], []
@@ -49,7 +49,7 @@ class Recorder(Listener):
 
 
 class Faulty(Listener):
-    """Raises whatever it hears."""
+    """Raises at every event."""
 
     def on_ticks(self, ticks):
         raise RuntimeError("a listener's own fault")

@@ -130,7 +130,7 @@ async def test_a_symbol_that_is_not_known_yet_is_served_once_it_is(follow, names
 
 
 async def test_following_goes_on_after_a_fault(names):
-    """The supervisor calls `run` again: it then begins to read anew."""
+    """The supervisor calls `run` again: then it reads from the start again."""
     begun = 0
 
     async def records() -> AsyncIterator[list[bytes | None]]:

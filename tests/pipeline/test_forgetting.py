@@ -1,4 +1,4 @@
-"""Forgotten records: everything stored becomes what it would be without them."""
+"""Forgotten records: all stored data becomes equal to data without them."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ async def ended(parts, *feeds):
 
 
 async def records(parts):
-    """Return the records of the log without the forgotten ones, told from the tables by hand."""
+    """Return the records of the log without the forgotten ones, read from the tables."""
     ticks = await parts.pool.fetch(f"SELECT {', '.join(LOGGED_TICKS)} FROM realtime_prices ORDER BY seq")
     bars = await parts.pool.fetch(f"SELECT {', '.join(LOGGED_BARS)} FROM provider_bars ORDER BY seq")
     forgets = await parts.pool.fetch("SELECT * FROM forgets")
@@ -253,7 +253,7 @@ class TestBars:
 class TestTicks:
     async def test_are_served_no_more(self, postgres_dsn):
         async with plain(postgres_dsn, segment_rows=20) as parts:
-            for n in range(4):  # in indexed segments, in sealed ones and in memory
+            for n in range(4):  # in indexed segments, in sealed segments and in memory
                 await parts.submit(TAPE, *walk("A", AT + n * HOUR, 15))
                 if n == 1:
                     await parts.segments.index_sealed()
@@ -300,7 +300,7 @@ class TestTicks:
 class TestCrash:
     @pytest.mark.parametrize("moment", ["before", "between", "after"])
     async def test_in_the_middle_of_a_forget(self, postgres_dsn, monkeypatch, moment):
-        """The record is durable: whatever of it was done, the next start does the rest."""
+        """The record is durable: the next start completes a partial forget."""
         with contextlib.suppress(Killed):
             async with plain(postgres_dsn) as parts:
                 await parts.submit(TAPE, *walk("A", AT - 3 * DAY, 20), *walk("B", AT, 20), *walk("C", AT, 20))

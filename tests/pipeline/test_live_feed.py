@@ -62,7 +62,7 @@ class Stocks(Vendor):
 
 
 async def filled(parts, vendor, *symbols):
-    """Fill what is missing; how many bars that were, and what was asked for."""
+    """Load missing history; return the number of bars, and the requests."""
     vendor.asked.clear()
     count = await Backfill(vendor, parts.ingestor, parts.bars, parts.names).run(symbols, parts.clock())
     await parts.settled()
@@ -183,7 +183,7 @@ class TestFollow:
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
 
     async def test_what_a_socket_pushes_while_there_is_no_room_is_counted_as_a_gap(self, postgres_dsn, monkeypatch):
-        """Room for ten rows while nothing becomes durable: then the feed goes on, and says what is missing."""
+        """Room for ten rows while nothing becomes durable: then the feed continues, and records the gap."""
         monkeypatch.setattr(ingestor, "_QUEUE_ROWS", 10)
         async with stack(postgres_dsn) as parts:
             durable, append = asyncio.Event(), parts.journal.append

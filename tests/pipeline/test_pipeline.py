@@ -64,7 +64,7 @@ class TestSubmit:
             texts = ["\0", "\x1f", "\U0001f4a5" * 5000, "'; DROP TABLE dead_letters; --", "\\", '"', "\ud7ff"]
             rows = [tick(text, NOW) for text in texts] + [tick("A", NOW, exchange=text) for text in texts]
             receipt = await parts.submit(LIVE, *rows)
-            # An exchange may be any printable ASCII character: the backslash and the quotation mark are taken.
+            # An exchange may be any printable ASCII character: the backslash and the quotation mark are accepted.
             assert [row for row, _ in receipt.rejected] == [*range(11), 13]
             assert receipt.accepted == 2
             stored = "SELECT exchange FROM realtime_prices JOIN tick_kinds ON id = kind_id ORDER BY seq"

@@ -1,4 +1,4 @@
-"""Processes that share the shards of a log: each record is processed once, whoever owns its shard at the time."""
+"""Processes that share the shards of a log: each record is processed once, by any owner of its shard."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -220,7 +220,7 @@ async def test_shards_move_between_processes_under_load(cluster):
 
 
 async def test_a_shard_that_two_processes_are_assigned_has_one_owner(cluster):
-    """Assignment alone grants no ownership: the one that took it last has it, and the other one stops."""
+    """Assignment alone grants no ownership: the last process that took the shard owns it, and the other one stops."""
     first = await cluster.join(0, 1, 2)
     await cluster.put(100)
     await cluster.stored()

@@ -1,4 +1,4 @@
-"""The binary COPY format: what is packed is what PostgreSQL stores, and what it gives is what is unpacked."""
+"""The binary COPY format: PostgreSQL stores the packed values, and unpacking returns the stored values."""
 
 import asyncio
 import math
@@ -35,7 +35,7 @@ rows_of = st.lists(
         signed(64),
         st.floats(),
         st.integers(FIRST_MICRO, LAST_MICRO) | st.sampled_from([0, 946_684_800_000_000, FIRST_MICRO, LAST_MICRO]),
-        # Every text but those with NUL, which PostgreSQL has none of.
+        # Any text without NUL, which PostgreSQL cannot store.
         st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=80),
     ),
     max_size=30,

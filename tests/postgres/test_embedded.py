@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, with real servers: what it survives, who gets in, and that nothing is left."""
+"""The embedded PostgreSQL, with real servers: crashes, access, and a clean end."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ def postmaster(data_dir: Path) -> int:
 
 
 def processes_of(server: EmbeddedPostgres) -> list[str]:
-    """Whatever runs for this server: initdb and the postmaster name the folder, the others the cluster."""
+    """All processes of this server: initdb and the postmaster name the folder, the others the cluster."""
     marks = [str(server._data_dir)]
     if server._cluster.exists():
         marks.append(server._cluster_name())

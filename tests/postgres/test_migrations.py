@@ -1,4 +1,4 @@
-"""The schema: the migrations make what the tables say, both ways, by every way to run them."""
+"""The schema: the migrations create the schema of `tables.py`, up and down, by every way to run them."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ def alembic(*arguments, **variables):
 
 
 async def catalogue(dsn):
-    """What PostgreSQL says of a schema, as text: tables, columns, constraints, indexes, views, functions, comments."""
+    """The catalogue of a schema, as text: tables, columns, constraints, indexes, views, functions, comments."""
     queries = {
         "columns": "SELECT table_name, ordinal_position, column_name, data_type, udt_name, is_nullable, column_default,"
         " is_identity FROM information_schema.columns WHERE table_schema = 'public'",

@@ -1,4 +1,4 @@
-"""What the vendors' rules for trade conditions make of minute and daily bars."""
+"""The vendors' rules for trade conditions in minute and daily bars."""
 
 import math
 
@@ -30,7 +30,7 @@ def at(text):
 
 
 def bars_of(rule, *trades, batches=1):
-    """The bars of (time, price, size, conditions, tape), in order of arrival, in so many batches."""
+    """The bars of (time, price, size, conditions, tape), in order of arrival, in this number of batches."""
     engine = BarEngine()
     engine.learn(1, trading_calendar(CALENDAR))
     size_of_batch = -(-len(trades) // batches)

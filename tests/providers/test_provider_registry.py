@@ -1,4 +1,4 @@
-"""Providers are found by name: ours, and those of any installed package."""
+"""Providers are found by name: ours, and the providers of any installed package."""
 
 import os
 import subprocess
@@ -90,7 +90,7 @@ def site(tmp_path, monkeypatch):
 
 
 def serving(**environment):
-    """The start of a server in a process of its own, which is expected to be refused."""
+    """The start of a server in a separate process, which is expected to refuse."""
     return subprocess.run(
         [sys.executable, "-m", "stockpulse", "serve", "--port", "0"],
         env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60,

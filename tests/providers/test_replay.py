@@ -1,4 +1,4 @@
-"""A recording sent again: whatever format it is in, at whatever speed."""
+"""A replayed recording, in any format and at any speed."""
 
 import gzip
 import math

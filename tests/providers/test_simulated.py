@@ -70,7 +70,7 @@ def test_a_price_does_not_depend_on_what_else_is_asked():
 
 
 def test_a_price_is_the_same_in_every_version():
-    # Whoever changes these moves the prices of all running installations.
+    # A change of these changes the prices of all running installations.
     assert at("AAPL", START, START + SECOND, START + timedelta(days=1)) == [182.22, 182.22, 181.80]
     assert at("X", START, seed=3) == [19.07]
 

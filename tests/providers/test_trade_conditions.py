@@ -1,4 +1,4 @@
-"""Which trades count for what, by the vendors' own tables."""
+"""The parts of a bar that trades count for, by the vendors' own tables."""
 
 import itertools
 
@@ -24,12 +24,12 @@ FIRST = DAY_FIRST_PRICE >> DAY_SHIFT
 
 
 def minute(flags):
-    """What a trade counts for in minute bars."""
+    """The parts of minute bars that a trade counts for."""
     return flags & BOTH
 
 
 def day(flags):
-    """What a trade counts for in daily bars, wherever the rule lets the date decide which day that is."""
+    """The parts of daily bars that a trade counts for, if the rule assigns the day by date."""
     assert flags & DAY_APART
     return flags >> DAY_SHIFT & 15
 

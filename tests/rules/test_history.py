@@ -1,4 +1,4 @@
-"""Functions of earlier bars: what they mean, and that a stream of bars gives what one calculation does."""
+"""Functions of earlier bars: their meaning, and equal results of a stream and of one calculation."""
 
 import math
 
@@ -57,7 +57,7 @@ def holds(text, close, **others):
         ("-close[1] == -1", [1, 2, 3], [0, 1, 0]),
         ("crosses_above(close, 2)", [1, 2, 3, 3, 1, 3], [0, 0, 1, 0, 0, 1]),
         ("crosses_below(close, 2)", [3, 2, 1, 1, 3, 1], [0, 0, 1, 0, 0, 1]),
-        ("crosses_above(close, 2)", [3, 3], [0, 0]),  # the first bar has none before it
+        ("crosses_above(close, 2)", [3, 3], [0, 0]),  # the first bar has no bar before it
         ("crosses_above(close, close[1])", [1, 2, 3, 2, 4], [0, 0, 0, 0, 1]),
         ("CROSSES_ABOVE(close, 2)[1]", [1, 3, 3], [0, 0, 1]),
         ("change_pct(1) > 49", [2, 3, 4, 6], [0, 1, 0, 1]),

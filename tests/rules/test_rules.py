@@ -22,7 +22,7 @@ TRUE, FALSE, UNKNOWN = "1 < 2", "2 < 1", "1 / 0 < 1"
 
 
 def truth(text, **columns):
-    """What a condition says of one row: True, False, or None where both it and its opposite do not hold."""
+    """The result of a condition for one row: True, False, or None if both it and its opposite do not hold."""
     values = {name: np.array([value], dtype=np.float64) for name, value in columns.items()}
     yes, no = (bool(parse(one).holds(values, rows=1)[0]) for one in (text, f"not ({text})"))
     assert not (yes and no)
@@ -40,7 +40,7 @@ def refusal(text, field="where"):
     return str(caught.value)
 
 
-# --- what a text means ---------------------------------------------------------------------------
+# --- the meaning of a text -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ COMPARE = {
 }  # fmt: skip
 COMPUTE = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 TIGHTNESS = {"or": 1, "and": 2, "not": 3, **dict.fromkeys(COMPARE, 4), "+": 5, "-": 5, "*": 6, "/": 6, "negative": 7}
-COLUMNS = {  # each by some of its spellings
+COLUMNS = {  # each in some of its forms
     "close": ["close", "CLOSE"],
     "volume": ["volume", "Volume"],
     "rsi(14)": ["rsi", "RSI ( 14 )", "rsi(period=14)"],

@@ -40,7 +40,7 @@ def plain(dsn, **settings):
 
 
 async def caught_up(parts, feed=None):
-    """Until all that follows from the log is stored."""
+    """Wait until all results of the log are stored."""
     if feed is not None:
         await parts.ingestor.end(feed)
     async with asyncio.timeout(20):
@@ -101,7 +101,7 @@ def _no_pauses(monkeypatch):
 
 @pytest.fixture
 def small_steps(monkeypatch):
-    """Anchors, and the parts in which symbols catch up, of a few bars; as if there were thousands of times as many."""
+    """Anchors and parts of a catch-up after a few bars, as if there were thousands of times more."""
     monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 40)
     monkeypatch.setattr(indicator_track, "MAX_BARS_AT_ONCE", 60)
     monkeypatch.setattr(indicator_catch_up, "_SYMBOLS", 2)
@@ -228,7 +228,7 @@ class TestProvidersBars:
             await assert_right(parts)
             await parts.submit(TAPE, *history("1m", MINUTE, today, 500), of_bars=True)
         async with plain(postgres_dsn) as parts:
-            # Over the ones that are there, and before all that is there.
+            # In place of existing bars, and before all existing bars.
             await parts.submit(TAPE, *history("5m", 5 * MINUTE, today - 4 * DAY, 700), of_bars=True)
             await parts.flush()
             await parts.submit(TAPE, *history("1d", DAY, today - 300 * DAY, 150), of_bars=True)
@@ -257,7 +257,7 @@ class TestDefinition:
             await assert_right(parts)
 
     async def test_that_comes_back_does_not_go_on_from_its_old_state(self, postgres_dsn, monkeypatch):
-        """What came in the time of the other one is in it as well."""
+        """It also has the bars that arrived during the time of the other rule."""
         monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 40)
         ticks = Ticks(np.random.default_rng(4))
         other = Rule("early", parse("ema(4) > close"), parse("ema(4) < close"))
@@ -267,7 +267,7 @@ class TestDefinition:
                 await assert_right(parts)
 
     async def test_that_comes_back_does_not_go_back_to_its_old_anchors(self, postgres_dsn, monkeypatch):
-        """They are of bars that have changed since, when nobody looked after them."""
+        """They belong to bars that have changed since then, while no track updated them."""
         monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 20)
         monkeypatch.setattr(sink, "_MOST_PARTS", 0)  # each flush writes the whole state: the old one is gone
         ticks, start = Ticks(np.random.default_rng(7)), micros(BEGIN)
@@ -298,7 +298,7 @@ class TestDefinition:
                     await assert_right(parts)
 
     async def test_of_a_rule_of_the_same_indicators(self, postgres_dsn):
-        """The table says what the rule says that stands in `signal_rules`."""
+        """The table has the signals of the rule in `signal_rules`."""
         ticks = Ticks(np.random.default_rng(6))
         async with plain(postgres_dsn) as parts:
             await self.fill(parts, ticks, micros(BEGIN))
@@ -343,7 +343,7 @@ class TestLateLoops:
 
 
 async def test_states_of_dropped_bars_go_but_for_the_newest(postgres_dsn):
-    """From there indicators without end, such as OBV, go on as if all bars were still there."""
+    """From there indicators over all history, such as OBV, continue as if all bars were still stored."""
     now = datetime(2026, 3, 2, tzinfo=UTC)
     days = (1000, 900, 800, 700, 600)
     spec = spec_of([Instance(CATALOGUE["obv"])])

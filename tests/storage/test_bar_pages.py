@@ -57,7 +57,7 @@ async def test_all_pages_together_are_each_bar_once(postgres_dsn, monkeypatch, w
             await parts.settled()
             if half < len(trades[name]):
                 await parts.ingestor.submit(frame_of(name, trades[name][half:]), feed)
-        while parts.shard.offset < parts.journal.head:  # what came last is in memory alone, or in both places
+        while parts.shard.offset < parts.journal.head:  # the newest bars are in memory only, or in both places
             await parts.settled()
         for interval in ALL:
             of = {name: [*aggregated(calendars[name], interval, trades[name]).items()] for name in sorted(feeds)}

@@ -68,7 +68,7 @@ async def test_decades_take_a_partition_a_year(pool, partitions, table):
 
 
 async def test_old_partitions_fill_the_room_between_those_that_are_there(pool, partitions):
-    """Weekly partitions that were made when their time was recent stay as they are."""
+    """Weekly partitions that were created when their time was recent do not change."""
     then = datetime(2025, 6, 4, tzinfo=UTC)
     await partitions.ensure(BARS_1M, [then, then + 14 * DAY], then)
     for late in (then + 7 * DAY, then - 20 * DAY, then + 21 * DAY, then + 100 * DAY, datetime(2026, 1, 2, tzinfo=UTC)):
@@ -159,20 +159,20 @@ class TestDropping:
         old = NOW - 400 * DAY
         await partitions.ensure(BARS_1M, [old], NOW)
         await partitions.drop_old(BARS_1M, NOW + 91 * DAY)
-        # Also within the hour of the last write: what was dropped is not remembered as there.
+        # Also within the hour of the last write: a dropped partition is not remembered.
         for now in (NOW + 91 * DAY, NOW):
             await partitions.ensure(BARS_1M, [old], now)
             await write(pool, old, symbol_id=now.day)
             assert len(await tables(pool)) == 1
 
     async def test_leaves_what_is_written_to_in_the_last_moment(self, pool):
-        """Somebody looks for old partitions; before they are dropped, a late bar comes for one of them."""
+        """A process looks for old partitions; before it drops them, a late bar arrives for one of them."""
         old, later = NOW - 400 * DAY, NOW + 91 * DAY
         writing, dropping = Partitions(pool), Partitions(pool)
         await writing.ensure(BARS_1M, [old], NOW)
         async with pool.acquire() as connection:
             async with connection.transaction():
-                # As `ensure` does, not committed yet when the old partitions are looked for.
+                # As `ensure` does, not committed yet when the process looks for old partitions.
                 await connection.execute("UPDATE time_partitions SET written_at = $1", later)
                 drop = asyncio.create_task(dropping.drop_old(BARS_1M, later))
                 while not await self.waiting(pool):

@@ -196,7 +196,7 @@ class TestParts:
         assert ids == [[1], [2], [3]]
 
     async def test_same_offset_flushed_again(self, sink, pool):
-        """Bars close by the clock while the log stands still."""
+        """Bars close by the clock while the log does not grow."""
         await sink.flush(flush_of(changes(100, {M1: some_bars(1)}), {}), NOW)
         await sink.flush(flush_of(changes(100, {M1: some_bars(2)}), None), NOW)
         assert len(await stored(pool, "bars_1m")) == 2

@@ -1,4 +1,4 @@
-"""Reading ticks, against a scan of all of them: in memory, in sealed segments, in indexed ones."""
+"""Reading ticks, against a scan of all of them: in memory, in sealed segments, in indexed segments."""
 
 import asyncio
 from datetime import timedelta
