@@ -301,7 +301,7 @@ class Settings(BaseSettings):
 
 
 def _network(text: str) -> str | None:
-    """Return a network in its usual form; None if the text is none."""
+    """Return a network in its usual form; None if the text is not a network."""
     try:
         return str(ip_network(text))
     except ValueError:
@@ -315,7 +315,7 @@ def _listed(value: object, read: Callable[[str], str | None], takes: str) -> obj
     found = {part.strip(): read(part.strip()) for part in value.split(",") if part.strip()}
     for part, one in found.items():
         if one is None:
-            raise ValueError(f"takes {takes}, separated by commas; {part[:40]!r} is none")
+            raise ValueError(f"takes {takes}, separated by commas; {part[:40]!r} is not valid")
     return tuple(dict.fromkeys(found.values()))
 
 

@@ -484,7 +484,7 @@ def test_something_else_that_answers_is_not_taken_for_the_server(replay):
     with FakeServer(name="another") as server:
         done = replay(BINANCE, "--url", server.url)
     assert (done.exit_code, server.posts) == (1, [])
-    assert "is no StockPulse" in done.stderr
+    assert "is not a StockPulse" in done.stderr
 
 
 def test_a_server_elsewhere_that_does_not_answer_is_an_error(replay):

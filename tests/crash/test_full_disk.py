@@ -1,4 +1,4 @@
-"""A disk that fills up under load and has room again later: nothing acknowledged is lost, and all goes on by itself."""
+"""A disk that fills up under load and has room again later: no acknowledged tick is lost, and the app continues."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ TICK = {"symbol": "TINY", "ts": "2024-11-29T15:00:00Z", "price": 1.0, "size": 1.
 @contextlib.asynccontextmanager
 async def app_on(disk: Path, **settings: object) -> AsyncIterator[App]:
     app = App(disk, **settings)
-    app.log = disk.parent / "app.log"  # which would lack what is said while the disk is full
+    app.log = disk.parent / "app.log"  # not on the full disk, which has no room for its lines
     try:
         await app.start()
         yield app
@@ -81,7 +81,7 @@ async def test_a_disk_that_fills_up_stops_intake_and_nothing_else() -> None:
             load = Load(app, Market(seed_of(1)), connections=2)
             async with load.flowing():
                 await until(lambda: load.ticks > 5_000, "ticks are acknowledged")
-                fill(disk, leave=20_000_000)  # less than the tenth that the app asks for, and enough for what it has
+                fill(disk, leave=20_000_000)  # below the app's reserve, and enough for its ticks
                 await until_true(lambda: not_ready(app), "readiness says that the disk is full")
                 await check_refusal(app, f"bytes are free at {disk}")
                 said = await health(app)

@@ -408,7 +408,7 @@ class TestCommandLine:
         await server.start()
         try:
             assert await migrate.is_current(server.dsn)
-            # As long as an app runs on it, that app looks after its schema.
+            # While an app uses the database, that app manages its schema.
             refused = await asyncio.to_thread(alembic, "upgrade", "head", **folder)
         finally:
             await server.stop()

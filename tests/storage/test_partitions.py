@@ -172,7 +172,7 @@ class TestDropping:
         await writing.ensure(BARS_1M, [old], NOW)
         async with pool.acquire() as connection:
             async with connection.transaction():
-                # As `ensure` does, not committed yet when the process looks for old partitions.
+                # Create a partition as `ensure` does, not committed yet when the process looks for old partitions.
                 await connection.execute("UPDATE time_partitions SET written_at = $1", later)
                 drop = asyncio.create_task(dropping.drop_old(BARS_1M, later))
                 while not await self.waiting(pool):

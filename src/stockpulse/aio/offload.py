@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 INLINE_ROWS: Final = 2000
-"""Up to this many rows, the work takes about as long as handing it to a thread."""
+"""For up to this number of rows, the work takes about as long as handing it to a thread."""
 
 
 async def run(rows: int, work: Callable[[], T]) -> T:

@@ -81,7 +81,7 @@ async def server_answers(client: httpx2.AsyncClient) -> bool:
         raise Unavailable(f"no server at {client.base_url}: {error}") from error
     except (httpx2.HTTPError, ValueError, AttributeError) as error:
         raise Unavailable(f"no StockPulse at {client.base_url}: {error!r}") from error
-    raise Unavailable(f"what answers at {client.base_url} is no StockPulse")
+    raise Unavailable(f"the server at {client.base_url} is not a StockPulse")
 
 
 def _is_here(host: str) -> bool:

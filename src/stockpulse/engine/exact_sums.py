@@ -75,7 +75,7 @@ def add_volumes(a: Volume, b: Volume) -> Volume:
 
 def total(units: Ints, picos: Ints) -> Floats:
     """Return the float nearest to each volume; NaN where it is unknown."""
-    # As one integer a small sum is exact, and rounded only once; for a large one the second rounding is too small.
+    # As one integer a small sum is exact, and rounded only once; for a large sum the second rounding is too small.
     small = units < _EXACT_UNITS
     nearest = np.where(small, (np.where(small, units, 0) * PICOS + picos) / PICOS, units + picos / PICOS)
     return np.where(units < 0, np.nan, nearest)

@@ -79,7 +79,7 @@ class LastPrices:
         self._new[of[changed]] = True
 
     def newest(self, symbol_id: int) -> int:
-        """Return the event time of the newest price of a symbol, in UTC microseconds; -1 if there is none."""
+        """Return the event time of the newest price of a symbol, in UTC microseconds; -1 without a price."""
         known = symbol_id < len(self._symbols) and self._symbols["known"][symbol_id] > 0
         return int(self._symbols["ts"][symbol_id, -1]) if known else -1
 

@@ -1,9 +1,9 @@
 """Compiles the loops of indicators to machine code, and keeps it on disk.
 
-Compiling takes half a second per loop. It is done once, in a process of its own with a lower priority than the
-server's. Loading compiled loops takes milliseconds. Loading machine code means running it, so the folder must be one
-that no other user can write to, and each file is checked before it is loaded. Without a folder everything works too:
-the loops are then compiled at each start.
+Compiling takes half a second per loop. It is done once, in a separate process with a lower priority than the server.
+Loading compiled loops takes milliseconds. Loading machine code means running it, so the folder must be one that no
+other user can write to, and each file is checked before it is loaded. Without a folder everything works too: the loops
+are then compiled at each start.
 """
 
 import asyncio
@@ -99,8 +99,9 @@ class Compiler:
         return all(self.read(_file_name(one.loop)) is not None for one in instances)
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
-        """Compile these in a process of its own, which ends with this one; RuntimeError says why it failed."""
-        # It gets a session of its own, because a Ctrl-C is meant for us. It ends when its input does, however we end.
+        """Compile these in a separate process, which ends with this one; RuntimeError has the reason of a failure."""
+        # It gets its own session, because a Ctrl-C is meant for us. It ends with its input, also if this process is
+        # killed.
         process = await asyncio.create_subprocess_exec(
             *self.command(instances),
             _AS_HELPER,
@@ -148,7 +149,7 @@ class Compiler:
             return None
 
     def keep(self, name: str, code: bytes) -> None:
-        """Write machine code to disk. If that fails, say so once, and go on without."""
+        """Write machine code to disk. If that fails, report it once, and continue without the file."""
         try:
             if self._folder is not None:
                 write_whole(self._folder / name, code)
@@ -276,7 +277,7 @@ def _main() -> None:
         threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(_NICE)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as code:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever writes a message leaves the code alone
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # messages of any library do not mix with the code
         _compile(Path(folder) if folder else None, helps, json.loads(wanted), code)
 
 

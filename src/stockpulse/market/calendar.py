@@ -77,9 +77,9 @@ class Calendar:
     def bucket(self, ts: Times, interval: Interval) -> Times:
         """Return the start of each event's intraday bucket, on the grid that runs through the open of its date.
 
-        XNYS has hours at 9:30, 10:30 ... and likewise before and after the session. Where the grids of two
-        dates do not join up (a change of the clock, 7m), the last bucket of the earlier one is cut short by
-        the first whole bucket of the later one: no two buckets overlap, none is longer than the interval.
+        XNYS has hours at 9:30, 10:30 ... and likewise before and after the session. If the grids of two dates do not
+        join (a change of the clock, 7m), the last bucket of the earlier date ends at the first whole bucket of the
+        later date: no two buckets overlap, and no bucket is longer than the interval.
         """
         micros = _length(interval)
         if self._one_grid(micros):
@@ -117,7 +117,7 @@ class Calendar:
         return days if interval == D1 else self.period(days, interval)
 
     def session(self, day_label: int) -> tuple[int, int] | None:
-        """Return open and close of the session with this daily label, None if there is none."""
+        """Return open and close of the session with this daily label; None without a session."""
         dates = self._dates(np.array([day_label]), self.midnights)
         if self._at(self.midnights, dates)[0] != day_label or not self.traded[_rows(dates)][0]:
             return None

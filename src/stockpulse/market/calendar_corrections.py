@@ -1,4 +1,4 @@
-"""Corrections of single days of trading calendars: ours for what the library has wrong, and those of the user.
+"""Corrections of single days of trading calendars: ours for faults of the library, and corrections of the user.
 
     {"XKRX": {"2024-11-14": "10:00-16:30", "2024-12-31": "closed"}}
 
@@ -38,7 +38,7 @@ Corrections = Mapping[str, Days]
 
 
 def read_corrections(text: str) -> Corrections:
-    """Read corrections from JSON, or from a `.json` or `.toml` file. Raises InvalidInput naming what is wrong."""
+    """Read corrections from JSON, or from a `.json` or `.toml` file. Raises InvalidInput with the fault."""
     return _corrections(_table(text.strip()))
 
 

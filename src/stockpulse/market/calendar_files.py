@@ -45,7 +45,10 @@ def read_calendar(folder: Path, name: str) -> Calendar | None:
 
 
 def write_calendar(folder: Path, name: str, calendar: Calendar) -> None:
-    """Write the file of a calendar. Without room or permission there is none: the next process builds it again."""
+    """Write the file of a calendar.
+
+    Without room or permission no file is written: the next process builds the calendar again.
+    """
     table = io.BytesIO()
     columns = {column: getattr(calendar, column) for column in ("midnights", "opens", "closes", "traded")}
     np.savez_compressed(table, name=calendar.name, zone=calendar.timezone.key, **columns)

@@ -19,8 +19,8 @@ _folder: Path | None = None
 def trading_calendar(name: str) -> Calendar:
     """Return the calendar of an exchange (XNYS, XLON, NYSE, ...), or "24/7": always open, with the days of UTC.
 
-    Raises InvalidInput for an unknown name. The first call for an exchange takes up to some seconds if the cache
-    folder has no file of it; other threads that ask for a calendar meanwhile wait.
+    Raises InvalidInput for an unknown name. The first call for an exchange takes up to some seconds if the cache folder
+    has no file of it; other threads that need a calendar wait.
     """
     with _BUILDING:  # the filters of warnings, which building changes, belong to all threads
         return _built(calendar_name(name))

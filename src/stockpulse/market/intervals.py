@@ -13,8 +13,8 @@ from stockpulse.market.times import MINUTE_MICROS
 class Interval:
     """The length of a bar. Equal lengths are equal intervals: 60m is 1h.
 
-    `name` is the name in answers. `micros` is the length in microseconds, or None where the calendar decides how long
-    it is: 1d, 1w and 1mo.
+    `name` is the name in answers. `micros` is the length in microseconds, or None if it depends on the calendar: 1d, 1w
+    and 1mo.
     """
 
     name: str

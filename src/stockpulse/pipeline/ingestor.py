@@ -132,7 +132,7 @@ class Ingestor:
         return await (await self.enqueue(frame, feed, of_bars=of_bars))
 
     def require_disk(self) -> None:
-        """Raise DiskFull while the disk of the database has no room for more than what has been taken in."""
+        """Raise DiskFull while the disk of the database has no room for more than the accepted records."""
         if (fault := self._disk.fault()) is not None:
             raise DiskFull(fault)
 

@@ -87,7 +87,7 @@ class ShardProcessor:
         self._catch_up = IndicatorCatchUp(engine, reads)
         self._handed_on: RowQueue[_Item] = RowQueue(_QUEUE_ROWS)
         self._taken: deque[_Item] = deque()
-        self._expected = 0  # the end of what was handed on
+        self._expected = 0  # the end of the batches that were handed on
         self._sifted_to = 0
         self._taught = 0
         self._received_at = 0

@@ -1,4 +1,4 @@
-"""The room on the disk of the database: how much of it is free, and whether writes fail for want of it."""
+"""The room on the disk of the database: its free bytes, and writes that failed because it is full."""
 
 import os
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ _TO_START: Final = 64 * _MEGABYTE
 
 @dataclass(frozen=True)
 class Room:
-    """The state of the disk. `free` and `missing` are bytes, None where the disk belongs to another machine."""
+    """The state of the disk. `free` and `missing` are bytes; None for a disk of another machine."""
 
     path: str | None
     free: int | None
     missing: int | None
-    """The bytes that have to become free before ticks are taken again; 0 if there is room."""
+    """The bytes that must become free before the server accepts ticks again; 0 if there is room."""
     fault: str | None
-    """The reason why no ticks are taken; None if there is room."""
+    """The reason why the server accepts no ticks; None if there is room."""
 
 
 class Disk:
     """The disk that the database writes to.
 
-    Its space runs short when less than a reserve is free, or when a write has failed because the disk is full. The
-    reserve is what the database needs to store what has been taken in, and to start again after a crash.
+    It has no room when less than a reserve is free, or when a write has failed because the disk is full. The database
+    needs the reserve to store the accepted records, and to start again after a crash.
     """
 
     def __init__(self, folder: Path | None = None, reserve_megabytes: int | None = None) -> None:
-        """Pass the `folder` of an embedded database; the disk of any other one is known by its faults alone.
+        """Pass the `folder` of an embedded database; without it, only failed writes show that the disk is full.
 
         Without `reserve_megabytes` the reserve is 200 MB, or a tenth of a disk that is smaller than 2 GB.
         """
@@ -43,12 +43,12 @@ class Disk:
         self._refused: str | None = None
 
     def failed(self, fault: BaseException) -> None:
-        """Take notice of a write that failed, and that will be tried again."""
+        """Note a write that failed, and that will be tried again."""
         if isinstance(fault, asyncpg.DiskFullError):
             self._refused = str(fault)
 
     def wrote(self) -> None:
-        """Take notice of a write that succeeded."""
+        """Note a write that succeeded."""
         self._refused = None
 
     def room(self) -> Room:
@@ -70,11 +70,11 @@ class Disk:
         return Room(path, free, 0, None)
 
     def fault(self) -> str | None:
-        """Return the reason why no ticks can be taken; None if there is room."""
+        """Return the reason why the server accepts no ticks; None if there is room."""
         return self.room().fault
 
     def lacks_room_to_start(self) -> str | None:
-        """Return the reason if an embedded server may not start for want of space, whatever the reserve is."""
+        """Return the reason if an embedded server may lack the space to start, for any reserve."""
         if (fault := self.fault()) is not None or self._folder is None:
             return fault
         free, _ = self._free_and_reserve(self._folder)
@@ -83,7 +83,7 @@ class Disk:
     def _free_and_reserve(self, folder: Path) -> tuple[int, int]:
         try:
             found = os.statvfs(folder)
-        except OSError:  # the folder is not there yet, or its disk is away: the database says so
+        except OSError:  # the folder or its disk is missing: the database reports that
             return _RESERVE, 0
         size = found.f_blocks * found.f_frsize
         reserve = min(_RESERVE, size // _SHARE_OF_SMALL_DISK) if self._reserve is None else self._reserve

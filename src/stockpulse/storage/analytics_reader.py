@@ -84,7 +84,7 @@ class AnalyticsReader:
             start = rows[-1]["ts"] + (from_micros(1) - _EPOCH)
 
     async def realtime(self, symbol: Symbol) -> pl.DataFrame:
-        """Return the newest real-time row of a symbol, as `SERVED_REALTIME`; empty if there is none."""
+        """Return the newest real-time row of a symbol, as `SERVED_REALTIME`; empty if the symbol has no row."""
         rows = await self._pool.fetch(
             f"SELECT {', '.join(SERVED_REALTIME)} FROM realtime_analytics"  # noqa: S608 - names of ours
             " WHERE symbol_id = $1 ORDER BY calculated_at DESC LIMIT 1",

@@ -1,14 +1,14 @@
 """Partitions by time: created before rows for them are written, dropped when they are too old.
 
-A partition is too old when both its newest event and its last write are. So a replay of 2013 is kept as long as
+A partition is too old when both its newest event and its last write are too old. So a replay of 2013 is kept as long as
 today's ticks.
 
 years                        │ as long as the table keeps events │ now
 ├── 2023 ──┼── 2024 ──┼─ 25 ─┤ week ┤ week ┤ week ┤ week ┤ week ┤
 
-Events older than a table keeps are there only because they were written lately. They share a partition for a year,
-so that a sparse history of decades needs dozens of partitions and not thousands. A partition fills at most the room
-between those that are there: none is ever moved.
+Events older than a table keeps are there only because they were written lately. They share a partition for a year, so
+that a sparse history of decades needs dozens of partitions and not thousands. A partition fills at most the room
+between existing partitions: no partition is ever moved.
 """
 
 import bisect

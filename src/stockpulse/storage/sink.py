@@ -283,7 +283,7 @@ async def _forget(connection: Connection, flush: Flush) -> None:
         )
     for seq, forget in flush.forgets:
         await insert_forget(connection, seq, forget)
-    if flush.forgets:  # the prices in these snapshots may be forgotten ones; the next snapshot has the others
+    if flush.forgets:  # the prices in these snapshots may be forgotten; the next snapshot has the other prices
         await connection.execute(
             "DELETE FROM realtime_analytics r USING forgets f WHERE f.seq = ANY ($1::bigint[])"
             " AND (f.symbol_id IS NULL OR f.symbol_id = r.symbol_id)"

@@ -1,4 +1,4 @@
-"""Run in a network namespace of its own: start the app on all addresses and ask it from several; print the answers."""
+"""Run in a separate network namespace: start the app on all addresses, send requests, print the answers."""
 
 import json
 import sys

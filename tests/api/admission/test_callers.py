@@ -1,4 +1,4 @@
-"""Who asks, as the scopes of uvicorn tell it."""
+"""The caller of a request, from scopes of uvicorn."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -62,7 +62,7 @@ def test_networks_of_the_settings_are_answered() -> None:
         (["192.0.2.1"], "192.0.2.1"),
         (["192.0.2.1:5000"], "192.0.2.1"),
         (["[2001:db8::1]:5000"], "2001:db8::1"),
-        (["127.0.0.1, 192.0.2.1"], "192.0.2.1"),  # the left-most is what the client says of itself
+        (["127.0.0.1, 192.0.2.1"], "192.0.2.1"),  # the client itself writes the left-most address
         (["127.0.0.1", "192.0.2.1"], "192.0.2.1"),
         (["192.0.2.1, 127.0.0.1, ::1"], "192.0.2.1"),
         (["192.0.2.1, 198.51.100.1, 127.0.0.1"], "198.51.100.1"),

@@ -1,1 +1,1 @@
-"""Who may ask, and what a web page of another site may not: rules that hold for every request and every WebSocket."""
+"""The rules of access for every request and every WebSocket: valid callers, and limits for web pages of other sites."""

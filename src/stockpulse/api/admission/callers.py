@@ -1,4 +1,4 @@
-"""Who asks: the address of the peer, or the one that a trusted proxy forwards for."""
+"""The caller of a request: the address of the peer, or the address that a trusted proxy forwards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _REMEMBERED_ADDRESSES: Final = 4096
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. `is_trusted` if the address is of this machine or of a trusted network."""
+    """The caller of a request. `is_trusted` is True for an address of this machine or of a trusted network."""
 
     address: str
     is_trusted: bool
 
 
 class Callers:
-    """Decides who the caller of a request is. API keys will be read here too."""
+    """Finds the caller of a request. API keys will be read here too."""
 
     def __init__(self, trusted_networks: Iterable[Network] = ()) -> None:
         self._networks = (*_LOOPBACK, *trusted_networks)
@@ -36,7 +36,8 @@ class Callers:
         """Return the caller.
 
         A trusted peer with an X-Forwarded-For header is a proxy: then the caller is the right-most address in it that
-        is not trusted, because each proxy appends the address that it saw. What stands further left, anybody can write.
+        is not trusted, because each proxy appends the address that it saw. Any client can write the addresses further
+        left.
         """
         address = _peer(scope)
         trusted = address == _UNIX_SOCKET or self._trusts(address)
@@ -58,8 +59,8 @@ class Callers:
 def _peer(scope: Scope) -> str:
     """Return the address of the other end of the connection.
 
-    A Unix socket has none. A TCP connection that its peer has reset has none either, although its data can still be
-    read, so the port of our own end tells the two cases apart.
+    A Unix socket has no address. A TCP connection that its peer has reset has none either, although its data can still
+    be read, so the port of our own end distinguishes the two cases.
     """
     if scope.get("client"):
         return str(scope["client"][0])

@@ -1,8 +1,8 @@
-"""Requests that change something must be ones that a browser does not send for a page of another site.
+"""Requests that change something must be of a kind that a browser does not send for a page of another site.
 
-A page may send others without asking us: a form, an image, `fetch` with `no-cors`, `sendBeacon`. These carry no content
-type, or one of three. With any other type the browser asks first (a preflight), and we allow nothing.
-The Fetch standard has the list: CORS-safelisted request headers.
+A page may send other requests without our consent: a form, an image, `fetch` with `no-cors`, `sendBeacon`. These carry
+no content type, or one of three. With any other type the browser asks first (a preflight), and we allow nothing. The
+Fetch standard has the list: CORS-safelisted request headers.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ def is_change(method: str) -> bool:
 
 
 def refusal_of_change(headers: Headers, hosts: Hosts) -> StockPulseError | None:
-    """Return the reason why a request that changes something is refused; None if there is none."""
+    """Return the reason why a request that changes something is refused; None if it is accepted."""
     types = [value.partition(";")[0].strip().lower() for value in headers.getlist("content-type")] or [""]
     for one in types:
         if one in _SENT_WITHOUT_ASKING:
@@ -42,9 +42,9 @@ def refusal_of_page(headers: Headers, hosts: Hosts) -> StockPulseError | None:
     for origin in origins:
         if not hosts.is_our_origin(origin, headers.get("host", "")):
             return Forbidden(
-                f"a page of {shown(origin)} asks, which is not a page of this server:"
+                f"the request comes from a page of {shown(origin)}, which is not a page of this server:"
                 " set STOCKPULSE_ORIGINS if it belongs to you"
             )
     if not origins and headers.get("sec-fetch-site") in _OTHER_SITES:
-        return Forbidden("a page of another site asks")
+        return Forbidden("the request comes from a page of another site")
     return None

@@ -22,7 +22,7 @@ def read_host_name(text: str) -> str | None:
 
 
 def read_origin(text: str) -> str | None:
-    """Return an origin as browsers write it: scheme, host and port, in lower case; None if the text is none."""
+    """Return an origin in the form of browsers (scheme, host and port, in lower case); None for any other text."""
     found = _ORIGIN.fullmatch(text.strip().lower().removesuffix("/"))
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""The middleware that refuses requests and WebSockets which may not ask."""
+"""The middleware that refuses requests and WebSockets without access."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,7 +13,7 @@ _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
 class Admission:
-    """Wraps the app: it sees only requests of callers and pages that may ask."""
+    """Wraps the app, which receives only requests of accepted callers and pages."""
 
     def __init__(self, app: ASGIApp, callers: Callers, hosts: Hosts) -> None:
         self._app = app
@@ -33,8 +33,8 @@ class Admission:
         caller = self._callers.of(scope)
         if not caller.is_trusted:
             return Forbidden(
-                "only this machine and trusted networks are answered, and"
-                f" {shown(caller.address)} is in none of them: see STOCKPULSE_TRUSTED_NETWORKS"
+                "only callers on this machine and on trusted networks are accepted, and"
+                f" {shown(caller.address)} is not one of them: see STOCKPULSE_TRUSTED_NETWORKS"
             )
         headers = Headers(scope=scope)
         names = headers.getlist("host")
@@ -43,13 +43,13 @@ class Admission:
                 f"Host: got {shown(', '.join(names))}, which is not a name of this server:"
                 " set STOCKPULSE_HOSTS to its further names"
             )
-        if scope["type"] == "websocket":  # a page of any site may open one, and no browser asks first
+        if scope["type"] == "websocket":  # a page of any site may open one, without a preflight
             return refusal_of_page(headers, self._hosts)
         return refusal_of_change(headers, self._hosts) if is_change(scope["method"]) else None
 
 
 async def _refuse_websocket(refusal: StockPulseError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer the handshake with an error, or with a bare 403 where the server cannot send more."""
+    """Answer the handshake with an error, or with a bare 403 if the server cannot send more."""
     await receive()  # the request to connect
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await error_response(refusal)(scope, receive, send)

@@ -124,7 +124,7 @@ class EmbeddedPostgres:
     async def watch(self) -> None:
         """Restart the server whenever it ends, until cancelled.
 
-        Raises CannotStart if every start fails; while the disk is full, it waits and tries again for ever.
+        Raises CannotStart if every start fails; while the disk is full, it waits and tries again without end.
         """
         failures, delay = 0, FULL_DISK_FIRST_SECONDS
         while True:
@@ -248,7 +248,7 @@ class EmbeddedPostgres:
         log.info("postgres is up", pid=self._postmaster.pid if self._postmaster else None)
 
     async def _adopt(self, deadline: float) -> Connection | None:
-        """Adopt the server that a killed app left; return None if there is none."""
+        """Adopt the server that a killed app left; return None if no server runs."""
         pid, _ = read_pid_file(self._cluster / "postmaster.pid")
         process = Process.find(pid) if pid and self._is_our_postmaster(pid) else None
         if process is None:
@@ -290,7 +290,7 @@ class EmbeddedPostgres:
             )
             if not others:
                 return True
-            log.info("ended what the app before was doing", connections=len(others))
+            log.info("ended the connections of the app before", connections=len(others))
         return False
 
     async def _start_new(self, deadline: float) -> Connection | None:
