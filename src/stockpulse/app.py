@@ -132,9 +132,9 @@ def _say_who_is_answered(settings: Settings, hosts: Hosts) -> None:
 
 
 def _leave_proxies_to_us() -> None:
-    """Take away uvicorn's middleware that replaces the address of the peer by that in X-Forwarded-For.
+    """Remove uvicorn's middleware that replaces the address of the peer by an address of X-Forwarded-For.
 
-    With `--forwarded-allow-ips '*'` it believes anybody. `Callers` reads the header of trusted proxies alone.
+    With `--forwarded-allow-ips '*'` it trusts every peer. `Callers` reads the header of trusted proxies only.
     """
     config: Any = getattr(_server(), "config", None)
     outermost = getattr(config, "loaded_app", None)

@@ -55,7 +55,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 class CannotStart(StockPulseError):
-    """The process cannot start; the message says what to change."""
+    """The process cannot start; the message has the remedy."""
 
 
 class DataFolderInUse(CannotStart):

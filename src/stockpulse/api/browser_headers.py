@@ -1,4 +1,4 @@
-"""Headers that tell browsers what an answer may do; a handler that needs more sets its own."""
+"""Headers that limit an answer in browsers; a handler that needs more sets its own."""
 
 from typing import Final
 

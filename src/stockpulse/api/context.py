@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Context:
-    """The running parts: the lifespan hands them over, and the dependencies below give them out."""
+    """The running parts: the lifespan provides them, and the dependencies below pass them to handlers."""
 
     pool: Pool
     disk: Disk
@@ -59,7 +59,7 @@ class Context:
 
 @dataclass(frozen=True)
 class IntakeParts:
-    """The way into the log, and the rules that hold at its entrance."""
+    """The intake of the log, and its limits."""
 
     pipeline: Pipeline
     names: Names

@@ -67,7 +67,7 @@ class Encoder(Protocol):
 
 
 def json_rows(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
-    """A JSON array of objects; `orjson.Fragment(json_rows(frame))` puts it into something larger."""
+    """Return a JSON array of objects; `orjson.Fragment(json_rows(frame))` embeds it into a larger value."""
     if frame.height <= _FEW_ROWS:
         columns = [_json_values(column, zone) for column in frame]
         return orjson.dumps([dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)])
@@ -158,7 +158,7 @@ class _Arrow:
         return self._END
 
     def _parts(self, frame: pl.DataFrame) -> tuple[bytes, bytes]:
-        """The schema message and the batches."""
+        """Return the schema message and the batches."""
         buffer = BytesIO()
         # The oldest types: not every reader knows string views.
         oldest = pl.CompatLevel.oldest()
@@ -169,7 +169,7 @@ class _Arrow:
 
 
 def encoder(rows: Rows, format: Format, zone: ZoneInfo | None) -> Encoder:
-    """An encoder that writes rows in a streamable format."""
+    """Return an encoder that writes rows in a streamable format."""
     match format:
         case Format.CSV:
             return _Csv(rows, zone)
@@ -180,7 +180,7 @@ def encoder(rows: Rows, format: Format, zone: ZoneInfo | None) -> Encoder:
 
 
 def parquet(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
-    """A whole Parquet file."""
+    """Return a whole Parquet file."""
     buffer = BytesIO()
     frame.select(_typed(frame.schema, zone)).write_parquet(buffer)
     return buffer.getvalue()
@@ -190,7 +190,7 @@ def parquet(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
 
 
 def _members(values: Mapping[str, Any]) -> bytes:
-    """The members of a JSON object, without its braces."""
+    """Return the members of a JSON object, without its braces."""
     return orjson.dumps(dict(values), option=orjson.OPT_UTC_Z)[1:-1]
 
 
@@ -200,7 +200,7 @@ def _typed(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
 
 
 def _as_text(schema: pl.Schema, zone: ZoneInfo | None) -> list[pl.Expr]:
-    """The columns as JSON and CSV write them: RFC 3339 with a fraction only where there is one, no NaN."""
+    """Return the columns for JSON and CSV: RFC 3339 with a fraction only if there is one, no NaN."""
     layout = "%Y-%m-%dT%H:%M:%S%.f" + ("Z" if _zone_name(zone) == "UTC" else "%:z")
     columns = []
     for name, dtype in schema.items():

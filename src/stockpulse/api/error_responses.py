@@ -1,4 +1,4 @@
-"""One shape for every error that leaves over HTTP: `{"error": {"code", "message", "details"}}`."""
+"""The format of every error over HTTP: `{"error": {"code", "message", "details"}}`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus

@@ -113,7 +113,7 @@ def _headers(format: Format, filename: str) -> dict[str, str]:
 
 
 class _Stream(StreamingResponse):
-    """The encoded chunks; the source of the chunks is closed however the answer ends.
+    """The encoded chunks; the source of the chunks is closed at every end of the answer.
 
     A fault in the middle is raised: the server then breaks the connection, so no client takes a part of the
     answer for the whole.

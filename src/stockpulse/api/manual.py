@@ -28,7 +28,7 @@ _HEADERS: Final = policy(style_src="'self'", img_src="'self'", base_uri="'self'"
 
 @dataclass(frozen=True)
 class Page:
-    """One page: the name that its address ends in, its title, its body as HTML."""
+    """One page: the last part of its address, its title, its body as HTML."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ def contents() -> dict[str, list[str]]:
 
 
 def _text(name: str) -> str:
-    """The Markdown of a page. Raises NotFound for a name that is not a page's."""
+    """Return the Markdown of a page. Raises NotFound for an unknown page."""
     if name not in _files():
         raise NotFound(f"the manual has no page {shown(name)}: see /manual")
     return _files()[name]
@@ -93,7 +93,7 @@ def rendered(name: str, text: str) -> Page:
 
 
 def anchor(heading: str) -> str:
-    """The name of a heading in an address: as GitHub makes it, so that links work in both places."""
+    """Return the anchor of a heading, as on GitHub, so that links work in both places."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -104,7 +104,7 @@ def _within(tokens: list[Token]) -> Iterator[Token]:
 
 
 def _served(href: str, page: str) -> str:
-    """A link as the server needs it: pages without `.md`, and all of them relative to /manual/."""
+    """Return a link for the server: pages without `.md`, relative to /manual/."""
     name, _, place = href.partition("#")
     if not name:
         return f"{page}#{place}"
@@ -141,7 +141,7 @@ def _html(name: str, request: Request) -> HTMLResponse:
 
 
 def _menu(name: str) -> str:
-    """The list of pages beside page `name`."""
+    """Return the list of pages beside page `name`."""
     lines = []
     for section, pages in contents().items():
         lines += [f"<h2>{escape(section)}</h2>", "<ul>"]

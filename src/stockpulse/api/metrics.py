@@ -1,4 +1,4 @@
-"""The metrics of the pipeline. They are read when /metrics is asked, so they cost the flow nothing."""
+"""The metrics of the pipeline. They are read for each request of /metrics, so they do not slow the pipeline."""
 
 from collections.abc import Iterable
 from dataclasses import fields

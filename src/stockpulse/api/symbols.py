@@ -16,5 +16,5 @@ class Symbols(BaseModel):
 
 @router.get("/symbols", summary="List the known symbols")
 async def symbols(names: context.Symbols) -> Symbols:
-    """In alphabetical order."""
+    """Return the known symbols in alphabetical order."""
     return Symbols(symbols=sorted(names.symbols))

@@ -1,4 +1,4 @@
-"""`stockpulse replay`: sends recorded trades, by the clock of the recording."""
+"""`stockpulse replay`: sends recorded trades, at the pace of the recording or faster."""
 
 import asyncio
 import math

@@ -67,7 +67,7 @@ class Range:
 
 @dataclass(frozen=True)
 class BarEvents:
-    """Bars that were announced as final, or revised after that; the highest revision of a bar stands."""
+    """Bars that were announced as final, or revised after that; the highest revision of a bar is right."""
 
     interval: Interval
     rows: Rows
@@ -100,7 +100,7 @@ class BarEngine:
         self._symbols = np.zeros(0, SYMBOL_STATE)
 
     def learn(self, symbol_id: int, calendar: Calendar) -> None:
-        """Set the calendar of a symbol; call this before its first record comes."""
+        """Set the calendar of a symbol; call this before its first record arrives."""
         self._reserve(symbol_id)
         self.buckets.learn(symbol_id, calendar)
 
@@ -295,7 +295,10 @@ class BarEngine:
     # Closing ------------------------------------------------------------------------------------
 
     def close(self, clocks: Mapping[int, int]) -> list[BarEvents]:
-        """Announce bars as final whose end the symbol's watermark, or its provider's clock, has passed."""
+        """Announce bars as final.
+
+        These are bars whose end plus the lateness is not after the symbol's watermark or its provider's clock.
+        """
         horizon: Ints | None = None
         events = []
         for interval, table in self._tables.items():

@@ -68,7 +68,7 @@ def touched(before: Rows, after: Rows, candidates: Ints) -> Ints:
 
 
 def amendment(present: Rows, before: Rows, after: Rows, buckets: Ints, seq: int) -> Amendment:
-    """Decide for these buckets, which the forget `seq` touches, what becomes of the present bars.
+    """Return the amendment of the present bars in these buckets, which the forget `seq` touches.
 
     All rows are of one symbol and sorted by time. A bucket whose bar this forget has changed already, before a crash,
     is left alone.

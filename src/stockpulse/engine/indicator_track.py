@@ -107,7 +107,7 @@ class Track:
             self._advance(self._inputs(rows[~late] if late.any() else rows))
 
     def drop_bars(self, symbol_id: int, ts: Ints) -> None:
-        """Go back to before bars of a symbol that are gone, and drop values of them that wait for a flush."""
+        """Go back to the time before deleted bars of a symbol, and drop their values that wait for a flush."""
         self._state.reserve(symbol_id)
         self._fall_behind(np.array([symbol_id]), np.array([ts.min() - 1]))
         self._dropped += [(symbol_id, int(one)) for one in ts]
@@ -299,7 +299,7 @@ class Track:
         return TrackChanges(newest_rows(derived, self.bundle.outputs), anchors, outdated, dropped), part
 
     def flushed(self) -> None:
-        """The last changes are stored."""
+        """Note that the last changes are stored."""
         self._anchors.flushed()
 
     def unflushed(self) -> int:

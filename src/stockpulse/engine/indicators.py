@@ -115,7 +115,7 @@ class Analytics:
         return AnalyticsChanges(changes, signals, state)
 
     def flushed(self) -> None:
-        """The last changes are stored."""
+        """Note that the last changes are stored."""
         for track in self.tracks.values():
             track.flushed()
 

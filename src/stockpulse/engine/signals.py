@@ -1,4 +1,4 @@
-"""Signals: the verdicts of rules on each bar as it closes."""
+"""Signals: the results of rules for each bar as it closes."""
 
 import hashlib
 from collections.abc import Sequence

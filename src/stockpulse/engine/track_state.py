@@ -160,5 +160,5 @@ class PendingAnchors:
         return new, outdated
 
     def flushed(self) -> None:
-        """The anchors that were taken last are stored."""
+        """Note that the anchors of the last flush are stored."""
         self._being_deleted = set()

@@ -1,4 +1,4 @@
-"""The catalogue of all indicators. A new one takes a function in the module of its family, and a line here."""
+"""The catalogue of all indicators. A new indicator needs a function in the module of its family, and a line here."""
 
 from typing import Final
 

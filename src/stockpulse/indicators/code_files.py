@@ -19,7 +19,7 @@ _UNFINISHED: Final = ".unfinished"
 
 
 class DamagedFile(StockPulseError):
-    """A file is not as it was written."""
+    """A file has changed since it was written."""
 
 
 def write_whole(path: Path, content: bytes) -> None:

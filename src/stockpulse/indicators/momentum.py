@@ -1,4 +1,4 @@
-"""Momentum: the speed of price changes, and prices that have gone too far."""
+"""Momentum: the speed of price changes, and overbought and oversold prices."""
 
 from stockpulse.indicators import algebra as alg
 from stockpulse.indicators.algebra import (

@@ -1,4 +1,4 @@
-"""Volume: whether trading confirms price changes."""
+"""Volume: the confirmation of price changes by trading."""
 
 from stockpulse.indicators import algebra as alg
 from stockpulse.indicators.algebra import Series, diff, difference, known_or, previous, ratio, skip, where

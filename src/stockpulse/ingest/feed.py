@@ -10,7 +10,7 @@ from stockpulse.providers.trade_conditions import Rule, all_count
 
 @dataclass(frozen=True)
 class Feed:
-    """A sender of ticks as ingest sees it: a provider, or a caller of POST /ticks."""
+    """A sender of ticks, for ingest: a provider, or a caller of POST /ticks."""
 
     provider: str
     calendar: str = "XNYS"

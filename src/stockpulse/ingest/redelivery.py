@@ -179,7 +179,7 @@ class Redeliveries:
 
 
 def _within(start: int, end: int) -> pl.Expr:
-    """Hold for keys whose event time, in UTC microseconds, is in [start, end)."""
+    """Return an expression that holds for keys whose event time, in UTC microseconds, is in [start, end)."""
     return pl.col("ts").to_physical().is_between(start, end, closed="left")
 
 

@@ -155,7 +155,7 @@ class KafkaLog:
         retired: Segments,
         journal: KafkaJournal | None = None,
     ) -> None:
-        """Without a `journal` this process appends nothing: it follows what others append."""
+        """Without a `journal` this process appends nothing: it follows records of other processes."""
         self._pool = pool
         self._topic = topic
         self._interpreter = interpreter

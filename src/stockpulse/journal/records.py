@@ -88,7 +88,7 @@ class Appended:
 
 
 class ShardLog(Protocol):
-    """The log of one shard, as its reader sees it."""
+    """The log of one shard, for its reader."""
 
     @property
     def identity(self) -> str:
@@ -118,7 +118,7 @@ class ShardLog(Protocol):
 
 
 class Journal(Protocol):
-    """A durable log, as its writer sees it."""
+    """A durable log, for its writer."""
 
     async def append(self, batch: Batch) -> list[Appended]:
         """Append a batch durably; return the part of each shard. Wait for a log that does not answer.

@@ -20,7 +20,7 @@ _INTERVALS: Final = {minutes: interval.name for minutes, interval in INTERVAL_OF
 
 
 class SymbolNames:
-    """Puts names in the place of the ids in frames of the log."""
+    """Replaces the ids in frames of the log by names."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -86,7 +86,7 @@ def _by_number(texts: dict[int, str | None] | dict[int, str]) -> pl.Series:
 
 
 class RecordEncoder:
-    """Puts ids in the place of the names in records of a topic; new names get ids first."""
+    """Replaces the names in records of a topic by ids; new names get ids first."""
 
     def __init__(self, store: NameStore, calendar: str) -> None:
         """New symbols get this `calendar`."""

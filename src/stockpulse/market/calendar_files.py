@@ -1,4 +1,4 @@
-"""Files with the tables of calendars, so that a start need not ask the library, which takes seconds.
+"""Files with the tables of calendars, so that a start does not need the library, which takes seconds.
 
 A file belongs to one version of the library. It is written whole or not at all. One that is damaged, or whose time zone
 has other rules now, counts as missing: its calendar is built and written again.

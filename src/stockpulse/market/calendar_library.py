@@ -1,4 +1,4 @@
-"""The sessions of exchanges as the `exchange_calendars` library knows them.
+"""The sessions of exchanges from the library `exchange_calendars`.
 
 Sessions from 1990 to 2050 are the library's, as far as it knows the exchange. In other years the exchange opens on its
 usual weekdays at its usual hours, without holidays.

@@ -33,7 +33,7 @@ def keep_calendars_in(folder: Path) -> None:
 
 
 def use_corrections(corrections: Corrections) -> None:
-    """Correct days of calendars from now on, beside the shipped corrections. Call it before any calendar is in use.
+    """Correct days of calendars from now on, beside the shipped corrections. Call this before any calendar is used.
 
     Raises InvalidInput for a calendar that does not exist.
     """

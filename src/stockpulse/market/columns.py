@@ -229,7 +229,7 @@ def _micros_of_loose(column: pl.Series) -> pl.Series:
 
 
 def _micros_of_digits(column: pl.Series) -> pl.Series:
-    """Numbers that came as text, exactly: a float would round the digits that are cut here."""
+    """Return numbers that arrived as text, exactly: a float would round the digits that are cut here."""
     text = column.str.strip_chars()
     whole = _micros_of_epoch(null_where(~text.str.contains(_WHOLE_NUMBER), text).cast(pl.Int64))
     if whole.null_count() == column.null_count():
@@ -241,7 +241,7 @@ def _micros_of_digits(column: pl.Series) -> pl.Series:
 
 
 def _micros_of_epoch(column: pl.Series) -> pl.Series:
-    """Numbers whose size says their unit, as in `times`; fractions of a microsecond are rounded in floats."""
+    """Return times from numbers whose size determines their unit, as in `times`; floats round to a microsecond."""
     at = pl.col("at").clip(lower_bound=-1)  # any time before 1970 is out of range
     micros = (
         pl.when(at < times.SECONDS_BELOW)
@@ -267,7 +267,7 @@ def _is_date(numbers: pl.Expr) -> pl.Expr:
 
 
 def _micros_of_temporal(column: pl.Series) -> pl.Series:
-    """Times of Arrow, which are numbers, and may be too large for 64 bits of microseconds."""
+    """Return times of Arrow, which are numbers and may be too large for 64 bits of microseconds."""
     unit = column.dtype.time_unit if isinstance(column.dtype, pl.Datetime) else "days"
     counts = column.to_physical().cast(pl.Int64)
     if unit == "ns":

@@ -1,4 +1,4 @@
-"""Turns rows that others send, as objects or as columns, into frames.
+"""Turns rows from outside, as objects or as columns, into frames.
 
 A value that cannot be read makes a problem of its row and of no other. Columns are converted at once; only the values
 that remain are converted one by one.

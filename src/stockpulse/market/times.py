@@ -1,4 +1,4 @@
-"""Instants as the system counts them, in whole microseconds since 1970 UTC, and as others write them."""
+"""Times in whole microseconds since 1970 UTC, and the formats of times from outside."""
 
 import re
 from datetime import UTC, date, datetime, timedelta

@@ -1,1 +1,1 @@
-"""One process: its parts, its role, how it starts and how it stops."""
+"""One process: its parts, its role, its start and its stop."""

@@ -1,4 +1,4 @@
-"""Kafka as the settings describe it: how its brokers are reached, its topics, how records are written."""
+"""The Kafka of the settings: the connection to its brokers, its topics, the format of records."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""One process without HTTP: from its settings to running parts, and back to nothing."""
+"""One process without HTTP: the start of its parts from the settings, and their stop."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Maintenance: compiling indicators, indexing segments, retention, and the audit of what went through."""
+"""Maintenance: compiling indicators, indexing segments, retention, and the audit of the pipeline."""
 
 import asyncio
 import time

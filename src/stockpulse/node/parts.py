@@ -192,7 +192,7 @@ def newest_of_shards(node: Node, shards: Shards) -> NewestData:
 
 
 def follow_newest(node: Node, clocks: ProviderClocks) -> NewestData:
-    """Find the newest data in what other processes store and publish; follow it from now on."""
+    """Find the newest data of other processes in the database and the topics; follow it from now on."""
     kafka, log, database = node.log.kafka, node.log, node.database
     if kafka is None:
         raise CannotStart("STOCKPULSE_ROLE: api needs KAFKA_BOOTSTRAP_SERVERS")

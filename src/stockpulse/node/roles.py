@@ -87,7 +87,7 @@ async def run_process(node: Node, registry: CollectorRegistry) -> AsyncIterator[
 
 @asynccontextmanager
 async def run_api(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
-    """Answer requests from what other processes store and publish."""
+    """Answer requests from the data that other processes store and publish."""
     clocks = _clocks(node)
     async with open_shards(node, clocks) as shards:
         pipeline = Pipeline(None, shards, clocks, node.counters)

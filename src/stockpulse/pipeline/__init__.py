@@ -1,1 +1,1 @@
-"""The flow of data, one file for each arrow: from a submitted batch to stored and published bars."""
+"""The flow of data between the stages: from a submitted batch to stored and published bars."""

@@ -32,7 +32,7 @@ class Backfill:
         self._names = names
 
     async def run(self, symbols: tuple[str, ...], now: datetime) -> int:
-        """Fetch the missing bars and take them in; return their number."""
+        """Fetch and queue the missing bars; return their number."""
         count = 0
         for interval in (D1, M5, M1):
             for symbol in symbols:

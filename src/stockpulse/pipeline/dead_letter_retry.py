@@ -1,4 +1,4 @@
-"""Retry: dead letters are sent again."""
+"""The retry of dead letters."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ _NOBODY: Final = "retry"
 
 @dataclass(frozen=True)
 class Retried:
-    """The letters that are durable now, and the reasons of the others by letter id."""
+    """The letters that are durable now, and the reasons why the others are not, by letter id."""
 
     done: list[DeadLetter]
     refused: dict[int, str]

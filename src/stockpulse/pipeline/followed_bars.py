@@ -1,4 +1,4 @@
-"""The newest bars on the topic of bars, for a process that only answers requests. Forming bars are nowhere else."""
+"""The newest bars on the topic of bars, for a process that only answers requests. Only this topic has forming bars."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ _MOST_BARS: Final = 3
 
 
 class FollowedBars:
-    """The newest bars of all symbols, as records of the topic tell them."""
+    """The newest bars of all symbols, from records of the topic."""
 
     def __init__(self, records: Callable[[], AsyncIterator[list[bytes | None]]], codec: Codec, names: Names) -> None:
         """`records` begins to yield the values of the topic's new records."""

@@ -66,7 +66,7 @@ class Forgotten:
 
 @dataclass(frozen=True)
 class _Records:
-    """Records of one symbol: ticks in the order of the log, and bars that providers gave."""
+    """Records of one symbol: ticks in the order of the log, and bars of providers."""
 
     ticks: pl.DataFrame
     bars: BarsByInterval

@@ -63,7 +63,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _WithIds:
-    """A submission as the log will hold it."""
+    """A submission in the form of the log."""
 
     waiting: _Waiting
     frame: pl.DataFrame
@@ -76,7 +76,7 @@ class _WithIds:
 
 @dataclass(frozen=True)
 class _Ended:
-    """The end of a recording: after everything before it, its bars may close."""
+    """The end of a recording: after all records before it are processed, its bars may close."""
 
     provider: str
     done: asyncio.Future[Receipt]
@@ -92,7 +92,7 @@ class _Forgetting:
 
 
 class Ingestor:
-    """Takes batches in, for all shards."""
+    """Queues batches and appends them to the log, for all shards."""
 
     def __init__(
         self,

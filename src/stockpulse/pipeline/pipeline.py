@@ -1,4 +1,4 @@
-"""The whole flow in this process: one short coroutine per arrow.
+"""The whole flow in this process, from a submitted batch to stored bars.
 
 submit ───► assign_ids ───► append ───► step ───► flush
 (checked)   (encoded)       (durable)   (bars)    (stored)

@@ -1,4 +1,4 @@
-"""Taking a shard over: its checkpoint, the state of its engine, and the records that the log has after it."""
+"""Taking a shard over: its checkpoint, the state of its engine, and the records of the log after it."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress

@@ -158,7 +158,7 @@ class ShardProcessor:
                 self._taken.extend(_joined(await self._handed_on.take(_STEP_ROWS)))
 
     async def _read_up_to(self, offset: int) -> None:
-        """Process what others have put into the log."""
+        """Process the records that other processes appended to the log."""
         if offset <= self.offset:
             return
         self._reading = True
@@ -179,7 +179,7 @@ class ShardProcessor:
     async def _process_read(
         self, appended: Appended, clocks: dict[int, int] | None, until_room: Callable[[], Awaitable[None]]
     ) -> None:
-        """Process a batch that was read from the log: intake has not seen it since the process started."""
+        """Process a batch that was read from the log and did not pass this process's intake."""
         if isinstance(appended.batch, Ticks) and self._delivered is not None:
             await self._delivered(appended.batch.frame)
         await self._process(appended, clocks, until_room)
@@ -211,7 +211,10 @@ class ShardProcessor:
         return done
 
     async def _forget_deliveries(self, forget: Forget) -> None:
-        """Take forgotten ticks for new when they come again. Without other writers intake alone has done so."""
+        """Forget the keys of forgotten ticks, so that they are new again.
+
+        Without other writers the intake has done so.
+        """
         if self._redeliveries is not None:
             self._redeliveries.forget(forget.symbol, forget.provider, forget.start, forget.end)
             if self._forgotten is not None:
@@ -254,7 +257,7 @@ class ShardProcessor:
         return trading_calendar(self._names.symbol_by_id[symbol_id].calendar)
 
     def _learn_symbols(self) -> None:
-        """Tell the engine of new symbols."""
+        """Add new symbols to the engine."""
         for symbol in self._names.in_order[self._taught :]:
             self.engine.unlocked.bars.learn(symbol.id, trading_calendar(symbol.calendar))
         self._taught = len(self._names.in_order)

@@ -161,7 +161,7 @@ class Shards:
 
 
 async def _all_done(works: Iterable[Awaitable[None]]) -> None:
-    """Unlike `gather` alone, leave nothing under way when one of them fails."""
+    """Unlike `gather` alone, leave no call running when one of them fails."""
     for outcome in await asyncio.gather(*works, return_exceptions=True):
         if outcome is not None:
             raise outcome

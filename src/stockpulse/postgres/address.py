@@ -1,4 +1,4 @@
-"""Reads the address of a database as clouds and other programs write it, for the app and for Alembic alike."""
+"""Reads the address of a database in the forms of cloud services and other programs, for the app and for Alembic."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""The database as every part of the process sees it: its address, its connections, the names it knows."""
+"""The database for all parts of the process: its address, its connections, its names."""
 
 from dataclasses import dataclass, field
 

@@ -43,7 +43,7 @@ async def sqlalchemy_engine(dsn: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def upgrade(dsn: str) -> None:
-    """Bring the schema of this database up to date. Raises CannotStart if a newer StockPulse made it."""
+    """Bring the schema of this database up to date. Raises CannotStart if a newer StockPulse created it."""
 
     def run(connection: Connection) -> None:
         _refuse_newer(connection)
@@ -56,7 +56,7 @@ async def upgrade(dsn: str) -> None:
 
 
 async def is_current(dsn: str) -> bool:
-    """Return True if the schema is that of this version. Raises CannotStart if a newer StockPulse made it."""
+    """Return True if the schema is that of this version. Raises CannotStart if a newer StockPulse created it."""
 
     def check(connection: Connection) -> bool:
         _refuse_newer(connection)

@@ -206,7 +206,7 @@ checkpoint_parts = Table(
 
 
 def _digits(name: str, comment: str | None = None) -> Column[int]:
-    """A part of an exact sum: see `engine/exact_sums.py`."""
+    """Return the column of a part of an exact sum: see `engine/exact_sums.py`."""
     return Column(name, BigInteger, nullable=False, server_default=text("0"), comment=comment)
 
 

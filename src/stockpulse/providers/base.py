@@ -1,4 +1,4 @@
-"""The interface of market-data providers, and how a provider introduces itself to StockPulse."""
+"""The interface of market-data providers, and the entry by which StockPulse finds a provider."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ProviderEntry:
-    """A provider as the registry knows it: how to create it, and how its data is treated.
+    """A provider in the registry: its factory, and the treatment of its data.
 
     Raises InvalidInput for a name that cannot be stored.
     """

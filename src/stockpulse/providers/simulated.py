@@ -1,4 +1,4 @@
-"""A simulated market that never closes and needs no key: believable ticks and bars of any symbol.
+"""A simulated market that never closes and needs no key: realistic ticks and bars of any symbol.
 
 The trades of an instant are a function of (seed, symbol, instant), see `random_walk`. So live ticks continue where
 history ends, a restart continues where the last run would be by now, and tests can ask for any time.

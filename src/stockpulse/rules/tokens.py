@@ -1,4 +1,4 @@
-"""Splits a text into tokens, and points at a place in it."""
+"""Splits a text into tokens, and marks a place in it."""
 
 import re
 import reprlib

@@ -57,7 +57,7 @@ class AnalyticsWriter:
         )
 
     async def make_staging(self, connection: Connection) -> None:
-        """Make the temporary tables that a new connection needs."""
+        """Create the temporary tables that a new connection needs."""
         for staging in (*self._values.values(), self._realtime, self._signals):
             await staging.make(connection)
 

@@ -307,6 +307,6 @@ def _within(rows: Rows, span: _Span) -> Rows:
 
 
 def _priced(rows: Rows) -> Rows:
-    """The bars with a price; those without one are kept for their volume, and no interval shows them."""
+    """Return the bars with a price; bars without a price are stored for their volume only, and never shown."""
     priced: Rows = rows[~np.isnan(rows["open"])]
     return priced

@@ -1,4 +1,4 @@
-"""Bars of any interval, made on query from the bars of the nearest stored interval, for one symbol."""
+"""Bars of any interval, built on query from the bars of the nearest stored interval, for one symbol."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Reads the records of a symbol that are kept, for a forget: its ticks, by the days that they are of."""
+"""Reads the stored records of a symbol for a forget: its ticks, by their days."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -104,7 +104,7 @@ class KeptRecords:
 
 
 def groups(affected: AffectedDays, most_ticks: int) -> list[Ints]:
-    """Split the days into groups of at most this many ticks, but of a day at least."""
+    """Split the days into groups of at most this number of ticks, but at least one day."""
     parts: list[Ints] = []
     first, total = 0, 0
     for at, count in enumerate(affected.ticks.tolist()):

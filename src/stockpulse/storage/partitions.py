@@ -79,9 +79,9 @@ class Partitions:
         self._written: dict[tuple[str, datetime], datetime] = {}
 
     async def prepare(self, times: Iterable[datetime], now: datetime) -> None:
-        """Make the partitions that events of these times need, so that no flush has to.
+        """Create the partitions for events of these times, so that no flush has to.
 
-        Costs a look-up in memory if they are there.
+        If they exist, this is a look-up in memory.
         """
         times = list(times)
         for table in OF_EVENTS:
@@ -89,7 +89,7 @@ class Partitions:
                 await self.ensure(table, times, now)
 
     async def ensure(self, table: PartitionedTable, times: Iterable[datetime], now: datetime) -> None:
-        """Make the partitions that rows of these times need, and note that they are written now."""
+        """Create the partitions for rows of these times, and note that they are written now."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         times = sorted(times)
         if self._uncovered(table, times):
@@ -116,7 +116,7 @@ class Partitions:
         self._known[table.name] = sorted(Partition(*row) for row in rows)
 
     async def _make(self, table: PartitionedTable, partitions: list[Partition], hour: datetime) -> bool:
-        """Make these partitions, or note a write if they are there. Return False if others are in their place."""
+        """Create these partitions, or note a write if they exist. Return False if others are in their place."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('partitions of ' || $1))", table.name)
             if await connection.fetchval(_OVERLAPS, table.name, *_columns(partitions)):

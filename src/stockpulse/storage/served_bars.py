@@ -1,4 +1,4 @@
-"""Bars as the API and the derived topics show them: names for numbers, floats for exact sums."""
+"""Bars for the API and the derived topics: names for ids, floats for exact sums."""
 
 from collections.abc import Callable
 from typing import Final
@@ -64,7 +64,7 @@ def served_bars(rows: Rows, interval: Interval, names: Names) -> pl.DataFrame:
 
 
 def _named(numbers: Ints, name_of: Callable[[int], str]) -> pl.Series:
-    """Names for ids; there are few distinct ids."""
+    """Return names for ids; there are few distinct ids."""
     distinct, at = np.unique(numbers, return_inverse=True)
     names = pl.Series([name_of(int(number)) for number in distinct], dtype=pl.String)
     return names.new_from_index(0, len(numbers)) if len(distinct) == 1 else names.gather(at)

@@ -113,9 +113,9 @@ class Sink:
         self.offset = 0
 
     async def take(self, epoch: int | None = None, start: int = 0) -> Checkpoint:
-        """Take the shard over and return its checkpoint; that of a new shard begins at `start`.
+        """Take the shard over and return its checkpoint; the checkpoint of a new shard begins at `start`.
 
-        `epoch` is the log's own; without one, the epoch of the checkpoint is raised by one.
+        `epoch` is the epoch of the log; without it, the epoch of the checkpoint grows by one.
         """
         connection = await self._connection()
         row = await connection.fetchrow(

@@ -16,5 +16,5 @@ class SetClock:
         return self.at
 
     def advance(self, by: timedelta) -> None:
-        """Set it forward."""
+        """Move the clock forward."""
         self.at += by

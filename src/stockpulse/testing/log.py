@@ -82,12 +82,12 @@ class ScriptedLog:
                     offset = part.after
 
     def process(self, pool: Pool, *, appends: bool = True) -> "ScriptedProcess":
-        """Return the log as a process sees it that stores in this database; it appends, or only follows."""
+        """Return the view of a process that stores in this database; it appends, or only follows."""
         return ScriptedProcess(self, pool, appends=appends)
 
 
 class ScriptedProcess:
-    """A scripted log as one process sees it: a `Journal` and `Logs`."""
+    """A scripted log for one process: a `Journal` and `Logs`."""
 
     def __init__(self, log: ScriptedLog, pool: Pool, *, appends: bool) -> None:
         self._log = log
@@ -140,7 +140,7 @@ class ScriptedProcess:
 
 @dataclass(frozen=True)
 class ScriptedShardLog:
-    """One shard of a scripted log, as one process reads it."""
+    """One shard of a scripted log, for one process."""
 
     log: ScriptedLog
     shard: int

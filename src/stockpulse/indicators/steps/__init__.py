@@ -1,4 +1,4 @@
-"""The arithmetic of the primitives: what each one does with one more value.
+"""The arithmetic of the primitives: one step of each for one more value.
 
 A step takes its state, its slots in the symbol's memory, one value of each input, and its constants. It returns the
 new state and the output. These functions run as plain Python, or compiled into the loop of an indicator. Nothing else

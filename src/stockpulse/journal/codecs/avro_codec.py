@@ -216,7 +216,7 @@ class AvroCodec:
 
 
 class _NoRecord(Exception):
-    """A value is not a record; the message says why."""
+    """A value is not a record; the message has the reason."""
 
 
 def _read_one(stream: io.BytesIO, number: int, reading: _Reading) -> dict[str, Any]:

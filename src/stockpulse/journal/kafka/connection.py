@@ -1,4 +1,4 @@
-"""The address of the brokers, the faults that pass by themselves, and clients that stop on every path."""
+"""The address of the brokers, the temporary faults, and clients that stop on every path."""
 
 import asyncio
 from collections.abc import AsyncIterator

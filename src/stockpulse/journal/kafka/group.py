@@ -62,7 +62,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         """Do nothing: Kafka revokes all partitions before it assigns them again, and most stay with their owner."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Take note of the new share."""
+        """Note the new share."""
         places = list(assigned)
         if self._consumer is not None:
             self._consumer.pause(*places)

@@ -38,7 +38,7 @@ def is_on(identity: str, topic: str) -> bool:
 
 
 class KafkaJournal:
-    """The raw topic, as its writer sees it."""
+    """The raw topic, for its writer."""
 
     def __init__(
         self, appender: Appender, codec: Codec, names: Names, routing: Routing, first_seqs: Mapping[int, int]
@@ -158,7 +158,7 @@ class EndOffsetPoller:
 
 @dataclass(frozen=True)
 class KafkaShardLog:
-    """One partition of the raw topic, as its reader sees it."""
+    """One partition of the raw topic, for its reader."""
 
     identity: str
     shard: int

@@ -55,7 +55,7 @@ class NewTopics:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as the brokers describe it."""
+    """The description of a topic by the brokers."""
 
     name: str
     partitions: int

@@ -56,7 +56,7 @@ class ServerLog:
 
 
 class FolderLock:
-    """A lock on the data folder. The kernel releases it when the process ends, however it ends."""
+    """A lock on the data folder. The kernel releases it at every end of the process."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -104,7 +104,7 @@ def make_data_folder(folder: Path) -> None:
 
 
 def make_private(folder: Path, account: Account | None, *, ours: bool) -> None:
-    """Make a folder that no other account can read; refuse an existing one that others can."""
+    """Create a folder that no other account can read; refuse an existing folder that others can read."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)
     status = folder.lstat()

@@ -37,7 +37,7 @@ class Process:
         return self._birth is not None and _birth(self.pid) == self._birth
 
     def exit_code(self) -> int | None:
-        """The exit status, or None: that of an adopted process cannot be known."""
+        """Return the exit status; None for an adopted process, whose status is unknown."""
         return self._child.poll() if self._child is not None else None
 
     def signal(self, number: signal.Signals) -> None:

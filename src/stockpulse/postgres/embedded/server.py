@@ -302,7 +302,7 @@ class EmbeddedPostgres:
         return await self._connect_when_ready(process, deadline)
 
     def _cluster_name(self) -> str:
-        """The name of the cluster, which is in the title of each of the server's processes; orphans are found by it.
+        """Return the name of the cluster, which is in the titles of the server's processes and identifies orphans.
 
         The folder's path would not do: every container has a /data.
         """

@@ -1,4 +1,4 @@
-"""Running a program as another account: PostgreSQL refuses to be root, the app in a container often is.
+"""Running a program as another account: PostgreSQL refuses to run as root, but in a container the app often is root.
 
 This file is used twice. The app imports it to choose the account and to build the command. Then it runs
 as a script between the app and the program: it switches to the account, keeps at most one capability and
