@@ -33,6 +33,7 @@ from stockpulse.api.admission.hosts import Hosts
 from stockpulse.api.admission.middleware import Admission
 from stockpulse.api.browser_headers import BrowserHeaders
 from stockpulse.api.context import Context
+from stockpulse.api.patience import Patience
 from stockpulse.api.request_log import RequestLog
 from stockpulse.errors import CannotStart
 from stockpulse.node.lifecycle import running
@@ -94,6 +95,9 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(RequestLog, metrics=RequestMetrics(registry)),
             Middleware(BrowserHeaders),
             Middleware(Admission, callers=Callers(settings.networks), hosts=hosts),
+            Middleware(
+                Patience, read_seconds=settings.read_timeout_seconds, write_seconds=settings.durable_timeout_seconds
+            ),
         ],
     )
     _forgive_slashes(app)

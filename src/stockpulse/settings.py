@@ -202,6 +202,13 @@ class Settings(BaseSettings):
     future_seconds: float = Field(
         5.0, ge=0, le=3600, description="Seconds that the time of a tick may lie in the future."
     )
+    read_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which a read that has not begun its answer is given up with 503. When the database"
+        " is silent, it is given up within seconds.",
+    )
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."
     )

@@ -373,3 +373,15 @@ async def test_volume_has_a_shape_over_the_day():
 async def test_an_unknown_interval_is_refused():
     with pytest.raises(InvalidInput, match="interval: "):
         await bars(simulated(), "AAPL", "2h", START, START)
+
+
+async def test_a_clock_that_is_set_back_does_not_silence_the_stream():
+    clock = ManualClock()
+    provider = simulated(clock)
+    stream = provider.stream()
+    first = await anext(stream)
+    clock.time -= timedelta(hours=1)
+    while (frame := await anext(stream))["ts"].max() >= first["ts"].min():
+        pass
+    assert clock.time - timedelta(seconds=2) <= frame["ts"].max() <= clock.time
+    assert clock.time < START - timedelta(minutes=59)

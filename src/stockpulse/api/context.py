@@ -8,6 +8,7 @@ from typing import Annotated, Final, TypeVar, cast
 from fastapi import Depends, Path, Query, Request
 from prometheus_client import CollectorRegistry
 
+from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import NotFound, shown
 from stockpulse.indicators.compiler import Compiler
@@ -19,6 +20,7 @@ from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.disk import Disk
+from stockpulse.postgres.pulse import Pulse
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
@@ -35,6 +37,7 @@ class Context:
 
     pool: Pool
     disk: Disk
+    pulse: Pulse
     names: Names
     pipeline: Pipeline
     clocks: ProviderClocks
@@ -75,6 +78,9 @@ class Vitals:
 
     pool: Pool
     disk: Disk
+    pulse: Pulse
+    clock: SteadyClock | None
+    """None for a clock that was handed in and knows of no steps."""
     pipeline: Pipeline
     supervisor: Supervisor
     compiler: Compiler
@@ -106,6 +112,8 @@ def _vitals(context: Context) -> Vitals:
     return Vitals(
         context.pool,
         context.disk,
+        context.pulse,
+        context.now if isinstance(context.now, SteadyClock) else None,
         context.pipeline,
         context.supervisor,
         context.compiler,

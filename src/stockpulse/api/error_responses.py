@@ -71,6 +71,12 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
+def unavailable(error: errors.Unavailable | errors.OutcomeUnknown) -> Response:
+    """Return the answer that a request ends with when it has been given up."""
+    code = "OUTCOME_UNKNOWN" if isinstance(error, errors.OutcomeUnknown) else "UNAVAILABLE"
+    return _answer(503, code, str(error), headers=_RETRY_SOON)
+
+
 # --- the answer to each exception --------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The state of the process and the progress of its parts."""
 
 import asyncio
+from datetime import datetime
 from typing import Final
 
 from fastapi import APIRouter, Response
@@ -8,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from stockpulse import __version__
+from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import State, TaskHealth
 from stockpulse.api.context import Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
@@ -20,6 +22,7 @@ router = APIRouter(tags=["health"])
 _PING_SECONDS: Final = 2.0
 _SLOW_SECONDS: Final = 5.0
 _SILENT_SECONDS: Final = 3.0
+_CLOCK_SECONDS: Final = 1.0
 
 
 class TaskReport(BaseModel):
@@ -68,6 +71,18 @@ class DiskReport(BaseModel):
     )
 
 
+class ClockReport(BaseModel):
+    """The clock of the process, which returns to the machine's at double or half speed after a step."""
+
+    behind_seconds: float = Field(
+        examples=[0.0], description="seconds behind the machine's clock, negative if ahead; beyond 1: degraded"
+    )
+    last_step_seconds: float | None = Field(
+        examples=[-3600.0], description="how far the machine's clock was set, negative if back; null if it was not"
+    )
+    last_step_at: datetime | None = Field(examples=["2026-11-24T15:00:00Z"])
+
+
 class Health(BaseModel):
     """The state of the process."""
 
@@ -75,6 +90,7 @@ class Health(BaseModel):
     db: str = Field(examples=["ok"], description="ok, or down")
     kafka: str | None = Field(examples=["ok"], description="ok, or down; null if the log is in the database")
     disk: DiskReport
+    clock: ClockReport | None
     cache: str = Field(
         examples=["ok"],
         description="ok, or the reason why compiled indicators are not kept for the next start; all works without it",
@@ -103,12 +119,13 @@ async def health(process: Process) -> Health:
     db = await _database(process)
     lag = process.pipeline.lag()
     tasks = {name: _task(task) for name, task in process.supervisor.health.items()}
-    kafka, room = _kafka(process), process.disk.room()
+    kafka, room, clock = _kafka(process), process.disk.room(), _clock(process.clock)
     shards = {number: _shard(processor) for number, processor in sorted(process.pipeline.shards.processors.items())}
     well = (
         db == "ok"
         and kafka != "down"
         and room.fault is None
+        and (clock is None or abs(clock.behind_seconds) <= _CLOCK_SECONDS)
         and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
         and all(shard.storing_seconds <= _SLOW_SECONDS for shard in shards.values())
     )
@@ -122,6 +139,7 @@ async def health(process: Process) -> Health:
         db=db,
         kafka=kafka,
         disk=DiskReport(path=room.path, free_bytes=room.free, missing_bytes=room.missing, fault=room.fault),
+        clock=clock,
         cache=process.compiler.fault or "ok",
         tasks=tasks,
         analytics=analytics,
@@ -141,6 +159,17 @@ def _shard(processor: ShardProcessor) -> ShardReport:
         unprocessed=unprocessed,
         unflushed=unflushed,
         storing_seconds=round(processor.writer.storing_seconds(), 3),
+    )
+
+
+def _clock(clock: SteadyClock | None) -> ClockReport | None:
+    if clock is None:
+        return None
+    behind, step = clock.behind_seconds(), clock.last_step
+    return ClockReport(
+        behind_seconds=round(behind, 3),
+        last_step_seconds=None if step is None else round(step.seconds, 3),
+        last_step_at=None if step is None else step.at,
     )
 
 
@@ -186,6 +215,8 @@ async def metrics(registry: Metrics) -> Response:
 
 
 async def _database(process: Vitals) -> str:
+    if process.pulse.is_silent():
+        return "down"
     ping = asyncio.create_task(process.pool.fetchval("SELECT 1"))
     ping.add_done_callback(lambda done: done.cancelled() or done.exception())
     _, late = await asyncio.wait([ping], timeout=_PING_SECONDS)

@@ -17,6 +17,7 @@ from stockpulse.postgres.connect import Pool, create_pool
 from stockpulse.postgres.database import Database
 from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
+from stockpulse.postgres.pulse import Pulse
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.settings import Settings
 
@@ -68,7 +69,9 @@ async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[
             names = Names()
             name_store = NameStore(pool, names)
             await name_store.load()
-            yield Database(dsn, pool, names, name_store, disk)
+            pulse = Pulse(dsn)
+            async with tasks.running("pulse", pulse.run):
+                yield Database(dsn, pool, names, name_store, disk, pulse)
         finally:
             await _close(pool)
 

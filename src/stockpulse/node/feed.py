@@ -22,7 +22,8 @@ def start_feed(node: Node, pipeline: Pipeline, bars: BarReader) -> None:
     if settings.provider == NO_PROVIDER or not settings.symbols:
         return
     entry = installed_providers().named(settings.provider)
-    provider = entry.create(ProviderConfig(settings.symbols, settings.simulated_rate, settings.simulated_seed))
+    config = ProviderConfig(settings.symbols, settings.simulated_rate, settings.simulated_seed, node.timing.now)
+    provider = entry.create(config)
     feed = partial(_feed, provider, entry.capabilities, node, pipeline, bars)
     node.tasks.start(f"feed:{provider.name}", feed, stage="feed", transient=entry.transient)
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
+from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.ingest.redelivery import Redeliveries
@@ -16,16 +17,11 @@ from stockpulse.storage.partitions import Partitions
 from stockpulse.telemetry.counters import Counters
 
 
-def utc_now() -> datetime:
-    """Return the present time, UTC."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Timing:
     """The clock of the process, and the time between its flushes; tests set both."""
 
-    now: Callable[[], datetime] = utc_now
+    now: Callable[[], datetime] = field(default_factory=SteadyClock)
     flush_seconds: float | None = FLUSH_SECONDS
 
 

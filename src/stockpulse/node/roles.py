@@ -124,6 +124,7 @@ def _context(
     return Context(
         pool=pool,
         disk=node.database.disk,
+        pulse=node.database.pulse,
         names=names,
         pipeline=pipeline,
         clocks=pipeline.clocks,

@@ -1,10 +1,11 @@
 """The database for all parts of the process: its address, its connections, its names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stockpulse.market.symbology import Names
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.disk import Disk
+from stockpulse.postgres.pulse import Pulse
 from stockpulse.postgres.symbology_store import NameStore
 
 
@@ -16,4 +17,5 @@ class Database:
     pool: Pool
     names: Names
     name_store: NameStore
-    disk: Disk = field(default_factory=Disk)
+    disk: Disk
+    pulse: Pulse

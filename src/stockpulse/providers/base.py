@@ -7,7 +7,7 @@ from typing import Protocol
 
 import polars as pl
 
-from stockpulse.market.clocks import Clock
+from stockpulse.market.clocks import Clock, utc_now
 from stockpulse.market.symbology import check_provider_name
 from stockpulse.providers.trade_conditions import Rule, all_count
 
@@ -47,6 +47,8 @@ class ProviderConfig:
     """Simulated ticks per second of each symbol."""
     seed: int
     """Seed of the simulated market."""
+    now: Callable[[], datetime] = utc_now
+    """The clock of the process, for a provider that makes its ticks from the time."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ history ends, a restart continues where the last run would be by now, and tests 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 
 from stockpulse.errors import InvalidInput
 from stockpulse.market.arrays import Floats, Ints
+from stockpulse.market.clocks import utc_now
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 from stockpulse.market.times import SECOND_MICROS, micros
 from stockpulse.providers.base import Clock, ProviderConfig, ProviderEntry
@@ -33,6 +34,7 @@ BATCH_ROWS: Final = 20_000
 SHORTEST_PAUSE_MICROS: Final = 10_000  # from one batch to the next, unless there is a backlog
 LONGEST_PAUSE_SECONDS: Final = 1.0  # then the clock is read again, in case it was set
 LONGEST_LAG_MICROS: Final = SECOND_MICROS
+LONGEST_SILENCE_MICROS: Final = 60 * SECOND_MICROS  # after the clock was set back; then the stream begins anew
 FASTEST: Final = 1e7  # ticks per second that stand for an infinite rate: more than can be made
 SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and the rate of history
 
@@ -54,10 +56,6 @@ def _believable_sizes() -> Floats:
 SIZES: Final = _believable_sizes()
 #: 64 equally likely venues, as the consolidated tape names them.
 EXCHANGES: Final = pl.Series([*"D" * 24, *"Q" * 12, *"P" * 8, *"Z" * 6, *"N" * 5, *"K" * 4, *"V" * 3, None, None])
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class _Schedule:
@@ -105,7 +103,7 @@ class SimulatedProvider:
         symbols: Sequence[str],
         rate: float | None = None,
         seed: int = 0,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if not symbols:
@@ -138,6 +136,8 @@ class SimulatedProvider:
             now = self._now_micros()
             position = self._skip_to(position, now - LONGEST_LAG_MICROS)
             due = self._schedule.first_after(now)
+            if self._schedule.due_of(position) - self._schedule.due_of(due) > LONGEST_SILENCE_MICROS:
+                position = due
             stop = min(due, position + BATCH_ROWS)
             if stop > position:
                 yield self._ticks(position, stop)
@@ -259,7 +259,7 @@ def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:
 
 
 def _create(config: ProviderConfig) -> SimulatedProvider:
-    return SimulatedProvider(config.symbols, config.rate * len(config.symbols), config.seed)
+    return SimulatedProvider(config.symbols, config.rate * len(config.symbols), config.seed, config.now)
 
 
 SIMULATED: Final = ProviderEntry("simulated", _create, aliases=("test",), standby=True)

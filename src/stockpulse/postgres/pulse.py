@@ -1,0 +1,60 @@
+"""The pulse of the database: one small question after another, on a connection of its own.
+
+A frozen server keeps its connections open and answers nothing, so a query on it would wait for a minute. The pulse
+says within seconds that the server is silent.
+"""
+
+import asyncio
+from typing import Final
+
+from stockpulse.postgres.connect import TRANSIENT, ReconnectingConnection
+
+_BEAT_SECONDS: Final = 0.5
+_SILENT_BEATS: Final = 6
+_GIVE_UP_BEATS: Final = 20
+
+
+class Pulse:
+    """Asks the database every half second if it is there."""
+
+    def __init__(self, dsn: str) -> None:
+        self._reconnecting = ReconnectingConnection(dsn)
+        self._missed = 0
+
+    def is_silent(self) -> bool:
+        """Return True if the database has not answered for three seconds."""
+        return self._missed >= _SILENT_BEATS
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        try:
+            while True:
+                asking = asyncio.create_task(self._ask())
+                try:
+                    await self._wait_for(asking)
+                finally:
+                    asking.cancel()
+                await asyncio.sleep(_BEAT_SECONDS)
+        finally:
+            self._reconnecting.drop()
+
+    async def _wait_for(self, asking: asyncio.Task[None]) -> None:
+        """Count the beats until the answer. They are counted here, so a busy event loop is no silent database."""
+        for _ in range(_GIVE_UP_BEATS):
+            done, _ = await asyncio.wait([asking], timeout=_BEAT_SECONDS)
+            if done:
+                break
+            self._missed += 1
+        if not asking.done():
+            self._reconnecting.drop()  # its host may have vanished
+        elif (fault := asking.exception()) is None:
+            self._missed = 0
+        elif isinstance(fault, TRANSIENT):
+            self._reconnecting.drop()
+            self._missed += 1
+        else:
+            raise fault
+
+    async def _ask(self) -> None:
+        connection, _ = await self._reconnecting.get()
+        await connection.fetchval("SELECT 1")
