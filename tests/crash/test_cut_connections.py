@@ -15,9 +15,10 @@ from crash_harness import SECOND, data_folder
 from crash_proxy import Cut, Proxy
 
 from bare_sink import flush_of, run_step, written
-from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, TickBatch
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.checkpoint_state import Changes
+from stockpulse.engine.step import TickBatch
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.journal.postgres import SHARD, PostgresJournal
 from stockpulse.journal.recent import RecentTicks

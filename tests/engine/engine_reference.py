@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from bare_sink import run_step
-from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine, ProviderBars, TickBatch
+from stockpulse.engine.bar_engine import END_OF_TIME, BarEngine
 from stockpulse.engine.bar_math import BAR, NEVER_CLOSED, NEVER_OPENED, from_provider
 from stockpulse.engine.checkpoint_state import decode, encode
+from stockpulse.engine.step import ProviderBars, TickBatch
 from stockpulse.market.calendar import NO_DAY
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5

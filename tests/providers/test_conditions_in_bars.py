@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bare_sink import run_step
-from stockpulse.engine.bar_engine import BarEngine, TickBatch
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR, volume_of, vwap_of
+from stockpulse.engine.step import TickBatch
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.schemas import PRIMARY

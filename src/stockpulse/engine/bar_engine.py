@@ -4,81 +4,25 @@ The code is pure: no I/O, no clock. The values of the bars depend only on the re
 clocks that it is given only decide when a bar is announced as final.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stockpulse.engine.bar_buckets import Buckets
-from stockpulse.engine.bar_math import Flags, Rows, day_parts, from_ticks, pairs_in, roll_up
+from stockpulse.engine.bar_math import Rows, day_parts, from_ticks, pairs_in, roll_up
 from stockpulse.engine.bar_table import BarTable
 from stockpulse.engine.checkpoint_state import SYMBOL_STATE, Changes, State, of_symbols, with_room
 from stockpulse.engine.older_state import current_rows
-from stockpulse.market.arrays import Floats, Ints, Mask
+from stockpulse.engine.step import BarEvents, Batch, ProviderBars, Range, Step, TickBatch
+from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, Interval
 from stockpulse.market.schemas import PRIMARY
 
 END_OF_TIME: Final = np.iinfo(np.int64).max // 2
 """The clock of a provider that sends nothing more."""
-
-
-@dataclass(frozen=True)
-class TickBatch:
-    """Consecutive trades of the log, as arrays of one length."""
-
-    seq: Ints
-    symbol_id: Ints
-    provider_id: Ints
-    ts: Ints
-    price: Floats
-    size: Floats
-    flags: Flags
-
-    @property
-    def trades(self) -> tuple[Ints, Ints, Ints, Floats, Floats, Flags]:
-        """The columns that bars are built from, in the order of `bar_math.from_ticks`."""
-        return self.symbol_id, self.ts, self.seq, self.price, self.size, self.flags
-
-
-@dataclass(frozen=True)
-class ProviderBars:
-    """A provider's own bars of one interval; see `bar_math.from_provider`."""
-
-    interval: Interval
-    rows: Rows
-
-
-Batch: TypeAlias = TickBatch | Sequence[ProviderBars]
-"""Consecutive records of the log: trades, or bars with the longest interval first."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Stored bars with start <= ts < end, one symbol, start and end for each row."""
-
-    interval: Interval
-    symbol_id: Ints
-    start: Ints
-    end: Ints
-
-
-@dataclass(frozen=True)
-class BarEvents:
-    """Bars that were announced as final, or revised after that; the highest revision of a bar is right."""
-
-    interval: Interval
-    rows: Rows
-    revised: bool
-    """True if these bars had been announced before."""
-    removed: bool = False
-    """True if these bars are gone: nothing is left of their records. `rows` are as they were last."""
-
-
-Step: TypeAlias = Generator[Range, Rows, list[BarEvents]]
-"""A step in progress: it yields the stored bars that it needs, is sent these rows, and returns the events."""
 
 _REMOVED: Final = "removed "
 """The name of a part of the state: keys of bars that were removed since the part before."""

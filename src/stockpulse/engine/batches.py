@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from stockpulse.engine.bar_engine import ProviderBars, TickBatch
 from stockpulse.engine.bar_math import from_provider
+from stockpulse.engine.step import ProviderBars, TickBatch
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.market.symbology import Names

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stockpulse.engine.bar_engine import BarEngine, BarEvents, Batch, Step, TickBatch
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.indicators import Analytics, AnalyticsChanges, RealtimeSnapshot
+from stockpulse.engine.step import BarEvents, Batch, Step, TickBatch
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import M5, Interval
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stockpulse.engine.bar_engine import BarEngine, Batch
+from stockpulse.engine.bar_engine import BarEngine
 from stockpulse.engine.bar_math import BAR, Rows
+from stockpulse.engine.step import Batch
 from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import BASE_INTERVALS, Interval

@@ -6,13 +6,13 @@ from typing import Final
 
 import numpy as np
 
-from stockpulse.engine.bar_engine import BarEvents, TickBatch
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.derived_rows import Calendars, DerivedRows
 from stockpulse.engine.indicator_track import Track, TrackChanges, TrackSpec
 from stockpulse.engine.last_prices import LastPrices, PriceAverages
 from stockpulse.engine.signals import Rules, Signals
+from stockpulse.engine.step import BarEvents, TickBatch
 from stockpulse.indicators.evaluation import Functions
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import Interval

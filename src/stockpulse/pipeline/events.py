@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import polars as pl
 import structlog
 
-from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.signals import Signals
+from stockpulse.engine.step import BarEvents
 
 log = structlog.get_logger(__name__)
 

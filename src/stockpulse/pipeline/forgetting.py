@@ -16,11 +16,11 @@ import polars as pl
 import structlog
 
 from stockpulse.aio import offload
-from stockpulse.engine.bar_engine import Batch, ProviderBars, Range
 from stockpulse.engine.bar_math import Rows, newest_of_each
 from stockpulse.engine.batches import tick_batch
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.forgetting import Amendment, BarsByInterval, amendment, build_bars, touched
+from stockpulse.engine.step import Batch, ProviderBars, Range
 from stockpulse.journal.forgets import forgotten_rows
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Forget

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 
 from stockpulse.aio import offload
-from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.derived_rows import DerivedRows
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.engine.indicators import DAILY, INTRADAY
 from stockpulse.engine.signals import SIGNAL_NAMES, Signals
+from stockpulse.engine.step import BarEvents
 from stockpulse.journal.codecs import OHLCV, Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.routing import partition_of

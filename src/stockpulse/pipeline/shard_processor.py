@@ -19,9 +19,9 @@ import structlog
 
 from stockpulse.aio import offload
 from stockpulse.aio.row_queue import RowQueue
-from stockpulse.engine.bar_engine import BarEvents, Batch, Range, Step
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
+from stockpulse.engine.step import BarEvents, Batch, Range, Step
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
 from stockpulse.market.calendar import Calendar

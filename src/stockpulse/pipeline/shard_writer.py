@@ -11,10 +11,10 @@ from typing import Any, Final
 import polars as pl
 
 from stockpulse.aio import offload
-from stockpulse.engine.bar_engine import BarEvents
 from stockpulse.engine.checkpoint_state import State
 from stockpulse.engine.engine import Engine, EngineChanges
 from stockpulse.engine.indicators import DAILY, INTRADAY, AnalyticsChanges, RealtimeSnapshot
+from stockpulse.engine.step import BarEvents
 from stockpulse.journal.records import Batch, Forget, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import BASE_INTERVALS

@@ -3,9 +3,9 @@
 import numpy as np
 
 from stockpulse.aio.retry import retry
-from stockpulse.engine.bar_engine import Range
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.indicator_track import Track
+from stockpulse.engine.step import Range
 from stockpulse.engine.track_state import Anchor
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import Interval
