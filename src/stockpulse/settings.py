@@ -206,8 +206,8 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         le=3600,
-        description="Seconds after which a read that has not begun its answer is given up with 503. When the database"
-        " is silent, it is given up within seconds.",
+        description="Seconds that a read may take before its answer begins; then the answer is 503. If the database"
+        " does not answer at all, reads end within seconds.",
     )
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."

@@ -1,4 +1,4 @@
-"""Time that goes on when the clock of the machine is set, and returns to it."""
+"""A clock that continues when the clock of the machine is set, and returns to it."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Machine:
-    """The clock of a machine, and its uptime; somebody may set the clock."""
+    """The clock of a machine, which a test can set, and its uptime."""
 
     def __init__(self) -> None:
         self.passed = timedelta()

@@ -1,8 +1,8 @@
 """The wall clock without its steps: time that always goes forward, and never jumps by minutes.
 
-Somebody, or NTP, may set the clock of the machine. Bars of the skipped time would be missing, and after a step back a
-feed would be silent, or trade the same minutes twice. So the time here goes on from the start of the process as the
-machine's uptime does, and returns to the wall clock at double or half speed after a step.
+A user or NTP may set the clock of the machine. Bars of the skipped time would be missing, and after a step back a feed
+would be silent, or trade the same minutes twice. So this clock follows the uptime of the machine from the start of the
+process, and approaches the wall clock at double or half speed after a step.
 """
 
 import threading
@@ -49,7 +49,7 @@ class SteadyClock:
     def __init__(
         self, wall: Callable[[], datetime] = utc_now, uptime_micros: Callable[[], int] = _uptime_micros
     ) -> None:
-        """Follow `wall`; the time in between is measured with `uptime_micros`, which nobody can set."""
+        """Follow `wall`; the time in between is measured with `uptime_micros`, which cannot be set."""
         self._wall = wall
         self._uptime_micros = uptime_micros
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class SteadyClock:
             return from_micros(self._now)
 
     def _read(self) -> tuple[int, int]:
-        """Return uptime and wall clock of one moment: the thread may be interrupted between the two."""
+        """Return uptime and wall clock of the same moment: the thread may be interrupted between the two reads."""
         for _ in range(_TRIES):
             uptime, wall = self._uptime_micros(), micros(self._wall())
             if self._uptime_micros() - uptime < _SAME_MOMENT_MICROS:
@@ -81,7 +81,7 @@ class SteadyClock:
         return uptime, wall
 
     def behind_seconds(self) -> float:
-        """Return how far this clock is behind the wall clock; negative if it is ahead."""
+        """Return the delay of this clock behind the wall clock in seconds; negative if it is ahead."""
         self()
         return self._behind / SECOND_MICROS
 

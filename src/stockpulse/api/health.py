@@ -75,10 +75,10 @@ class ClockReport(BaseModel):
     """The clock of the process, which returns to the machine's at double or half speed after a step."""
 
     behind_seconds: float = Field(
-        examples=[0.0], description="seconds behind the machine's clock, negative if ahead; beyond 1: degraded"
+        examples=[0.0], description="seconds behind the machine's clock; negative if ahead; above 1: degraded"
     )
     last_step_seconds: float | None = Field(
-        examples=[-3600.0], description="how far the machine's clock was set, negative if back; null if it was not"
+        examples=[-3600.0], description="seconds by which the machine's clock was set; negative if back; or null"
     )
     last_step_at: datetime | None = Field(examples=["2026-11-24T15:00:00Z"])
 

@@ -1,4 +1,4 @@
-"""Requests that wait for a database in vain are answered all the same: 503, and when to come back."""
+"""Answers 503 with `Retry-After` to requests that wait in vain for the database."""
 
 import asyncio
 from typing import Final
@@ -13,17 +13,17 @@ from stockpulse.errors import DatabaseUnavailable, OutcomeUnknown, Unavailable
 _LOOK_SECONDS: Final = 1.0
 _READS: Final = frozenset({"GET", "HEAD"})
 _WRITE_SECONDS: Final = 5.0
-"""A write has a time-out of its own; it gets this much longer to answer by itself."""
+"""A write has its own time-out; it gets this much more time to answer by itself."""
 
 log = structlog.get_logger(__name__)
 
 
 class Patience:
-    """Wraps the routes. Answers 503 in place of a request that has not begun its answer in time.
+    """Wraps the routes. Answers 503 to a request whose answer has not begun in time.
 
     A read is given up as soon as the database is silent, or after `read_seconds`. A write is given up only after its
-    own time-out, and only if the database is silent. What was given up is cancelled and not waited for: on a frozen
-    server, even a cancellation takes until the server goes on.
+    own time-out, and only if the database is silent. A request that was given up is cancelled, and nothing waits for
+    it: on a frozen server, even a cancellation takes until the server answers again.
     """
 
     def __init__(self, app: ASGIApp, read_seconds: float, write_seconds: float) -> None:
@@ -33,7 +33,7 @@ class Patience:
         self._given_up: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or answer that the database does not."""
+        """Serve the request, or answer 503 if the database does not answer."""
         context: Context | None = scope.get("state", {}).get("context")
         if scope["type"] != "http" or context is None:
             await self._app(scope, receive, send)
@@ -61,7 +61,7 @@ class Patience:
     async def _fault_of(
         self, serving: asyncio.Task[None], answer: "_Answer", context: Context, method: str
     ) -> Unavailable | OutcomeUnknown | None:
-        """Wait until the request is served; return the fault that it is to be given up for, or None."""
+        """Wait until the request is served and return None, or return the reason to give it up."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:

@@ -1,7 +1,7 @@
-"""The pulse of the database: one small question after another, on a connection of its own.
+"""The pulse of the database: one small query after another, on a separate connection.
 
 A frozen server keeps its connections open and answers nothing, so a query on it would wait for a minute. The pulse
-says within seconds that the server is silent.
+shows within seconds that the server is silent.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _GIVE_UP_BEATS: Final = 20
 
 
 class Pulse:
-    """Asks the database every half second if it is there."""
+    """Sends a query to the database every half second."""
 
     def __init__(self, dsn: str) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
@@ -26,7 +26,7 @@ class Pulse:
         return self._missed >= _SILENT_BEATS
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Send queries until cancelled."""
         try:
             while True:
                 asking = asyncio.create_task(self._ask())
@@ -39,7 +39,10 @@ class Pulse:
             self._reconnecting.drop()
 
     async def _wait_for(self, asking: asyncio.Task[None]) -> None:
-        """Count the beats until the answer. They are counted here, so a busy event loop is no silent database."""
+        """Count the beats until the answer.
+
+        A busy event loop counts no beats, so it does not look like a silent database.
+        """
         for _ in range(_GIVE_UP_BEATS):
             done, _ = await asyncio.wait([asking], timeout=_BEAT_SECONDS)
             if done:

@@ -34,7 +34,7 @@ BATCH_ROWS: Final = 20_000
 SHORTEST_PAUSE_MICROS: Final = 10_000  # from one batch to the next, unless there is a backlog
 LONGEST_PAUSE_SECONDS: Final = 1.0  # then the clock is read again, in case it was set
 LONGEST_LAG_MICROS: Final = SECOND_MICROS
-LONGEST_SILENCE_MICROS: Final = 60 * SECOND_MICROS  # after the clock was set back; then the stream begins anew
+LONGEST_SILENCE_MICROS: Final = 60 * SECOND_MICROS  # after the clock was set back; then the stream starts again
 FASTEST: Final = 1e7  # ticks per second that stand for an infinite rate: more than can be made
 SECONDS_PER_TRADE: Final = 2  # of one symbol: the default rate, and the rate of history
 
