@@ -131,6 +131,19 @@ async def test_the_embedded_database_comes_back_when_there_is_room() -> None:
             assert (await app.terminate())[0] == 0
 
 
+async def test_a_start_on_a_disk_that_is_too_small_says_so() -> None:
+    with data_folder() as folder, small_disk(folder / "disk", "20m") as disk:
+        app = App(disk)
+        app.log = folder / "app.log"
+        app.spawn()
+        assert app.process is not None
+        assert await asyncio.to_thread(app.process.wait, 60) != 0
+        (said,) = app.said("cannot start")
+        assert f"bytes are free at {disk}" in str(said["reason"])
+        assert "Traceback" not in app.tail()
+        assert list(disk.glob("postgres")) == []
+
+
 @pytest.mark.timeout(600)
 async def test_the_full_disk_of_another_server_is_said_and_waited_for() -> None:
     with data_folder() as folder, small_disk(folder / "disk", "260m") as disk:

@@ -59,7 +59,7 @@ class SteadyClock:
         self.last_step: Step | None = None
 
     def __call__(self) -> datetime:
-        """Return the present time. It is never earlier than the time that was returned before."""
+        """Return the present time: no earlier than before, unless the clock was set back by more than two hours."""
         with self._lock:
             uptime, wall = self._read()
             passed = max(uptime - self._read_at, 0)

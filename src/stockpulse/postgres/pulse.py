@@ -7,11 +7,15 @@ shows within seconds that the server is silent.
 import asyncio
 from typing import Final
 
+import asyncpg
+
 from stockpulse.postgres.connect import TRANSIENT, ReconnectingConnection
 
 _BEAT_SECONDS: Final = 0.5
 _SILENT_BEATS: Final = 6
 _GIVE_UP_BEATS: Final = 20
+_NO_ANSWER: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.PostgresError)
+"""A refusal is no answer either. What it means for the process is for those to say who need the database."""
 
 
 class Pulse:
@@ -52,7 +56,7 @@ class Pulse:
             self._reconnecting.drop()  # its host may have vanished
         elif (fault := asking.exception()) is None:
             self._missed = 0
-        elif isinstance(fault, TRANSIENT):
+        elif isinstance(fault, _NO_ANSWER):
             self._reconnecting.drop()
             self._missed += 1
         else:
