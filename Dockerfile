@@ -1,4 +1,4 @@
-# Not tried yet: there was no Docker where this was written.
+# Not tested yet: it was written on a machine without Docker.
 # The wheels need glibc, so the base image is not Alpine. PostgreSQL is one of them.
 FROM python:3.13-slim
 

@@ -1,4 +1,4 @@
-"""The spine: names, the log, bars, checkpoints, dead letters, and views that show people the names."""
+"""The spine: names, the log, bars, checkpoints, dead letters, and views with names for people."""
 
 from alembic import op
 

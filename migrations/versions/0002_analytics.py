@@ -1,4 +1,4 @@
-"""Indicators of bars, signals, and the states that indicators are calculated on from."""
+"""Indicators of bars, signals, and the states from which indicators are calculated."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Logs of several shards: where each counts its offsets, segments that end anywhere, dead letters with their place."""
+"""Logs of several shards: the first seq of each, segments of any length, dead letters with their place."""
 
 from alembic import op
 
@@ -49,13 +49,13 @@ COMMENT ON COLUMN dead_letters.retried_at IS 'when it was sent again'
 
 
 def upgrade() -> None:
-    """Segments are known by their first offset; the rest is new."""
+    """Identify segments by their first offset, and create the rest."""
     for statement in UPGRADE.split(";\n\n"):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    """Back to segments of 2^22 offsets; fails on a database that has had a log elsewhere."""
+    """Return to segments of 2^22 offsets; fails on a database that has had a log on Kafka."""
     op.execute("ALTER TABLE dead_letters DROP COLUMN topic, DROP COLUMN topic_partition")
     op.execute("ALTER TABLE dead_letters DROP COLUMN topic_offset, DROP COLUMN retried_at")
     op.execute("DROP TABLE left_logs")

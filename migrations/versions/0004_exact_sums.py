@@ -170,7 +170,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to sums of billionths; digits below them are cut off. Fails if ticks have been told apart by their tape."""
+    """Return to sums of billionths; smaller digits are cut off. Fails if kinds of ticks differ only in their tape."""
     run("DROP VIEW price_points", "DROP VIEW stock_ticks", TICKS_VIEW.format(tape=""), POINTS_VIEW)
     run(
         f"ALTER TABLE tick_kinds DROP CONSTRAINT {NEW_KEY}",

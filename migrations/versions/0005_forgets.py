@@ -52,13 +52,13 @@ WHERE NOT EXISTS (
 
 
 def upgrade() -> None:
-    """Create the table; the view of ticks leaves out those that were forgotten."""
+    """Create the table; the view of ticks leaves out forgotten ticks."""
     for statement in UPGRADE.strip().split(";\n\n"):
         op.execute(statement)
     op.execute(TICKS + KEPT)
 
 
 def downgrade() -> None:
-    """Drop the table. Ticks that were forgotten are shown again; bars stay as they are."""
+    """Drop the table. Forgotten ticks are shown again; bars do not change."""
     op.execute(TICKS)
     op.execute("DROP TABLE forgets")
