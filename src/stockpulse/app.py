@@ -41,6 +41,7 @@ from stockpulse.settings import Settings, load_settings
 from stockpulse.telemetry.logs import RequestMetrics, configure_logging
 
 _REQUEST_SECONDS: Final = 4
+_PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
@@ -100,30 +101,38 @@ def create_app(settings: Settings) -> FastAPI:
             ),
         ],
     )
-    _forgive_slashes(app)
+    _answer_customary_paths(app)
     error_responses.install(app)
     docs.install(app)
     for part in _ROUTERS[settings.role]:
-        app.include_router(part, prefix="/api/v1")
-        # Customary paths without the version work too.
-        for prefix in ("/api", ""):
-            app.include_router(part, prefix=prefix, include_in_schema=False)
+        app.include_router(part, prefix=_PREFIX)
     return app
 
 
-def _forgive_slashes(app: FastAPI) -> None:
-    """Serve `/symbols/` as `/symbols`, if there is nothing at the address with slashes at its end."""
+def _answer_customary_paths(app: FastAPI) -> None:
+    """Serve `/symbols`, `/api/symbols` and `/symbols/` as `/api/v1/symbols`, unless there is something at that address.
+
+    Routes under further prefixes would cost each request the time to compare them too.
+    """
     not_found = app.router.default
 
-    async def without_slashes(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].rstrip("/")
-        if scope["type"] != "http" or not path or path == scope["path"]:
+    async def at_its_full_path(scope: Scope, receive: Receive, send: Send) -> None:
+        path = _full_path(scope["path"])
+        if scope["type"] != "http" or path == scope["path"]:
             await not_found(scope, receive, send)
         else:
             scope["path"] = path
             await app.router.app(scope, receive, send)
 
-    app.router.default = without_slashes
+    app.router.default = at_its_full_path
+
+
+def _full_path(path: str) -> str:
+    """Return a path as the routes have it: with the version, without slashes at its end."""
+    rest = path.rstrip("/")
+    if rest.startswith(_PREFIX):
+        return rest
+    return _PREFIX + rest.removeprefix("/api")
 
 
 def _say_who_is_answered(settings: Settings, hosts: Hosts) -> None:

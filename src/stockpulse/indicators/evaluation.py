@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -38,12 +38,17 @@ class Instance:
     @cached_property
     def loop(self) -> Loop:
         """The loop that calculates it."""
-        return build_loop(self.indicator.trace(self.values))
+        return _loop(self.indicator, tuple(self.values.items()))
 
     @property
     def label(self) -> str:
         """The label in the language of rules: `rsi(14)`, `vwap`."""
         return label_of(self.indicator.name, self.values)
+
+
+@lru_cache(maxsize=256)
+def _loop(indicator: Indicator, values: tuple[tuple[str, float], ...]) -> Loop:
+    return build_loop(indicator.trace(dict(values)))
 
 
 class Bundle:
