@@ -1,7 +1,8 @@
-"""Measures the delay of a live bar while decades of daily bars arrive, and without them.
+"""Measures the delay of live bars while decades of daily bars arrive, and without them.
 
 A live feed sends a tick of each of its symbols for one minute after the other. The delay of a bar is the time from the
-submission of the tick that closes it until a reader sees it as final, and until it is in the table.
+submission of the tick that closes it until a reader sees it as final, and until it is in the table. Daily bars are
+those of weekdays. Memory is that of the server's process, at a third of the backfill and at its most afterwards.
 
     python tests/bench/backfill_beside_live.py [--symbols 500] [--years 30] [--live 50] [--alone-seconds 20]
 """
@@ -10,6 +11,8 @@ import argparse
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from resource import getpagesize
 
 import numpy as np
 import polars as pl
@@ -32,12 +35,14 @@ MINUTE = timedelta(minutes=1)
 LATER = timedelta(seconds=5)  # beyond the allowed lateness, so that the minute before closes
 CHUNK = 20_000
 PAUSE_SECONDS = 0.1
+SATURDAY = 5
+STATM = Path("/proc/self/statm")
 
 
 async def live(context: Context, symbols: int, stop: asyncio.Event) -> tuple[list[float], list[float]]:
     """Send minute after minute; return the seconds until the closed bars were seen, and until they were stored."""
     seen, stored = [], []
-    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(days=5)
+    minute = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=5)
     names = [f"LIVE{number}" for number in range(symbols)]
     while not stop.is_set():
         rows = {"symbol": names, "ts": [minute + LATER] * symbols, "price": [100.0] * symbols, "size": [1.0] * symbols}
@@ -63,11 +68,24 @@ async def _is_final(context: Context, symbol: object, ts: datetime) -> bool:
     return bool(newest.filter((pl.col("ts") == ts) & pl.col("final")).height)
 
 
+async def memory(into: list[float]) -> None:
+    """Note the resident memory of this process in MB, four times a second."""
+    while True:
+        into.append(_resident_mb())
+        await asyncio.sleep(0.25)
+
+
+def _resident_mb() -> float:
+    """Return the resident memory of this process; 0 outside Linux."""
+    return int(STATM.read_text().split()[1]) * getpagesize() / 1e6 if STATM.exists() else 0.0
+
+
 async def backfill(context: Context, symbols: int, years: int) -> int:
     """Send the daily bars of one symbol after the other; return their number."""
-    days = 365 * years
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    ts = [today - timedelta(days=days - at) for at in range(days)]
+    past = (today - timedelta(days=ago) for ago in range(365 * years, 0, -1))
+    ts = [day for day in past if day.weekday() < SATURDAY]
+    days = len(ts)
     close = 100 + np.cumsum(np.random.default_rng(1).normal(0, 0.01, days))
     sent = 0
     for number in range(symbols):
@@ -88,6 +106,8 @@ async def measured(dsn: str, symbols: int, years: int, live_symbols: int, alone_
             await asyncio.sleep(0.05)
         stop = asyncio.Event()
         feed = asyncio.create_task(live(context, live_symbols, stop))
+        resident: list[float] = []
+        watch = asyncio.create_task(memory(resident))
         started = time.perf_counter()
         if symbols:
             bars = await backfill(context, symbols, years)
@@ -100,7 +120,10 @@ async def measured(dsn: str, symbols: int, years: int, live_symbols: int, alone_
         seconds = time.perf_counter() - started
         stop.set()
         seen, stored = await feed
+        watch.cancel()
+    third = len(resident) // 3
     found = {"daily_bars": bars, "durable_s": round(durable, 1), "done_s": round(seconds, 1), "live_bars": len(seen)}
+    found |= {"memory_mb": [round(max(part)) for part in (resident[: third + 1], resident[third:]) if part]}
     return found | {"seen": quantiles(seen), "stored": quantiles(stored)}
 
 

@@ -18,6 +18,7 @@ from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.times import micros
+from stockpulse.pipeline import flush_size
 from stockpulse.postgres import migrate
 from stockpulse.providers.trade_conditions import alpaca
 from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, frame_of_ticks, stack, tick
@@ -26,6 +27,7 @@ LIVE = Feed("live", "24/7")
 TAPE = Feed("tape", "24/7", Clock.EVENT)
 STOCKS = Feed("stocks", "XNYS", Clock.EVENT, rule=alpaca)
 EARLIER = NOW - 3 * DAY
+MIDNIGHT = NOW.replace(hour=0, minute=0)
 
 
 SYMBOLS = ("AIG", "BTC/USD", "IBM")
@@ -125,6 +127,71 @@ class TestSubmit:
             for n in range(15):
                 (row,) = await parts.latest(f"S{n}", M1, 5)
                 assert (row["open"], row["close"], row["trade_count"]) == (1.0, 20.0, 20)
+
+
+class TestLargeBatches:
+    """History comes in pieces, and live ticks come between them."""
+
+    @pytest.fixture(autouse=True)
+    def _short_flushes(self, monkeypatch):
+        monkeypatch.setattr(flush_size, "_FIRST_ROWS", 2_000)
+        monkeypatch.setattr(flush_size, "_MOST_ROWS", 2_000)
+
+    async def test_live_ticks_pass_decades_of_bars(self, postgres_dsn):
+        days = [MIDNIGHT - (10_000 - at) * DAY for at in range(10_000)]
+        async with stack(postgres_dsn) as parts:
+            async with parts.processor.writer._one_flush:  # nothing is stored meanwhile
+                history = asyncio.create_task(submit_days(parts, days))
+                while not parts.ingestor.held_back:
+                    await asyncio.sleep(0.001)
+                await parts.submit(LIVE, tick("NEW", NOW))
+                while parts.shard.offset < parts.journal.head:
+                    await asyncio.sleep(0.001)
+                assert [row["close"] for row in await parts.latest("NEW", M1, 1)] == [100.0]
+                assert parts.ingestor.held_back
+                assert not history.done()
+            assert (await history).accepted == len(days)
+            await parts.settled()
+            daily = await parts.stored(D1)
+            assert np.count_nonzero(daily["symbol_id"] == parts.symbol("OLD").id) == len(days)
+            assert parts.ingestor.held_back == parts.ingestor.unanswered == 0
+
+    async def test_have_one_receipt_and_keep_their_order(self, postgres_dsn):
+        days = [NOW - (3_000 - at) * DAY for at in range(3_000)]
+        rows = [tick("A", day, price=at + 1, trade_id=str(at)) for at, day in enumerate(days)]
+        async with stack(postgres_dsn) as parts:
+            first = asyncio.create_task(parts.submit(TAPE, *rows[:-1], tick("A", NOW, -1), rows[7]))
+            while not parts.ingestor.unanswered:
+                await asyncio.sleep(0.001)
+            then = asyncio.create_task(parts.submit(TAPE, rows[-1]))
+            receipt = await first
+            assert (receipt.accepted, receipt.duplicates, len(receipt.rejected)) == (2_999, 1, 1)
+            assert (await then).accepted == 1
+            stored = await parts.pool.fetch("SELECT price FROM realtime_prices ORDER BY seq")
+            assert [row["price"] for row in stored] == [at + 1 for at in range(3_000)]
+
+    async def test_go_on_when_their_sender_gives_up(self, postgres_dsn):
+        days = [MIDNIGHT - (8_000 - at) * DAY for at in range(8_000)]
+        async with stack(postgres_dsn) as parts:
+            async with parts.processor.writer._one_flush:
+                history = asyncio.create_task(submit_days(parts, days))
+                while not parts.ingestor.held_back:
+                    await asyncio.sleep(0.001)
+                history.cancel()
+            assert (await parts.submit(TAPE, tick("OLD", NOW))).accepted == 1
+            await parts.settled()
+            assert len(await parts.stored(D1)) == len(days)
+
+    async def test_of_daily_bars_need_no_partitions(self, postgres_dsn):
+        days = [MIDNIGHT - (3_000 - at) * DAY for at in range(3_000)]
+        async with stack(postgres_dsn) as parts:
+            await submit_days(parts, days)
+            await parts.settled()
+            assert await parts.pool.fetchval("SELECT count(*) FROM time_partitions WHERE ends_at < now()") == 0
+
+
+async def submit_days(parts, days):
+    return await parts.submit(TAPE, *(bar("OLD", "1d", day) for day in days), of_bars=True)
 
 
 class TestRedelivery:

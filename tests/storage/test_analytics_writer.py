@@ -17,7 +17,7 @@ from stockpulse.indicators.evaluation import Instance
 from stockpulse.ingest.feed import Feed
 from stockpulse.market.clocks import Clock
 from stockpulse.market.times import micros
-from stockpulse.pipeline import indicator_catch_up, shard_processor
+from stockpulse.pipeline import flush_size, indicator_catch_up, shard_processor
 from stockpulse.postgres.connect import create_pool
 from stockpulse.providers.trade_conditions import alpaca
 from stockpulse.rules import parse
@@ -107,7 +107,8 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(indicator_catch_up, "_SYMBOLS", 2)
     monkeypatch.setattr(indicator_catch_up, "_BARS", 20)
     monkeypatch.setattr(indicator_catch_up, "_LEAST_BARS", 5)
-    monkeypatch.setattr(indicator_catch_up, "_MOST_WAITING", 100)
+    monkeypatch.setattr(flush_size, "_FIRST_ROWS", 100)
+    monkeypatch.setattr(flush_size, "_LEAST_ROWS", 100)
 
 
 class TestAnyOrder:

@@ -54,6 +54,10 @@ class ShardReport(BaseModel):
         examples=[0.012],
         description="duration of the current flush so far, in seconds; above 5, `status` is degraded",
     )
+    behind_seconds: float = Field(
+        examples=[0.4],
+        description="seconds since the oldest unstored record was appended; above 5, `status` is degraded",
+    )
 
 
 class DiskReport(BaseModel):
@@ -97,6 +101,11 @@ class Health(BaseModel):
     )
     tasks: dict[str, TaskReport]
     analytics: AnalyticsReport
+    held_back: int = Field(
+        examples=[0],
+        description="number of rows of large batches that wait in front of the log; live ticks go first while much is"
+        " to be stored",
+    )
     shards: dict[int, ShardReport] = Field(description="the shards of this process, by number")
 
 
@@ -127,13 +136,14 @@ async def health(process: Process) -> Health:
         and room.fault is None
         and (clock is None or abs(clock.behind_seconds) <= _CLOCK_SECONDS)
         and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
-        and all(shard.storing_seconds <= _SLOW_SECONDS for shard in shards.values())
+        and all(max(one.storing_seconds, one.behind_seconds) <= _SLOW_SECONDS for one in shards.values())
     )
     analytics = AnalyticsReport(
         compiled="compiler" in tasks and tasks["compiler"].state == State.DONE.value,
         behind=lag.behind,
     )
     status = "ok" if well else "degraded"
+    intake = process.pipeline.ingestor
     return Health(
         status=status,
         db=db,
@@ -143,6 +153,7 @@ async def health(process: Process) -> Health:
         cache=process.compiler.fault or "ok",
         tasks=tasks,
         analytics=analytics,
+        held_back=0 if intake is None else intake.held_back,
         shards=shards,
     )
 
@@ -159,6 +170,7 @@ def _shard(processor: ShardProcessor) -> ShardReport:
         unprocessed=unprocessed,
         unflushed=unflushed,
         storing_seconds=round(processor.writer.storing_seconds(), 3),
+        behind_seconds=round(processor.behind_seconds(), 3),
     )
 
 

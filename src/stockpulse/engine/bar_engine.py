@@ -286,6 +286,11 @@ class BarEngine:
         """Return the number of bars that changed since they were stored."""
         return sum(int(np.count_nonzero(table.rows["dirty"])) for table in self._tables.values())
 
+    def unstored_final(self) -> int:
+        """Return the number of final bars that changed since they were stored: the rows of the next flush."""
+        tables = self._tables.values()
+        return sum(int(np.count_nonzero(table.rows["dirty"] & table.rows["final"])) for table in tables)
+
     def resident(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return a copy of the bars in memory, forming ones included, of one symbol or of all."""
         table = self._tables[interval]

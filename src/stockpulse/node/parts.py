@@ -144,7 +144,7 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
         dead_letters=DeadLetters(node.database.pool, node.partitions),
         partitions=node.partitions,
         hand_on=shards.hand_on,
-        backlog=shards.backlog,
+        has_room=shards.have_room,
         counters=node.counters,
         now=node.timing.now,
         disk=node.database.disk,

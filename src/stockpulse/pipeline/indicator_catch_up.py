@@ -1,5 +1,7 @@
 """Indicators that are behind catch up with the stored bars, a part at a time."""
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -16,28 +18,28 @@ from stockpulse.storage.engine_reads import EngineReads
 _SYMBOLS: Final = 500
 _BARS: Final = 20_000
 _LEAST_BARS: Final = 200
-_MOST_WAITING: Final = 20_000
-_MOST_UNSTORED: Final = 20_000
-"""Catching up pauses while more indicator values, or more bars, wait to be stored."""
+"""The bars of a part, at most, and those of each symbol in it, at least."""
+_PAUSE_SECONDS: Final = 0.01
 
 
 class IndicatorCatchUp:
     """Calculates missing indicators between two batches, while no bar changes."""
 
-    def __init__(self, engine: LockedEngine, reads: EngineReads) -> None:
+    def __init__(self, engine: LockedEngine, reads: EngineReads, room: Callable[[], int]) -> None:
+        """`room` returns how many rows more the next flush takes."""
         self._engine = engine
         self._reads = reads
+        self._room = room
 
     async def advance(self) -> bool:
-        """Calculate a part of the missing indicators; return False if none are missing."""
-        engine = self._engine.unlocked
-        # History on its way in goes first, and is not held in memory twice.
-        if engine.analytics.unflushed() >= _MOST_WAITING or engine.bars.unstored() >= _MOST_UNSTORED:
-            return False
-        behind = [track for track in engine.analytics.tracks.values() if track.is_behind()]
+        """Calculate missing indicators while the next flush has room; return False if none are missing."""
+        behind = [track for track in self._engine.unlocked.analytics.tracks.values() if track.is_behind()]
         for track in behind:
+            if (most := min(self._room(), _BARS)) < _LEAST_BARS:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                break
             await self._rewind(track)
-            await self._go_on(track)
+            await self._go_on(track, most)
         return bool(behind)
 
     async def _rewind(self, track: Track) -> None:
@@ -47,19 +49,19 @@ class IndicatorCatchUp:
             async with self._engine:
                 track.rewind(symbol_id, anchors)
 
-    async def _go_on(self, track: Track) -> None:
-        symbol_id, start = track.positions(_SYMBOLS)
+    async def _go_on(self, track: Track, most: int) -> None:
+        symbol_id, start = track.positions(min(_SYMBOLS, most // _LEAST_BARS))
         if len(symbol_id):
-            rows, complete = await self._bars(track.interval, symbol_id, start)
+            rows, complete = await self._bars(track.interval, symbol_id, start, most)
             async with self._engine:
                 await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))
 
-    async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints) -> tuple[Rows, Mask]:
-        """Return closed bars of each symbol from its start on, and a mask of the symbols that have no further bars."""
+    async def _bars(self, interval: Interval, symbol_id: Ints, start: Ints, at_once: int) -> tuple[Rows, Mask]:
+        """Return about `at_once` closed bars of these symbols, and a mask of the symbols that have no further bars."""
         async with self._engine as engine:
             memory = engine.bars.selected(interval, final=True)  # first: what leaves it from here on is stored
             removed = engine.bars.removed(interval)  # and these may not be deleted yet
-        most = min(max(_BARS // len(symbol_id), _LEAST_BARS), ANCHOR_BARS)  # so that each part may leave an anchor
+        most = min(at_once // len(symbol_id), ANCHOR_BARS)  # so that each part may leave an anchor
         stored = await self._reads.bars_from(interval, symbol_id, start, most)
         first, last = (np.searchsorted(stored["symbol_id"], symbol_id, side) for side in ("left", "right"))
         complete = last - first < most

@@ -25,7 +25,9 @@ from stockpulse.aio.row_queue import RowQueue
 from stockpulse.errors import DiskFull
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
+from stockpulse.ingest.pieces import BULK_ROWS, combined, in_pieces
 from stockpulse.journal.records import Appended, Bars, End, Forget, Journal, Ticks
+from stockpulse.market.intervals import D1
 from stockpulse.market.times import DAY_MICROS, from_micros
 from stockpulse.pipeline.forgetting import Forgotten
 from stockpulse.postgres.connect import TRANSIENT, is_transient
@@ -38,9 +40,6 @@ _QUEUE_ROWS: Final = 400_000
 _APPEND_ROWS: Final = 100_000
 _PREPARE_SECONDS: Final = 5
 
-_BULK_ROWS: Final = 1_000
-"""Batches of this size are history or a recording: they wait, and batches of live feeds go first."""
-_BULK_BACKLOG: Final = 150_000
 _BULK_POLL_SECONDS: Final = 0.005
 _DISK_POLL_SECONDS: Final = 0.25
 
@@ -102,24 +101,29 @@ class Ingestor:
         dead_letters: DeadLetters,
         partitions: Partitions,
         hand_on: HandOn,
-        backlog: Callable[[], int],
+        has_room: Callable[[int], bool],
         counters: Counters,
         now: Callable[[], datetime],
         disk: Disk,
     ) -> None:
+        """`has_room` returns True if the shards can take so many rows more without making a live batch wait."""
         self._intake = intake
         self._journal = journal
         self._dead_letters = dead_letters
         self._partitions = partitions
         self._hand_on = hand_on
-        self._backlog = backlog
+        self._shards_have_room = has_room
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._counters = counters
         self._now = now
         self._disk = disk
         self._submitted: RowQueue[_Waiting | _Ended | _Forgetting] = RowQueue(_QUEUE_ROWS)
         self._with_ids: RowQueue[_WithIds | _Ended | _Forgetting] = RowQueue(_APPEND_ROWS)
+        self._on_the_way = 0  # valid rows that are not in the log yet
+        self._later_pieces: set[asyncio.Task[None]] = set()
         self.unanswered = 0
+        self.held_back = 0
+        """Rows of large batches that wait until there is room for them."""
 
     def lag(self) -> tuple[int, int]:
         """Return the number of rows that wait for ids, and of rows that wait for the append."""
@@ -152,19 +156,64 @@ class Ingestor:
             self._counters.rejected += len(rejected)
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
             await retry(keep, "storing of rejected rows", is_transient)
-        good = submission.checked.good
-        async with self._turns[feed.provider]:  # the batches of one provider keep their order
-            if len(good):
-                await self._prepare_partitions(good["ts"])
-                await self._let_others_pass(len(good))
-            waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
-            await self._enqueue(waiting, len(good))
-            return waiting.done
+        pieces = in_pieces(submission)
+        turn = self._turns[feed.provider]
+        await turn.acquire()  # the batches of one provider keep their order
+        try:
+            first = await self._enqueue_piece(pieces[0])
+        except BaseException:
+            turn.release()
+            raise
+        if len(pieces) == 1:
+            turn.release()
+            return first
+        whole: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        # A sender who waits no longer does not end this: the first piece is on its way.
+        later = asyncio.create_task(self._enqueue_later(first, pieces[1:], turn, whole))
+        self._later_pieces.add(later)
+        later.add_done_callback(self._later_pieces.discard)
+        return whole
+
+    async def _enqueue_later(
+        self,
+        first: asyncio.Future[Receipt],
+        pieces: list[Submission],
+        turn: asyncio.Lock,
+        whole: asyncio.Future[Receipt],
+    ) -> None:
+        """Queue the later pieces of a batch, and answer its sender when all pieces are durable."""
+        self.unanswered += 1
+        try:
+            try:
+                answers = [first, *[await self._enqueue_piece(piece) for piece in pieces]]
+            finally:
+                turn.release()
+            self._answer(whole, combined(await asyncio.gather(*answers)))
+        except Exception as fault:  # noqa: BLE001 - it belongs to the sender
+            self.unanswered -= 1
+            if not whole.done():
+                whole.set_exception(fault)
+
+    async def _enqueue_piece(self, piece: Submission) -> asyncio.Future[Receipt]:
+        good = piece.checked.good
+        if len(good):
+            await self._prepare_partitions(_intraday(good)["ts"] if piece.of_bars else good["ts"])
+            await self._let_others_pass(len(good))
+        waiting = _Waiting(piece, asyncio.get_running_loop().create_future())
+        self._on_the_way += len(good)
+        await self._enqueue(waiting, len(good))
+        return waiting.done
 
     async def _let_others_pass(self, rows: int) -> None:
         """Hold a large batch back while many rows wait: records that come before a live tick in the log delay it."""
-        while rows >= _BULK_ROWS and sum(self.lag()) + self._backlog() > _BULK_BACKLOG:  # noqa: ASYNC110
-            await asyncio.sleep(_BULK_POLL_SECONDS)
+        if rows < BULK_ROWS:
+            return
+        self.held_back += rows
+        try:
+            while self._disk.fault() is not None or not self._shards_have_room(self._on_the_way):  # noqa: ASYNC110
+                await asyncio.sleep(_BULK_POLL_SECONDS)
+        finally:
+            self.held_back -= rows
 
     async def _prepare_partitions(self, ts: pl.Series) -> None:
         """Create the partitions of these times here, where only their sender waits, and not in a flush of all feeds.
@@ -172,6 +221,8 @@ class Ingestor:
         Gives up if the database does not answer in time: then the flush creates the missing partitions.
         """
         times = ts.to_physical().to_numpy()
+        if len(times) == 0:
+            return
         days = np.unique(np.array([times.min(), times.max()]) // DAY_MICROS)
         if len(days) > 1:
             days = np.unique(times // DAY_MICROS)
@@ -271,6 +322,7 @@ class Ingestor:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
             for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log has no room for more at once
                 appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
+        self._on_the_way -= sum(len(item.waiting.submission.checked.good) for item in group)
         for item in group:  # before the shards begin: a sender need not wait for processing
             self._count(item.receipt, of_bars=item.of_bars)
             self._answer(item.waiting.done, item.receipt)
@@ -289,6 +341,11 @@ class Ingestor:
         self.unanswered -= 1
         if not done.done():
             done.set_result(answer)
+
+
+def _intraday(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the bars that have a partition: the tables of daily ones have none."""
+    return bars.filter(pl.col("interval") != D1.name)
 
 
 def _sum_of(outcomes: asyncio.Future[list[Forgotten | BaseException | None]], shards: int) -> Forgotten | None:

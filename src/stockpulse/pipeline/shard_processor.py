@@ -22,6 +22,7 @@ from stockpulse.aio.row_queue import RowQueue
 from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.step import BarEvents, Batch, Range, Step
+from stockpulse.ingest.pieces import BULK_ROWS
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
 from stockpulse.market.calendar import Calendar
@@ -40,7 +41,8 @@ from stockpulse.telemetry.counters import Counters
 _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
-_TICKS_PER_STORED_ROW: Final = 5
+_MOST_UNPROCESSED: Final = 300_000
+"""Large batches wait while more records than this do, even if these make few bars."""
 _GLIMPSE_SECONDS: Final = 0.001  # then only items that are already queued are taken
 
 log = structlog.get_logger(__name__)
@@ -84,10 +86,12 @@ class ShardProcessor:
         self._forgetting = forgetting
         self._forgotten = forgotten
         self._extended_day = extended_day
-        self._catch_up = IndicatorCatchUp(engine, reads)
+        self._catch_up = IndicatorCatchUp(engine, reads, writer.room)
         self._handed_on: RowQueue[_Item] = RowQueue(_QUEUE_ROWS)
         self._taken: deque[_Item] = deque()
         self._expected = 0  # the end of the batches that were handed on
+        self._handed_at: deque[tuple[int, float]] = deque()  # the end of each batch, and when it came
+        self._made_of_each = 1.0  # bars that a record of the last large batch has made, or changed
         self._sifted_to = 0
         self._taught = 0
         self._received_at = 0
@@ -111,6 +115,9 @@ class ShardProcessor:
         """
         waits = isinstance(appended.batch, End | Forget)
         stored = asyncio.get_running_loop().create_future() if waits else None
+        self._drop_stored()
+        if appended.after > appended.before:
+            self._handed_at.append((appended.after, time.monotonic()))
         await self._handed_on.put((appended, stored), len(appended.batch))
         self._expected = appended.after
         return stored
@@ -234,6 +241,7 @@ class ShardProcessor:
         async with self.engine as engine:
             step = engine.step(await self._records(batch), self._clocks() if clocks is None else clocks)
             stored: Rows | None = None
+            before = self.writer.for_next_flush()
             while True:
                 wanted, events = await offload.run(len(batch), partial(_advance, step, stored))
                 if wanted is None:
@@ -241,6 +249,8 @@ class ShardProcessor:
                 stored = await self._reads.bars(wanted)
             self.writer.announce(events)
             self.writer.keep(batch)  # under the same lock: from here on a flush counts these records as processed
+            if len(batch) >= BULK_ROWS:
+                self._made_of_each = (self.writer.for_next_flush() - before) / len(batch)
             self._received_at = int(batch.frame["received_at"].to_physical()[-1])
 
     async def _records(self, batch: Ticks | Bars) -> Batch:
@@ -282,10 +292,19 @@ class ShardProcessor:
         unstored = max(self.offset - self.writer.offset, self.writer.waiting())
         return max(unprocessed, 0), unstored, self.engine.unlocked.analytics.behind()
 
-    def backlog(self) -> int:
-        """Return the backlog, in ticks to process: a row to store counts as several ticks."""
-        unprocessed = max(self._log.head, self._expected) - self.offset
-        return max(unprocessed, 0) + _TICKS_PER_STORED_ROW * self.writer.waiting()
+    def has_room(self, rows: int) -> bool:
+        """Return True if `rows` records more, and what waits already, lead to one short flush."""
+        unprocessed = max(max(self._log.head, self._expected) - self.offset, 0) + rows
+        return unprocessed < _MOST_UNPROCESSED and unprocessed * self._made_of_each < self.writer.room()
+
+    def behind_seconds(self) -> float:
+        """Return how long the oldest record that is not stored yet has been in the log; 0 if all are stored."""
+        self._drop_stored()
+        return time.monotonic() - self._handed_at[0][1] if self._handed_at else 0.0
+
+    def _drop_stored(self) -> None:
+        while self._handed_at and self._handed_at[0][0] <= self.writer.offset:
+            self._handed_at.popleft()
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return the bars that the engine holds, including forming bars: of one symbol or of all symbols."""

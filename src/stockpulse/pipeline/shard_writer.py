@@ -19,6 +19,7 @@ from stockpulse.journal.records import Batch, Forget, Ticks, Unreadable
 from stockpulse.journal.segments import Segments
 from stockpulse.market.intervals import BASE_INTERVALS
 from stockpulse.pipeline.events import IndicatorEvents, Listener
+from stockpulse.pipeline.flush_size import FlushSize
 from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.storage.sink import Flush, Sink
 from stockpulse.telemetry.counters import Counters
@@ -59,7 +60,7 @@ class ShardWriter:
     ) -> None:
         """Pass the `segments` of the tick table only if the log itself does not write them.
 
-        `flush` stores every `flush_seconds`; None means once, at the end.
+        `flush` stores every `flush_seconds`, and at once when there is no room for more; None means once, at the end.
         """
         self._engine = engine
         self._sink = sink
@@ -71,7 +72,9 @@ class ShardWriter:
         self._unstored = _Unstored()
         self._one_flush = asyncio.Lock()
         self._flushed = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._due = asyncio.Event()
+        self._stopping = False
+        self._size = FlushSize()
         self._next_realtime = 0.0
         self._being_stored = 0
         self._storing_since: float | None = None
@@ -91,6 +94,18 @@ class ShardWriter:
         """Return the number of bars, indicator rows and signals that wait to be stored, or are being stored."""
         engine = self._engine.unlocked
         return self._being_stored + engine.bars.unstored() + engine.analytics.unflushed()
+
+    def for_next_flush(self) -> int:
+        """Return the number of rows that the next flush writes. Forming bars are part of its checkpoint alone."""
+        engine = self._engine.unlocked
+        return engine.bars.unstored_final() + engine.analytics.unflushed()
+
+    def room(self) -> int:
+        """Return how many rows more the next flush takes without becoming long. If none, it begins at once."""
+        room = self._size.rows - self.for_next_flush()
+        if room <= 0 and self._flush_seconds is not None:
+            self._due.set()
+        return max(room, 0)
 
     # Taking over from the engine ----------------------------------------------------------------
 
@@ -132,11 +147,12 @@ class ShardWriter:
     # Flush --------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Flush at regular intervals until `end` is called, and once more after that."""
-        while not self._stopping.is_set():
+        """Flush at regular intervals, and at once when a flush is full, until `end` is called; then flush once more."""
+        while not self._stopping:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_seconds):
-                    await self._stopping.wait()
+                    await self._due.wait()
+            self._due.clear()
             await self.flush_once()
         await self.flush_once()  # the changes during the flush before
 
@@ -194,13 +210,15 @@ class ShardWriter:
         self._storing_since = None
         self._counters.flushes += 1
         self._counters.flush_seconds += time.monotonic() - started
+        self._size.learn(self._being_stored, time.monotonic() - started)
         async with self._engine as engine:
             engine.flushed()
         self._flushed.set()
 
     def end(self) -> None:
         """Let `flush` store once more and return."""
-        self._stopping.set()
+        self._stopping = True
+        self._due.set()
 
 
 def _rows_of(changes: EngineChanges) -> int:

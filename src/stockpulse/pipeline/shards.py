@@ -138,9 +138,10 @@ class Shards:
         one = self.owned.get(appended.shard)
         return None if one is None else await one.processor.hand_on(appended)
 
-    def backlog(self) -> int:
-        """Return the backlog of the shards of this process, in ticks to process."""
-        return sum(one.processor.backlog() for one in self.owned.values())
+    def have_room(self, rows: int) -> bool:
+        """Return True if each shard of this process can take its part of so many rows more; see the processor."""
+        own = list(self.owned.values())
+        return all(one.processor.has_room(rows // len(own)) for one in own)
 
     async def bars_in_memory(self, interval: Interval, symbol_id: int | None = None) -> Rows:
         """Return the bars that the engines hold, including forming bars: of one symbol or of all symbols."""
