@@ -57,6 +57,23 @@ def test_anything_else_is_refused_with_what_is_taken(text):
     assert str(caught.value).startswith(f"timeframe: got {text!r}; takes 1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo")
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("10s", "10s"), ("1S", "1s"), ("s", "1s"), ("15sec", "15s"), ("30 Seconds", "30s"), ("60s", "1m"), ("300s", "5m")],
+)
+def test_seconds_are_for_those_who_take_them(text, name):
+    assert parse_interval(text, seconds=True).name == name
+    assert parse_interval(text, seconds=True).is_of_seconds is name.endswith("s")
+    with pytest.raises(InvalidInput):
+        parse_interval(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "2s", "7s", "45s", "90s", "s10"])
+def test_other_seconds_are_refused(text):
+    with pytest.raises(InvalidInput, match="takes 1s, 5s, 10s, 15s, 30s, 1m"):
+        parse_interval(text, seconds=True)
+
+
 def test_a_long_text_is_not_repeated_in_full():
     with pytest.raises(InvalidInput) as caught:
         parse_interval("9" * 100_000)

@@ -25,6 +25,7 @@ from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
 from stockpulse.storage.screener import Screener
+from stockpulse.storage.second_bars import SecondBars
 from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickReader
 
@@ -43,6 +44,7 @@ class Context:
     clocks: ProviderClocks
     ticks: TickReader
     bars: BarReader
+    second_bars: SecondBars
     analytics: AnalyticsReader
     signals: SignalStore
     screener: Screener
@@ -132,6 +134,7 @@ Intake = Annotated[IntakeParts, Depends(_part(_intake))]
 Metrics = Annotated[CollectorRegistry, Depends(_part(lambda context: context.registry))]
 Process = Annotated[Vitals, Depends(_part(_vitals))]
 Screening = Annotated[Screener, Depends(_part(lambda context: context.screener))]
+Seconds = Annotated[SecondBars, Depends(_part(lambda context: context.second_bars))]
 Signals = Annotated[SignalStore, Depends(_part(lambda context: context.signals))]
 Symbols = Annotated[Names, Depends(_part(lambda context: context.names))]
 Ticks = Annotated[TickReader, Depends(_part(lambda context: context.ticks))]
@@ -180,5 +183,20 @@ async def _interval(
     return parse_interval(interval)
 
 
-#: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default.
+async def _interval_of_bars(
+    interval: Annotated[
+        str,
+        Query(
+            description="1m … 240m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo; also 5min, 5Min, 1day, …; 1s, 5s, 10s, 15s and"
+            " 30s are built from the ticks that are kept",
+            examples=["5min"],
+            max_length=32,
+        ),
+    ] = "1d",
+) -> Interval:
+    return parse_interval(interval, seconds=True)
+
+
+#: `async def handler(interval: QueryInterval)` takes ?interval=, one day by default; BarInterval takes seconds too.
 QueryInterval = Annotated[Interval, Depends(_interval)]
+BarInterval = Annotated[Interval, Depends(_interval_of_bars)]

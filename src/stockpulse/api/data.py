@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
-from stockpulse.api.context import PathSymbol, QueryInterval
+from stockpulse.api.context import BarInterval, PathSymbol
 from stockpulse.api.encoders import Rows
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame, only
-from stockpulse.api.ranges import Range
+from stockpulse.api.ranges import BarRange
 from stockpulse.api.time_params import Zone
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
@@ -81,19 +81,25 @@ class Bars(BaseModel):
 )
 async def data(
     reader: context.Bars,
+    seconds: context.Seconds,
     clocks: context.Clocks,
     symbol: PathSymbol,
-    interval: QueryInterval,
-    times: Range,
+    interval: BarInterval,
+    times: BarRange,
     format: AnswerFormat,
     zone: Zone,
     fill: Filling = Fill.NONE,
 ) -> Response:
     """Return the bars that begin in [start, end), oldest first, as a stream. Default: all bars.
 
-    The last bar may still be forming: its `final` is false. Intervals other than 1m, 5m and 1d are built from these.
+    The last bar may still be forming: its `final` is false. Intervals other than 1m, 5m and 1d are built from these,
+    and bars of seconds from the ticks that are kept: 500,000 at most. A range whose ticks are not all kept is refused.
     """
-    pages = reader.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id))
+    pages: AsyncIterator[pl.DataFrame]
+    if interval.is_of_seconds:
+        pages = only(await seconds.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id)))
+    else:
+        pages = reader.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id))
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
@@ -118,9 +124,10 @@ class LatestOhlc(Bars):
 )
 async def ohlc(
     reader: context.Bars,
+    seconds: context.Seconds,
     clocks: context.Clocks,
     symbol: PathSymbol,
-    interval: QueryInterval,
+    interval: BarInterval,
     format: AnswerFormat,
     zone: Zone,
     limit: Annotated[int, Query(ge=1, le=10_000, description="The maximum number of bars with trades.")] = 100,
@@ -128,9 +135,11 @@ async def ohlc(
 ) -> Response:
     """Return the newest `limit` bars, oldest first. The last bar may still be forming: then its `final` is false.
 
-    Filled bars do not use up `limit`, but `count` includes them.
+    Filled bars do not use up `limit`, but `count` includes them. Bars of seconds are built from the ticks that are
+    kept: there are fewer than `limit` if older ticks are gone.
     """
-    bars = await reader.latest(symbol, interval, limit, clocks.closed_until(symbol.id))
+    newest = seconds.latest if interval.is_of_seconds else reader.latest
+    bars = await newest(symbol, interval, limit, clocks.closed_until(symbol.id))
     header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:

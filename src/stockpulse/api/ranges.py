@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Query
 from pydantic import WithJsonSchema
 
-from stockpulse.api.context import PathSymbol, QueryInterval
+from stockpulse.api.context import BarInterval, PathSymbol, QueryInterval
 from stockpulse.api.time_params import check_order, parse_time, read_date
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M5, Interval
@@ -49,6 +49,10 @@ async def _of_interval(
     return _range(symbol, interval, start, end)
 
 
+async def _of_bars(symbol: PathSymbol, interval: BarInterval, start: _Start = None, end: _End = None) -> TimeRange:
+    return _range(symbol, interval, start, end)
+
+
 async def _of_days(symbol: PathSymbol, start: _Start = None, end: _End = None) -> TimeRange:
     return _range(symbol, D1, start, end)
 
@@ -59,6 +63,8 @@ async def _of_minutes(symbol: PathSymbol, start: _Start = None, end: _End = None
 
 #: `async def handler(symbol: PathSymbol, interval: QueryInterval, times: Range)` takes ?start= and ?end=.
 Range = Annotated[TimeRange, Depends(_of_interval)]
+#: The same beside `interval: BarInterval`.
+BarRange = Annotated[TimeRange, Depends(_of_bars)]
 #: The same for handlers of daily and of intraday bars, which take no ?interval=.
 DailyRange = Annotated[TimeRange, Depends(_of_days)]
 IntradayRange = Annotated[TimeRange, Depends(_of_minutes)]

@@ -5,6 +5,7 @@ associative and commutative: any split of the ticks into batches, in any order o
 Sums are exact (see `exact_sums`); floats appear only where a bar leaves the system.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -87,6 +88,17 @@ def from_ticks(symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats
     return _minutes(counts != 0, symbol_id, ts, seq, price, size, counts)
 
 
+def bars_of_symbol(
+    symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: Flags, micros: int
+) -> Rows:
+    """Return the bars of another length of these ticks of one symbol, sorted by ts; the definition is `from_ticks`'s.
+
+    The buckets begin at multiples of `micros`, which divides a minute.
+    """
+    counts = np.where(flags & PRIMARY != 0, flags & _INTRADAY, 0)
+    return _bars(counts != 0, symbol_id, ts, seq, price, size, counts, lambda _, ts: ts // micros, micros)
+
+
 def day_parts(
     symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, flags: Flags
 ) -> tuple[Rows, Rows] | None:
@@ -107,19 +119,34 @@ def day_parts(
 
 def _minutes(chosen: Mask, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, counts: Flags) -> Rows:
     """Return the 1-minute bars of the chosen ticks; `counts` says what each of them counts for."""
+    return _bars(chosen, symbol_id, ts, seq, price, size, counts, keys, MINUTE_MICROS)
+
+
+def _bars(
+    chosen: Mask,
+    symbol_id: Ints,
+    ts: Ints,
+    seq: Ints,
+    price: Floats,
+    size: Floats,
+    counts: Flags,
+    key_of: Callable[[Ints, Ints], Ints],
+    micros: int,
+) -> Rows:
+    """Return the bars of the chosen ticks, a bar for each key; `key_of` takes symbols and times."""
     if not chosen.all():
         symbol_id, ts, seq = symbol_id[chosen], ts[chosen], seq[chosen]
         price, size, counts = price[chosen], size[chosen], counts[chosen]
     if len(ts) == 0:
         return np.empty(0, BAR)
-    key = keys(symbol_id, ts)
+    key = key_of(symbol_id, ts)
     order = _by_bucket_then_time(key, symbol_id, ts)
     key, ts, seq, price, size, counts = key[order], ts[order], seq[order], price[order], size[order], counts[order]
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     bars = np.zeros(len(first), BAR)
-    bars["symbol_id"] = key[first] >> _KEY_MINUTE_BITS
-    bars["ts"] = ts[first] // MINUTE_MICROS * MINUTE_MICROS
-    bars["end"] = bars["ts"] + MINUTE_MICROS
+    bars["symbol_id"] = symbol_id[order[first]]
+    bars["ts"] = ts[first] // micros * micros
+    bars["end"] = bars["ts"] + micros
     bars["revision"] = np.maximum.reduceat(seq, first)
     bars["dirty"] = True
     _set_prices(bars, first, ts, seq, price, counts)

@@ -26,6 +26,11 @@ class Interval:
         return self.micros is not None
 
     @property
+    def is_of_seconds(self) -> bool:
+        """True if the bars are shorter than a minute: they are built from ticks, on query."""
+        return self.micros is not None and self.micros < MINUTE_MICROS
+
+    @property
     def base(self) -> "Interval":
         """The nearest stored interval that these bars are made of; a stored one is its own base."""
         if self.micros is None:
@@ -46,12 +51,18 @@ class Interval:
 
 
 _DAY_MINUTES: Final = 1440
+_SECOND_MICROS: Final = 1_000_000
 
 
 @cache  # so that an interval is the same object wherever it comes from
 def _minutes(count: int) -> Interval:
     name = f"{count // 60}h" if count % 60 == 0 else f"{count}m"
     return Interval(name, count * MINUTE_MICROS)
+
+
+@cache
+def _seconds(count: int) -> Interval:
+    return Interval(f"{count}s", count * _SECOND_MICROS)
 
 
 M1: Final = _minutes(1)
@@ -67,9 +78,11 @@ INTERVAL_OF: Final = {interval.minutes: interval for interval in BASE_INTERVALS}
 
 _LONGEST_MINUTES: Final = 240
 _LONGER_HOURS: Final = (6, 8, 12)
+_SECONDS: Final = (1, 5, 10, 15, 30)
 _MINUTES: Final = {"minute": 1, "hour": 60}
 _CALENDAR_UNITS: Final = {"day": D1, "week": W1, "month": MO1}
 _SPELLINGS: Final = {
+    "second": ("s", "sec", "secs", "second", "seconds"),
     "minute": ("", "m", "t", "min", "mins", "minute", "minutes"),  # pandas says T; TradingView only "5"
     "hour": ("h", "hr", "hrs", "hour", "hours", "hourly"),
     "day": ("d", "day", "days", "daily"),
@@ -80,20 +93,22 @@ _UNITS: Final = {symbol_names: unit for unit, spellings in _SPELLINGS.items() fo
 _SHAPE: Final = re.compile(r"\s*([0-9]{0,4})\s*([A-Za-z]*)\s*")
 
 
-def parse_interval(text: str, field: str = "interval") -> Interval:
+def parse_interval(text: str, field: str = "interval", *, seconds: bool = False) -> Interval:
     """Read any common name of an interval: 5m, 5min, 5Min, 5T, 5, 60m, 1Hour, 1D, daily, 1wk, 1mo, 1M, monthly ...
 
     Case matters in one place: "1M" is a month and "1m" a minute. A bare number is minutes and a bare unit is
-    one of it. Raises InvalidInput for `field` otherwise.
+    one of it. With `seconds` also 1s, 5s, 10s, 15s and 30s. Raises InvalidInput for `field` otherwise.
     """
     matched = _SHAPE.fullmatch(text)
     if matched and any(matched.groups()):
-        interval = _interval(count=int(matched[1] or 1), unit=_unit(matched[2]))
-        if interval:
+        unit = _unit(matched[2])
+        interval = _interval(count=int(matched[1] or 1), unit=unit)
+        if interval and (seconds or unit != "second"):
             return interval
+    of_seconds = "".join(f"{count}s, " for count in _SECONDS) if seconds else ""
     raise InvalidInput(
         field,
-        f"got {text[:40]!r}; takes 1m … {_LONGEST_MINUTES}m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo "
+        f"got {text[:40]!r}; takes {of_seconds}1m … {_LONGEST_MINUTES}m, 1h … 4h, 6h, 8h, 12h, 1d, 1w, 1mo "
         "(also 5min, 5Min, 1day, …)",
     )
 
@@ -104,6 +119,10 @@ def _unit(letters: str) -> str | None:
 
 def _interval(count: int, unit: str | None) -> Interval | None:
     """Return the interval of `count` units, None if it is not supported."""
+    if unit == "second" and count % 60:
+        return _seconds(count) if count in _SECONDS else None
+    if unit == "second":
+        count, unit = count // 60, "minute"
     if unit in _MINUTES:
         minutes = count * _MINUTES[unit]
         known = 1 <= minutes <= _LONGEST_MINUTES or minutes in (60 * hours for hours in _LONGER_HOURS)

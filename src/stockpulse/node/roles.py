@@ -30,6 +30,7 @@ from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
 from stockpulse.storage.screener import Screener
+from stockpulse.storage.second_bars import SecondBars
 from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickReader
 
@@ -121,6 +122,7 @@ def _context(
     settings, pool, names = node.settings, node.database.pool, node.database.names
     registry.register(PipelineCollector(pipeline, node.tasks))
     bars = BarReader(pool, names, newest.bars, extended_day=settings.extended_day)
+    ticks = TickReader(pool, names, newest.ticks)
     return Context(
         pool=pool,
         disk=node.database.disk,
@@ -128,8 +130,9 @@ def _context(
         names=names,
         pipeline=pipeline,
         clocks=pipeline.clocks,
-        ticks=TickReader(pool, names, newest.ticks),
+        ticks=ticks,
         bars=bars,
+        second_bars=SecondBars(bars, ticks, names, node.spec.lateness_micros),
         analytics=AnalyticsReader(pool, bars, compiler),
         signals=SignalStore(pool),
         screener=Screener(bars, names, compiler),

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from stockpulse.journal import tick_rows
 from stockpulse.journal.forgets import standing, stored_forgets
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
@@ -116,6 +117,29 @@ class TickReader:
             tallies = [tally for tally in tallies if self._names.kind_by_id[tally.kind_id].flags & _IN_BARS == _IN_BARS]
         return self._summed(tallies)
 
+    async def counted(self, symbol_id: int, start: datetime, end: datetime, most: int) -> pl.DataFrame | None:
+        """Return the ticks with start <= ts < end that count for bars, as `LOGGED_TICKS` without `trade_id`.
+
+        They are in the order of the log. Returns None if there are more than `most`.
+        """
+        source = self._source_of(symbol_id)
+        chunks = source.segments.recent.chunks()
+        kinds = [number for number, kind in self._names.kind_by_id.items() if kind.flags & PRIMARY]
+        found = [_ticks_in(chunks, symbol_id, micros(start), micros(end)).filter(pl.col("kind_id").is_in(kinds))]
+        older = _older(source, chunks)
+        if older.newest is None or older.newest >= micros(start):
+            async with self._pool.acquire() as connection:
+                condition, arguments = standing(await stored_forgets(connection, symbol_id), 9)
+                stored = await tick_rows.read_where(
+                    connection,
+                    f"symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6 AND kind_id = ANY ($7::int[])"
+                    f" AND {condition} LIMIT $8",
+                    *(symbol_id, *older.bounds, start, end, kinds, most + 1, *arguments),
+                )
+            found.insert(0, stored)
+        ticks = pl.concat(found)
+        return ticks if len(ticks) <= most else None
+
     def _summed(self, tallies: list["_Tally"]) -> TickSummary:
         count = sum(tally.count for tally in tallies)
         if count == 0:
@@ -222,6 +246,16 @@ class _Tally:
     sizes: float
     low: float
     high: float
+
+
+def _ticks_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> pl.DataFrame:
+    """Return the ticks of a symbol in memory with start <= ts < end, in the order of the log."""
+    found = [LOGGED_TICKS.to_frame()]
+    for chunk in chunks:
+        if chunk.max_ts >= start and chunk.min_ts < end:
+            ts = pl.col("ts").to_physical()
+            found.append(chunk.frame.filter(pl.col("symbol_id") == symbol_id, ts >= start, ts < end))
+    return pl.concat(found)
 
 
 def _tallies_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
