@@ -19,7 +19,7 @@ FIRST_DAY = datetime(2025, 6, 1, tzinfo=UTC)
 DAYS = 130
 MINUTE = timedelta(minutes=1)
 BARS_PER_YEAR = {"1m": 365.0 * 1440, "5m": 365.0 * 288, "1d": 365.0}
-"""Of a symbol that always trades."""
+"""The values of a symbol that always trades."""
 NEW_YORK_HOURS = time_of_day(9, 30), time_of_day(16)
 
 

@@ -141,7 +141,7 @@ CELLS = [(code, tape, *counts) for codes, tapes, *counts in ALPACA_TABLE for cod
 
 
 def strictest(one, other):
-    """Of what two conditions let a trade update, the strictest for prices and for volume."""
+    """The effect of two conditions: the strictest for prices, and the strictest for volume."""
     ranks = {PRICE: 2, FIRST: 1, NEITHER: 0}
     price = min(one & ~VOLUME, other & ~VOLUME, key=ranks.__getitem__)
     return price | (one & other & VOLUME)

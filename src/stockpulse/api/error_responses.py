@@ -72,7 +72,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def unavailable(error: errors.Unavailable | errors.OutcomeUnknown) -> Response:
-    """Return the answer that a request ends with when it has been given up."""
+    """Return the answer to a request that was given up."""
     code = "OUTCOME_UNKNOWN" if isinstance(error, errors.OutcomeUnknown) else "UNAVAILABLE"
     return _answer(503, code, str(error), headers=_RETRY_SOON)
 
@@ -99,7 +99,7 @@ def error_response(error: errors.StockPulseError) -> Response:
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these
     faults = error.errors()[:_MOST_DETAILS]  # every item of a long list can be wrong
-    # Two dependencies of a route may read the same parameter: its fault is said once.
+    # Two dependencies of a route may read the same parameter: its fault is reported once.
     once = dict.fromkeys((_field(fault), _complaint(fault)) for fault in faults)
     details = [{"field": field, "message": complaint} for field, complaint in once]
     message = "; ".join(f"{one['field']}: {one['message']}" for one in details)

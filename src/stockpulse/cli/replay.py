@@ -168,7 +168,7 @@ async def _send_all(recording: ReplayProvider, destination: Destination, tally: 
 
 
 async def _send(destination: Destination, ticks: pl.DataFrame, path: Path, before: int) -> Receipt:
-    """Send a batch; an error says which rows are stored for certain."""
+    """Send a batch; an error names the rows that are certainly stored."""
     try:
         return await destination.send(ticks)
     except StockPulseError as error:

@@ -118,7 +118,7 @@ def day_parts(
 
 
 def _minutes(chosen: Mask, symbol_id: Ints, ts: Ints, seq: Ints, price: Floats, size: Floats, counts: Flags) -> Rows:
-    """Return the 1-minute bars of the chosen ticks; `counts` says what each of them counts for."""
+    """Return the 1-minute bars of the chosen ticks; `counts` has the parts of a bar that each of them counts for."""
     return _bars(chosen, symbol_id, ts, seq, price, size, counts, keys, MINUTE_MICROS)
 
 

@@ -37,7 +37,7 @@ class RealtimeSnapshot:
 
     prices: PriceAverages
     newest: DerivedRows
-    """Of the forming bar or, if no bar is forming, of the last closed bar; symbols that are behind are missing."""
+    """The indicators of the newest bar, forming or closed, of symbols that are not behind."""
 
 
 class Analytics:

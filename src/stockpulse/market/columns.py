@@ -102,7 +102,7 @@ def _one_text(value: object) -> str | None:
         raise ValueError(f"longer than {_LONGEST_TEXT} characters")
     if "\0" in value:
         raise ValueError("has a null byte")
-    return value or None  # "" says nothing
+    return value or None  # "" means unknown
 
 
 def _one_id(value: object) -> str | None:

@@ -18,7 +18,7 @@ TICKS: Final = pl.Schema(
         "size": pl.Float64(),
         "exchange": pl.String(),  # null: unknown
         "trade_id": pl.String(),  # null: unknown; such ticks are never deduplicated
-        "tape": pl.String(),  # A to C, N or O; null: not said
+        "tape": pl.String(),  # A to C, N or O; null: unknown
         "conditions": pl.String(),  # null: none; else the provider's codes, several joined by a comma
     }
 )

@@ -48,7 +48,7 @@ def from_micros(value: int) -> datetime:
 
 
 def read_time(text: str) -> datetime | None:
-    """Return the time that `text` says, in UTC and cut to microseconds; None if it is not a time of 1970 to 2200.
+    """Return the time in `text`, in UTC and cut to microseconds; None if it is not a time of 1970 to 2200.
 
     Takes RFC 3339, also without seconds, clock or zone (then UTC), and numbers: see `SECONDS_BELOW`, `FIRST_DATE`.
     """
@@ -58,7 +58,7 @@ def read_time(text: str) -> datetime | None:
 
 
 def read_date(text: str) -> date | None:
-    """Return the date if `text` says one without a clock, as 2026-11-25 or 20261125; otherwise None."""
+    """Return the date if `text` is a date without a time, as 2026-11-25 or 20261125; otherwise None."""
     found = _DATE.fullmatch(text.strip())
     if found is None or read_time(text) is None:
         return None

@@ -55,7 +55,7 @@ async def kafka_log(settings: Settings, database: Database, tasks: Supervisor) -
     pool, topic = database.pool, settings.kafka_topic_raw
     codec = codec_of(settings)
     followed = await followed_log(pool)
-    if followed is not None and not is_on(followed, topic):  # before topics are created in vain
+    if followed is not None and not is_on(followed, topic):  # before useless topics are created
         raise OtherJournal(followed, f"kafka:{settings.kafka_bootstrap_servers}/{topic}")
     target = await kafka_target(settings)
     connection, partitions = target.connection, target.partitions

@@ -97,7 +97,7 @@ def remember_ticks(node: Node) -> Callable[[pl.DataFrame], Awaitable[None]]:
 
 
 def forget_deliveries(node: Node) -> Callable[[Forget], Awaitable[None]]:
-    """Return a function that lets intake take forgotten ticks for new when they come again."""
+    """Return a function that makes the intake forget the keys of forgotten ticks, so that they are new again."""
 
     async def forget(one: Forget) -> None:
         await node.redeliveries.forget(one.symbol, one.provider, one.start, one.end)

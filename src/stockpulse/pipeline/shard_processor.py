@@ -228,7 +228,7 @@ class ShardProcessor:
                 await self._forgotten(forget)
 
     async def _without_redeliveries(self, batch: Ticks) -> Ticks:
-        """Drop ticks that came before. A batch that is processed again, after a fault, is not asked about twice."""
+        """Drop duplicates. A batch that is processed again after a fault is not checked twice."""
         first = int(batch.frame["seq"][0])
         if self._redeliveries is None or first < self._sifted_to:
             return batch

@@ -122,7 +122,7 @@ def _scalar(buffer: bytes, field: int, layout: str) -> int:
 
 
 def open_recording(path: Path) -> Source:
-    """Open the file at `path`; its name says the format. Raises InvalidInput for another name."""
+    """Open the file at `path`; its name determines the format. Raises InvalidInput for another name."""
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _Scan(pl.scan_parquet(path, glob=False))

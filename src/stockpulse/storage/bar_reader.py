@@ -35,7 +35,7 @@ class BarPage:
     """A page of bars of several symbols."""
 
     bars: pl.DataFrame
-    """As `SERVED_BARS`, by symbol name and then by time."""
+    """Bars as `SERVED_BARS`, sorted by symbol name, then by time."""
     next: Cursor | None
     """The cursor of the next page; None on the last page."""
 

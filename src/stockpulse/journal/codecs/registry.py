@@ -89,7 +89,7 @@ class Registry:
 
 
 def _says_unknown(fault: SchemaRegistryError) -> bool:
-    """Return True if the registry itself says so (40403), and not the page of a proxy."""
+    """Return True for an answer of the registry itself (40403), and not for a page of a proxy."""
     return (
         fault.http_status_code == _NOT_FOUND
         and str(fault.error_code).startswith("404")
