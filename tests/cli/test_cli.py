@@ -205,7 +205,7 @@ def test_a_second_time_without_ids_is_warned_of(replay, app, tmp_path, postgres_
     assert warning not in first.stderr
     assert warning in second.stderr
     assert counts(second.stdout) == (3, 3, 0, 0)  # a warning, and no refusal
-    assert "All rows are sent; waiting until their bars are stored." in second.stderr
+    assert "All rows are sent. Waiting until their bars are stored." in second.stderr
     with_ids = write_csv(tmp_path / "ids.csv", "TWICE", 3, trade_id=pl.Series(["1", "2", "3"]))
     assert "Warning" not in replay(with_ids, "--url", url, "--provider", "twice").stderr
 
