@@ -110,7 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _answer_customary_paths(app: FastAPI) -> None:
-    """Serve `/symbols`, `/api/symbols` and `/symbols/` as `/api/v1/symbols`, unless there is something at that address.
+    """Serve `/symbols`, `/api/symbols` and `/symbols/` as `/api/v1/symbols`, unless another route has that address.
 
     Routes under further prefixes would cost each request the time to compare them too.
     """
@@ -128,7 +128,7 @@ def _answer_customary_paths(app: FastAPI) -> None:
 
 
 def _full_path(path: str) -> str:
-    """Return a path as the routes have it: with the version, without slashes at its end."""
+    """Return a path in the form of the routes: with the version, without slashes at its end."""
     rest = path.rstrip("/")
     if rest.startswith(_PREFIX):
         return rest

@@ -103,7 +103,7 @@ class Health(BaseModel):
     analytics: AnalyticsReport
     held_back: int = Field(
         examples=[0],
-        description="number of rows of large batches that wait in front of the log; live ticks go first while much is"
+        description="number of rows of large batches that wait before the log; live ticks go first while much is"
         " to be stored",
     )
     shards: dict[int, ShardReport] = Field(description="the shards of this process, by number")

@@ -39,7 +39,7 @@ class Patience:
         self._given_up: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or answer that the database does not."""
+        """Serve the request, or answer 503 if the database does not answer."""
         context: Context | None = scope.get("state", {}).get("context")
         if scope["type"] != "http" or context is None:
             await self._app(scope, receive, send)
@@ -82,7 +82,7 @@ class Patience:
             self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _fault_of(self, request: "_Request") -> Unavailable | OutcomeUnknown | None:
-        """Return the fault that a request is to be given up for; None while it may wait."""
+        """Return the reason to give a request up; None while it may wait."""
         waited, silent = time.monotonic() - request.began, request.pulse.is_silent()
         if not request.is_read:
             return OutcomeUnknown() if silent and waited > self._write_seconds else None
@@ -99,7 +99,7 @@ class Patience:
 
 
 class _Request:
-    """A request under way. It sends the messages of its answer, until it is given up."""
+    """A request that is being served. It sends the messages of its answer, until it is given up."""
 
     def __init__(self, send: Send, pulse: Pulse, *, is_read: bool) -> None:
         self._send = send
@@ -119,7 +119,7 @@ class _Request:
         await self._send(message)
 
     def served(self, _: object) -> None:
-        """Take notice that the request is served, or has failed."""
+        """Note that the request is served, or has failed."""
         if not self.fault.done():
             self.fault.set_result(None)
 

@@ -16,7 +16,7 @@ from stockpulse.ingest.validate import Validated
 from stockpulse.market.times import MINUTE_MICROS
 
 BULK_ROWS: Final = 1_000
-"""Batches of this size are history or a recording: they wait while much is to be done, and those of live feeds pass."""
+"""Batches of this size are history or a recording: they wait under load, and batches of live feeds go first."""
 
 _PIECE_BARS: Final = 2_500
 _LIVE_MINUTES: Final = 2
@@ -45,7 +45,7 @@ def _rows_of_piece(good: pl.DataFrame, *, of_bars: bool) -> int:
 
 
 def combined(receipts: Sequence[Receipt]) -> Receipt:
-    """Return the outcome of a batch from those of its pieces."""
+    """Return the outcome of a batch from the outcomes of its pieces."""
     return Receipt(
         sum(one.accepted for one in receipts),
         sum(one.duplicates for one in receipts),

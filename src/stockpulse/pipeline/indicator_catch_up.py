@@ -18,7 +18,7 @@ from stockpulse.storage.engine_reads import EngineReads
 _SYMBOLS: Final = 500
 _BARS: Final = 20_000
 _LEAST_BARS: Final = 200
-"""The bars of a part, at most, and those of each symbol in it, at least."""
+"""The maximum number of bars of a part, and the minimum of each symbol in it."""
 _PAUSE_SECONDS: Final = 0.01
 
 
@@ -26,7 +26,7 @@ class IndicatorCatchUp:
     """Calculates missing indicators between two batches, while no bar changes."""
 
     def __init__(self, engine: LockedEngine, reads: EngineReads, room: Callable[[], int]) -> None:
-        """`room` returns how many rows more the next flush takes."""
+        """`room` returns the number of further rows that the next flush takes."""
         self._engine = engine
         self._reads = reads
         self._room = room

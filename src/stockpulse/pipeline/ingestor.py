@@ -106,7 +106,7 @@ class Ingestor:
         now: Callable[[], datetime],
         disk: Disk,
     ) -> None:
-        """`has_room` returns True if the shards can take so many rows more without making a live batch wait."""
+        """`has_room` returns True if this number of further rows does not delay live batches in the shards."""
         self._intake = intake
         self._journal = journal
         self._dead_letters = dead_letters
@@ -344,7 +344,7 @@ class Ingestor:
 
 
 def _intraday(bars: pl.DataFrame) -> pl.DataFrame:
-    """Return the bars that have a partition: the tables of daily ones have none."""
+    """Return the bars whose table has partitions: the table of daily bars has none."""
     return bars.filter(pl.col("interval") != D1.name)
 
 

@@ -42,7 +42,7 @@ _QUEUE_ROWS: Final = 400_000
 _STEP_ROWS: Final = 200_000
 _CLOCK_SECONDS: Final = 0.25
 _MOST_UNPROCESSED: Final = 300_000
-"""Large batches wait while more records than this do, even if these make few bars."""
+"""Large batches wait while more than this number of records wait, even if they lead to few bars."""
 _GLIMPSE_SECONDS: Final = 0.001  # then only items that are already queued are taken
 
 log = structlog.get_logger(__name__)
@@ -293,12 +293,12 @@ class ShardProcessor:
         return max(unprocessed, 0), unstored, self.engine.unlocked.analytics.behind()
 
     def has_room(self, rows: int) -> bool:
-        """Return True if `rows` records more, and what waits already, lead to one short flush."""
+        """Return True if `rows` further records, and all waiting ones, lead to one short flush."""
         unprocessed = max(max(self._log.head, self._expected) - self.offset, 0) + rows
         return unprocessed < _MOST_UNPROCESSED and unprocessed * self._made_of_each < self.writer.room()
 
     def behind_seconds(self) -> float:
-        """Return how long the oldest record that is not stored yet has been in the log; 0 if all are stored."""
+        """Return the time that the oldest unstored record has been in the log, in seconds; 0 if all are stored."""
         self._drop_stored()
         return time.monotonic() - self._handed_at[0][1] if self._handed_at else 0.0
 

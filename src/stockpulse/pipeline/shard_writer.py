@@ -96,12 +96,12 @@ class ShardWriter:
         return self._being_stored + engine.bars.unstored() + engine.analytics.unflushed()
 
     def for_next_flush(self) -> int:
-        """Return the number of rows that the next flush writes. Forming bars are part of its checkpoint alone."""
+        """Return the number of rows that the next flush writes. Forming bars are only in its checkpoint."""
         engine = self._engine.unlocked
         return engine.bars.unstored_final() + engine.analytics.unflushed()
 
     def room(self) -> int:
-        """Return how many rows more the next flush takes without becoming long. If none, it begins at once."""
+        """Return the number of further rows that fit into a short next flush. If it is 0, the flush begins at once."""
         room = self._size.rows - self.for_next_flush()
         if room <= 0 and self._flush_seconds is not None:
             self._due.set()

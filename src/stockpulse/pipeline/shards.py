@@ -139,7 +139,7 @@ class Shards:
         return None if one is None else await one.processor.hand_on(appended)
 
     def have_room(self, rows: int) -> bool:
-        """Return True if each shard of this process can take its part of so many rows more; see the processor."""
+        """Return True if each shard of this process has room for its part of `rows` further rows; see the processor."""
         own = list(self.owned.values())
         return all(one.processor.has_room(rows // len(own)) for one in own)
 

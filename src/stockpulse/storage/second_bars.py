@@ -1,4 +1,4 @@
-"""Bars of seconds, built on query from the ticks that are kept, for one symbol.
+"""Bars of seconds, built on query from stored ticks, for one symbol.
 
 The stored 1-minute bars show where there are ticks, and how many: ticks that are no longer kept are noticed, and no bar
 is built from a part of its trades. The definition of a bar is the engine's own, so the bars of a minute add up to it.
@@ -28,7 +28,7 @@ _MOST_TICKS: Final = 500_000
 
 @dataclass(frozen=True)
 class _Built:
-    """The bars of some minutes, and the time from which on all of their ticks are kept (UTC microseconds)."""
+    """The bars of some minutes, and the time from which on all their ticks are stored (UTC microseconds)."""
 
     bars: Rows
     kept_from: int
@@ -64,7 +64,7 @@ class SecondBars:
         return self._bars.served(bars, interval)
 
     async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
-        """Return the newest `limit` bars, oldest first, as `SERVED_BARS`: fewer if older ticks are not kept.
+        """Return the newest `limit` bars, oldest first, as `SERVED_BARS`: fewer if older ticks are no longer stored.
 
         Raises InvalidInput if the minutes have too many trades, or if the newest ticks are no longer kept.
         """
@@ -119,7 +119,7 @@ def _length(interval: Interval) -> int:
 
 
 def _kept_from(minutes: pl.DataFrame, starts: Ints, bars: Rows) -> int:
-    """Return the end of the last minute that lacks ticks; 0 if none does.
+    """Return the end of the last minute with missing ticks; 0 if no tick is missing.
 
     A minute has at least the trades that its stored bar counts: later ones may have come since it was read. A bar of a
     provider says nothing about ticks.
