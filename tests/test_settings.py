@@ -258,3 +258,20 @@ def test_who_may_ask_is_read_and_written_in_one_way():
 def test_who_may_ask_is_refused_with_what_it_takes(name, value, takes):
     with pytest.raises(CannotStart, match=rf"STOCKPULSE_{name.upper()}: got .*{takes}.*{re.escape(repr(value))}"):
         load_settings(_env_file=None, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("KAFKA_BOOTSTRAP_SERVERS", f"me:{SECRET}@broker:9092", "STOCKPULSE_KAFKA_USERNAME and _PASSWORD"),
+        ("KAFKA_BOOTSTRAP_SERVERS", f"broker:9092,SASL_SSL://me:{SECRET}@other:9092", "STOCKPULSE_KAFKA_USERNAME"),
+        ("SCHEMA_REGISTRY_URL", f"https://me:{SECRET}@registry", "STOCKPULSE_SCHEMA_REGISTRY_KEY and _SECRET"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(monkeypatch, variable, value, instead):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CannotStart) as refused:
+        load_settings(_env_file=None)
+    assert instead in str(refused.value)
+    assert variable in str(refused.value)
+    assert SECRET not in str(refused.value)

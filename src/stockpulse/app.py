@@ -21,6 +21,7 @@ from stockpulse.api import (
     data,
     dead_letters,
     docs,
+    document,
     error_responses,
     forget,
     health,
@@ -35,7 +36,9 @@ from stockpulse.api.browser_headers import BrowserHeaders
 from stockpulse.api.context import Context
 from stockpulse.api.patience import Patience
 from stockpulse.api.request_log import RequestLog
+from stockpulse.api.time_params import accepted_zones
 from stockpulse.errors import CannotStart
+from stockpulse.market.calendar_names import accepted_names
 from stockpulse.node.lifecycle import running
 from stockpulse.settings import Settings, load_settings
 from stockpulse.telemetry.logs import RequestMetrics, configure_logging
@@ -103,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     _answer_customary_paths(app)
     error_responses.install(app)
+    document.install(app, {"TimeZone": accepted_zones, "CalendarName": accepted_names})
     docs.install(app)
     for part in _ROUTERS[settings.role]:
         app.include_router(part, prefix=_PREFIX)

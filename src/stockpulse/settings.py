@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stockpulse.api.admission.hosts import read_host_name, read_origin
@@ -209,9 +218,25 @@ class Settings(BaseSettings):
         description="Seconds that a read may take before its answer begins; then the answer is 503. If the database"
         " does not answer at all, reads end within seconds.",
     )
+    max_tick_kinds: int = Field(
+        50_000,
+        ge=1,
+        le=1_000_000,
+        description="The most kinds of ticks: combinations of provider, exchange, conditions and tape. Ticks of further"
+        " kinds are rejected.",
+    )
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."
     )
+
+    @field_validator("kafka_bootstrap_servers", "schema_registry_url")
+    @classmethod
+    def _without_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "@" in value:
+            names = ("USERNAME", "PASSWORD") if info.field_name == "kafka_bootstrap_servers" else ("KEY", "SECRET")
+            stem = "KAFKA" if info.field_name == "kafka_bootstrap_servers" else "SCHEMA_REGISTRY"
+            raise ValueError(f"takes no user and no password: set STOCKPULSE_{stem}_{names[0]} and _{names[1]}")
+        return value
 
     @field_validator("provider")
     @classmethod
@@ -348,7 +373,8 @@ def variables_of(field: str) -> tuple[str, ...]:
 def _complaint(error: Any) -> str:
     place = str(error["loc"][0]).upper()
     field = next(name for name in Settings.model_fields if place in {name.upper(), *variables_of(name)})
-    secret = "Secret" in str(Settings.model_fields[field].annotation)
+    may_hold_password = field in {"kafka_bootstrap_servers", "schema_registry_url"} and "@" in str(error["input"])
+    secret = may_hold_password or "Secret" in str(Settings.model_fields[field].annotation)
     got = "a value that is not shown" if secret else repr(str(error["input"])[:80])
     said = error["msg"].partition(", unable to ")[0].removeprefix("Value error, ")
     return f"{_given(field)}: got {got}; {said.replace('Input should be', 'must be', 1)}"

@@ -227,7 +227,7 @@ def test_nesting_is_a_problem_of_its_row():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"5", b'"x"', b"null", b"[NaN]", b'[{"price": 1e400}]', b"[{}] x", b'["\\ud800"]', b"\xff"],
+    [b"", b"{", b"5", b'"x"', b"null", b"NaN", b"[NaN", b'[{"price": 1e400}]', b"[{}] x", b'["\\ud800"]', b"\xff"],
 )
 def test_what_is_not_json(body):
     with pytest.raises(InvalidInput, match=r"^body: ") as refused:
@@ -451,3 +451,39 @@ def test_a_row_is_read_the_same_among_any_others(rows, data):
     together = parse_ticks(json.dumps(rows).encode(), JSON)
     alone = parse_ticks(json.dumps(rows[at : at + 1]).encode(), JSON)
     assert together.row(at) == alone.row(0)
+
+
+def with_zone(zone):
+    """Return an Arrow stream of a tick whose time has this zone in the schema, whether Polars knows it or not."""
+    at, long = pl.Series([NOON]).dt.convert_time_zone("America/Nassau"), b"America/Nassau"
+    body = pl.DataFrame({"symbol": "A", "ts": at, "price": 1.0, "size": 1.0}).write_ipc_stream(None).getvalue()
+    start = body.index(long)
+    size = len(zone).to_bytes(4, "little")
+    return body[: start - 4] + size + zone + bytes(len(long) - len(zone)) + body[start + len(long) :]
+
+
+@pytest.mark.parametrize(
+    "zone", ["+05:30", "-03:00", "Z", "UTC", "Asia/Kolkata", "Mars/Phobos", "GMT+1", "+5", "\u00e9"]
+)
+def test_arrow_times_of_any_zone_count_from_1970_in_utc(zone, capfd):
+    assert parse_ticks(with_zone(zone.encode()), ARROW)["ts"].to_list() == [NOON]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_number_that_json_does_not_have_is_its_rows_problem():
+    body = b'[{"price": NaN, "size": -Infinity, "exchange": Infinity, "x": "NaN \\" NaN"}, NaN, {"price": 1}]'
+    frame = parse_ticks(body, JSON)
+    assert frame["problem"].to_list() == [
+        "symbol: missing; ts: missing; exchange: not text: inf",
+        "not an object: nan",
+        "symbol: missing; ts: missing; size: missing",
+    ]
+    assert frame["raw"][0] == body[1 : body.index(b"}") + 1].decode()
+    assert frame["raw"][1] == "NaN"
+    assert frame["price"].to_list()[1:] == [None, 1]
+
+
+def test_a_long_body_of_open_quotes_is_read_once():
+    """A pattern that starts again at each quote would take hours."""
+    with pytest.raises(InvalidInput):
+        parse_ticks(b'[NaN, "' + b'\\"' * 1_000_000, JSON)

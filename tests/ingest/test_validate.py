@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.ingest.validate import SMALLEST_PRICE, validate_bars, validate_ticks
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
@@ -72,6 +72,7 @@ class TestTick:
         ("field", "value"),
         [
             *(("price", value) for value in (None, math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, -5e-324, 1.1e12)),
+            *(("price", value) for value in (5e-324, 1e-300, 9.9e-16)),
             *(("size", value) for value in (None, math.nan, math.inf, -math.inf, -1.0, -5e-324, 1.1e12)),
             ("ts", None),
             ("ts", datetime(1970, 1, 1, tzinfo=UTC)),
@@ -116,7 +117,7 @@ class TestTick:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            *(("price", value) for value in (5e-324, 1e-9, 1e12)),
+            *(("price", value) for value in (SMALLEST_PRICE, 1e-9, 1e12)),
             *(("size", value) for value in (0.0, 5e-324, 1e12)),
             ("ts", EARLIEST),
             ("ts", LATEST),

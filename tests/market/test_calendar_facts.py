@@ -11,7 +11,7 @@ from stockpulse.errors import InvalidInput
 from stockpulse.market import calendars
 from stockpulse.market.calendar import NO_DAY
 from stockpulse.market.calendar_corrections import read_corrections, shipped_corrections
-from stockpulse.market.calendar_names import _CUSTOMARY, calendar_name
+from stockpulse.market.calendar_names import _CUSTOMARY, LIBRARY_NAMES, accepted_names, calendar_name
 from stockpulse.market.calendars import trading_calendar, use_corrections
 
 #: Calendar, day, hours on the exchange's clock.
@@ -265,3 +265,12 @@ class TestCorrections:
         for name, days in shipped_corrections().items():
             facts = {day for calendar, day, _ in ROWS if calendar == name}
             assert facts & {day.isoformat() for day in days}, name
+
+
+def test_the_documented_names_are_those_that_are_accepted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import exchange_calendars
+    assert frozenset(exchange_calendars.get_calendar_names()) == LIBRARY_NAMES
+    assert {calendar_name(name) for name in accepted_names()} <= LIBRARY_NAMES | {"24/7"}
+    assert {calendar_name(name.lower()) for name in accepted_names()} <= LIBRARY_NAMES | {"24/7"}

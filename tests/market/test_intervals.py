@@ -1,4 +1,5 @@
 import contextlib
+import re
 import string
 
 import pytest
@@ -6,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5, MO1, W1, Interval, parse_interval
+from stockpulse.market.intervals import (
+    BASE_INTERVALS,
+    D1,
+    INTERVAL_OR_SECONDS_PATTERN,
+    INTERVAL_PATTERN,
+    M1,
+    M5,
+    MO1,
+    STORED_INTERVAL_PATTERN,
+    W1,
+    Interval,
+    parse_interval,
+)
 from stockpulse.market.times import MINUTE_MICROS
 
 SPELLINGS = {
@@ -121,3 +134,29 @@ def test_minutes_of_stored_intervals():
     for interval in (W1, MO1):
         with pytest.raises(ValueError, match="is not stored"):
             interval.minutes  # noqa: B018
+
+
+def accepts(parse, text):
+    try:
+        return parse(text) is not None
+    except InvalidInput:
+        return False
+
+
+UNITS = ["", "m", "M", "t", "T", "min", "Min", "MINS", "minutes", "h", "H", "hour", "hourly", "d", "D", "Daily", "wk"]
+UNITS += ["W", "weekly", "mo", "MO", "Mon", "month", "y", "s", "x", "mm"]
+
+
+def test_the_documented_pattern_is_what_is_taken():
+    counts = ["", *map(str, [*range(250), 359, 360, 361, 480, 481, 719, 720, 721, 1440, 9999])]
+    for count in counts:
+        for unit in UNITS:
+            text = count + unit
+            documented = re.fullmatch(INTERVAL_PATTERN, text) is not None
+            assert documented == accepts(parse_interval, text), text
+            if unit != "s" or count in ("", "1", "5", "30", "31"):  # 60s is taken as 1m, too
+                documented = re.fullmatch(INTERVAL_OR_SECONDS_PATTERN, text) is not None
+                assert documented == accepts(lambda one: parse_interval(one, seconds=True), text), text
+            stored = accepts(parse_interval, text) and parse_interval(text) in BASE_INTERVALS
+            # 60m is an hour, which is not stored; 1440 minutes are no day.
+            assert (re.fullmatch(STORED_INTERVAL_PATTERN, text) is not None) == stored, text

@@ -1,12 +1,20 @@
 """One rule for symbols: names of vendors, stored in one form."""
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.errors import InvalidInput
-from stockpulse.market.symbology import check_provider_name, is_pair, read_symbol, read_symbols
+from stockpulse.market.symbology import (
+    Names,
+    TickKind,
+    check_provider_name,
+    is_pair,
+    read_symbol,
+    read_symbols,
+)
 from vendor_symbols import VENDOR_SYMBOLS
 
 NOT_SYMBOLS = [
@@ -96,3 +104,29 @@ def test_pairs():
 def test_names_that_no_provider_has(name):
     with pytest.raises(InvalidInput, match=r"sender: got .*; takes 1 to 32 of a-z 0-9 _, beginning with a letter"):
         check_provider_name(name, "sender")
+
+
+def test_kinds_that_are_added_one_by_one_are_those_that_are_added_at_once():
+    kinds = [(number, TickKind(1 + number % 3, f"X{number % 7}", "", number % 128)) for number in range(1, 1000)]
+    one_by_one, at_once = Names(), Names()
+    for kind in kinds:
+        one_by_one.add_kinds([kind])
+    at_once.add_kinds(kinds)
+    numbers = np.array([number for number, _ in kinds])
+    for names in (one_by_one, at_once):
+        assert names.flags_of(numbers).tolist() == [kind.flags for _, kind in kinds]
+        assert names.providers_of(numbers).tolist() == [kind.provider_id for _, kind in kinds]
+        venues = dict(
+            zip(names.venues_of(numbers).tolist(), [(k.provider_id, k.exchange) for _, k in kinds], strict=True)
+        )
+        assert len(venues) == len(set(venues.values())) == 21
+
+
+def test_of_new_kinds_each_costs_the_same():
+    """The arrays grow by doubling, so few additions move them."""
+    names, moves, before = Names(), 0, None
+    for number in range(1, 10_000):
+        names.add_kinds([(number, TickKind(1, str(number), "", 7))])
+        moves += names._flags is not before
+        before = names._flags
+    assert moves < 20

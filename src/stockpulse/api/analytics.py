@@ -232,6 +232,20 @@ def _described(one: Indicator) -> IndicatorInfo:
 
 _PARAMETERS: Final = sorted({parameter.name for one in CATALOGUE.values() for parameter in one.parameters})
 _FLAGS: Final = {parameter.name for one in CATALOGUE.values() for parameter in one.parameters if parameter.is_flag}
+
+
+def _schema_of(name: str) -> dict[str, Any]:
+    """Return the values that some indicator takes for the parameter with this name."""
+    found = [one for indicator in CATALOGUE.values() for one in indicator.parameters if one.name == name]
+    if found[0].is_flag:
+        return {"type": "boolean"}
+    return {
+        "type": "integer" if all(one.is_integer for one in found) else "number",
+        "minimum": min(one.minimum for one in found),
+        "maximum": max(one.maximum for one in found),
+    }
+
+
 _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format", "tz"})
 
 
@@ -247,7 +261,7 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
                 "in": "query",
                 "required": False,
                 "description": "Applies to the requested indicators that have this parameter: see /indicators.",
-                "schema": {"type": "boolean" if name in _FLAGS else "number"},
+                "schema": _schema_of(name),
             }
             for name in _PARAMETERS
         ]

@@ -1,5 +1,6 @@
 """Arrow bodies: the claimed size is checked before anything is unpacked."""
 
+import os
 import struct
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -8,6 +9,11 @@ import polars as pl
 
 from stockpulse.api.limits import MAX_ROWS, MAX_UNPACKED_BYTES, too_many_bytes, too_many_rows
 from stockpulse.errors import InvalidInput, TooLarge, shown
+
+# Times in Arrow count from 1970 in UTC, whatever their time zone is. Without this, Polars panics at +05:30.
+os.environ["POLARS_IGNORE_TIMEZONE_PARSE_ERROR"] = "1"
+# Where Polars panics all the same, the log gets one line.
+os.environ["RUST_BACKTRACE"] = "0"
 
 _MOST_MESSAGES: Final = 10_000
 _MOST_METADATA_BYTES: Final = 256 * 1024
@@ -38,10 +44,15 @@ def read_arrow(body: bytes, names: Collection[str]) -> pl.DataFrame:
     try:
         frame = _arrow_frame(body)
     except _UNREADABLE as fault:
-        raise InvalidInput("body", f"not Arrow that can be read: {shown(str(fault))}") from None
+        raise InvalidInput("body", f"not Arrow that can be read{_words(fault)}") from None
     if sum(_text_bytes(column) for column in frame if column.name in names) > MAX_UNPACKED_BYTES:
         raise too_many_bytes()
     return frame
+
+
+def _words(fault: BaseException) -> str:
+    """Return what to add to the message; the words of a panic tell a caller nothing."""
+    return "" if isinstance(fault, pl.exceptions.PanicException) else f": {shown(str(fault))}"
 
 
 def _arrow_frame(body: bytes) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """The newest bars, a summary of a window of bars, and the largest moves."""
 
+import math
 from collections import defaultdict
 from datetime import datetime
 from typing import Annotated, Final
@@ -75,7 +76,9 @@ class Mover(BaseModel):
     symbol: str = Field(examples=["NVDA"])
     price_open: float = Field(examples=[874.50])
     price_close: float = Field(examples=[876.20])
-    change_pct: float = Field(examples=[0.1944])
+    change_pct: float | None = Field(
+        examples=[0.1944], description="null where the change is too large for a number; these rank last"
+    )
     as_of: datetime = Field(examples=["2026-02-27T12:05:00Z"], description="the market time of the symbol")
 
 
@@ -157,18 +160,24 @@ async def movers(
         window = Window(minutes, as_of)
         bars = await reader.within(M1, [one.id for one in symbols], window.start, window.end)
         moves += [(move, as_of) for move in moves_of(bars, names)]
-    moves.sort(key=lambda found: (-abs(found[0].change_pct), found[0].symbol))
+    moves.sort(key=_rank)
     shown = [
         Mover(
             symbol=move.symbol,
             price_open=move.price_open,
             price_close=move.price_close,
-            change_pct=round(move.change_pct, 4),
+            change_pct=round(move.change_pct, 4) if math.isfinite(move.change_pct) else None,
             as_of=as_of,
         )
         for move, as_of in moves[:limit]
     ]
     return Movers(window_minutes=minutes, movers=shown, as_of=max((one.as_of for one in shown), default=now()))
+
+
+def _rank(found: tuple[Move, datetime]) -> tuple[bool, float, str]:
+    move, _ = found
+    change = move.change_pct
+    return (True, 0, move.symbol) if not math.isfinite(change) else (False, -abs(change), move.symbol)
 
 
 def _by_market_time(names: Names, clocks: ProviderClocks) -> dict[datetime, list[Symbol]]:

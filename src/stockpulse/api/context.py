@@ -7,13 +7,14 @@ from typing import Annotated, Final, TypeVar, cast
 
 from fastapi import Depends, Path, Query, Request
 from prometheus_client import CollectorRegistry
+from pydantic import AfterValidator, WithJsonSchema
 
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.errors import NotFound, shown
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
-from stockpulse.market.intervals import Interval, parse_interval
+from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol, read_symbol
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
@@ -30,6 +31,16 @@ from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickReader
 
 _T = TypeVar("_T")
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("takes text without null bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
+"""Text that reaches the database: its texts cannot hold a null byte."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,7 @@ async def _interval(
             " Case matters: 1m is a minute, 1M a month.",
             examples=["5min"],
             max_length=32,
+            json_schema_extra={"pattern": INTERVAL_PATTERN},
         ),
     ] = "1d",
 ) -> Interval:
@@ -191,6 +203,7 @@ async def _interval_of_bars(
             " 30s are built from the ticks that are kept",
             examples=["5min"],
             max_length=32,
+            json_schema_extra={"pattern": INTERVAL_OR_SECONDS_PATTERN},
         ),
     ] = "1d",
 ) -> Interval:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from stockpulse.api.context import DeadLetters, Intake
+from stockpulse.api.context import DeadLetters, Intake, Text
 from stockpulse.api.error_responses import error_responses
 from stockpulse.pipeline.dead_letter_retry import retry
 
@@ -16,7 +16,7 @@ retries = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of records.")]
 Source = Annotated[
-    str | None,
+    Text | None,
     Query(max_length=256, description="Only records of this provider or topic.", examples=["market.prices.raw"]),
 ]
 

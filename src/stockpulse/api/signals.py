@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
-from stockpulse.api.context import PathSymbol
+from stockpulse.api.context import PathSymbol, Text
 from stockpulse.api.encoders import Format, Rows
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, only
 from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
-from stockpulse.market.intervals import BASE_INTERVALS, Interval, parse_interval
+from stockpulse.market.intervals import BASE_INTERVALS, STORED_INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Symbol
 from stockpulse.rules import MAX_CHARACTERS, parse
 from stockpulse.storage.signals import SignalStore
@@ -59,7 +59,7 @@ class Screen(BaseModel):
 
 
 Kind = Annotated[Literal["BUY", "SELL", "HOLD"] | None, Query(description="Only signals with this value.")]
-RuleName = Annotated[str | None, Query(description="Only signals of this rule.", max_length=64)]
+RuleName = Annotated[Text | None, Query(description="Only signals of this rule.", max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of signals.")]
 
 
@@ -124,7 +124,12 @@ async def _signals(
 async def _stored_interval(
     interval: Annotated[
         str,
-        Query(description="Interval of the bars: 1m, 5m or 1d; also 5min, 1day, …", examples=["5min"], max_length=32),
+        Query(
+            description="Interval of the bars: 1m, 5m or 1d; also 5min, 1day, …",
+            examples=["5min"],
+            max_length=32,
+            json_schema_extra={"pattern": STORED_INTERVAL_PATTERN},
+        ),
     ] = "1d",
 ) -> Interval:
     found = parse_interval(interval)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api.context import Clocks, Intake, QuerySymbol, Ticks
+from stockpulse.api.document import named_schema
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
 from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
@@ -157,7 +158,12 @@ async def post_ticks(
         ),
     ] = "api",
     calendar: Annotated[
-        str | None, Query(description="The trading calendar of new symbols: XNYS, 24/7, …", examples=["24/7"])
+        str | None,
+        Query(
+            description="The trading calendar of new symbols: XNYS, 24/7, …, in any case of letters.",
+            examples=["24/7"],
+            json_schema_extra=named_schema("CalendarName"),
+        ),
     ] = None,
     conditions: Annotated[
         str,

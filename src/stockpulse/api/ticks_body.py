@@ -1,6 +1,10 @@
 """The body of `POST /ticks` as a frame: JSON, one JSON object a line, or Arrow."""
 
-from typing import Final
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final
 
 import orjson
 import polars as pl
@@ -13,6 +17,11 @@ from stockpulse.market.rows import PARSED_TICKS, TICK_FIELDS, Sent, as_json, ass
 _JSON: Final = ("application/json", "")
 _JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 _ARROW: Final = ("application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.file")
+
+#: A text, or a word for a float that JSON does not have. A text without an end goes to the end of the body.
+_NO_NUMBER: Final = re.compile(rb'(?P<text>"(?:[^"\\]|\\.)*+(?:"|\Z))|(?P<number>-?Infinity|NaN)', re.DOTALL)
+_FLOATS: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_MARKS: Final = tuple({name: None} for name in _FLOATS)
 
 _NAMES: Final = frozenset(name for field in TICK_FIELDS for name in field.names)
 
@@ -42,17 +51,40 @@ def _assembled(sent: Sent) -> pl.DataFrame:
 
 def _read_json(body: bytes) -> Sent:
     _check_amount(body)
-    try:
-        rows = orjson.loads(body)
-    except ValueError as fault:
-        raise InvalidInput("body", f"not JSON: {fault}") from None
+    rows, write = _loaded(body)
     rows = [rows] if isinstance(rows, dict) else rows
     if not isinstance(rows, list):
         raise InvalidInput("body", f"takes an array of objects; got {shown(rows)}")
     if len(rows) > MAX_ROWS:
         raise too_many_rows()
     broken = {at: f"not an object: {shown(row)}" for at, row in enumerate(rows) if type(row) is not dict}
-    return sent_objects(rows, broken, lambda at: (as_json(rows[row]) for row in at))
+    return sent_objects(rows, broken, lambda at: (write(rows[row]) for row in at))
+
+
+def _loaded(body: bytes) -> tuple[Any, Callable[[object], bytes]]:
+    """Return the values of JSON, and a function that writes one as it was sent. Raises InvalidInput.
+
+    NaN and Infinity are not JSON, but many programs write them. They become floats, so that only their rows are wrong.
+    """
+    try:
+        return orjson.loads(body), as_json
+    except ValueError as fault:
+        why = fault
+    marked = _NO_NUMBER.sub(lambda found: found["text"] or b'{"%s":null}' % found["number"], body)
+    try:
+        rows = orjson.loads(marked)
+    except ValueError:
+        raise InvalidInput("body", f"not JSON: {why}") from None  # its position is that in the body
+    rows = [_unmarked(row) for row in rows] if isinstance(rows, list) else _unmarked(rows)
+    for row in rows if isinstance(rows, list) else [rows]:
+        if isinstance(row, dict):
+            row.update({name: _unmarked(value) for name, value in row.items()})
+    return rows, lambda row: json.dumps(row, ensure_ascii=False).encode()
+
+
+def _unmarked(value: object) -> object:
+    """Return the float that a mark stands for; any other value is returned as it is."""
+    return _FLOATS[next(iter(value))] if isinstance(value, dict) and value in _MARKS else value
 
 
 def _read_json_lines(body: bytes) -> Sent:

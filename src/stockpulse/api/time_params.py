@@ -2,19 +2,24 @@
 
 import re
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import polars as pl
 from fastapi import Depends, Query
 
+from stockpulse.api.document import named_schema
 from stockpulse.errors import InvalidInput, shown
 from stockpulse.market.times import EPOCH, from_micros, micros, read_date, read_time
 
 __all__ = ["Zone", "check_order", "from_micros", "micros", "parse_time", "parse_zone", "read_date", "read_time"]
 
 _TAKES: Final = "RFC 3339, a date or epoch seconds, in the years 1970 to 2200"
+UTC_NAMES: Final = {"Z": "UTC", "utc": "UTC"}
+"""Further names of UTC that are accepted."""
+_NO_PLACES: Final = {"Factory", "localtime"}
+"""Files of time zones that stand for no place."""
 _YEAR_OR_MONTH: Final = re.compile(r"(19[7-9]\d|2[01]\d\d|2200)(0[1-9]|1[0-2])?", re.ASCII)
 
 
@@ -37,13 +42,29 @@ def parse_time(text: str, field: str) -> datetime:
 @lru_cache(maxsize=64)
 def parse_zone(text: str) -> ZoneInfo:
     """Return the time zone with this IANA name. Raises InvalidInput."""
+    name = UTC_NAMES.get(text, text)
+    if name not in time_zones():
+        raise InvalidInput("tz", f"got {shown(text)}; takes an IANA time zone, America/New_York")
+    return ZoneInfo(name)
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """Return the names of the time zones that Python has and that Polars, which writes the times, knows too."""
+    return frozenset(name for name in available_timezones() - _NO_PLACES if _is_known(name))
+
+
+def accepted_zones() -> list[str]:
+    """Return all values of `tz`."""
+    return sorted({*time_zones(), *UTC_NAMES})
+
+
+def _is_known(name: str) -> bool:
     try:
-        zone = ZoneInfo("UTC" if text in ("Z", "utc") else text)
-        # Python also opens files such as "posixrules"; Polars, which writes the times, knows zones only.
-        pl.Series([EPOCH]).dt.convert_time_zone(zone.key)
-    except (LookupError, ValueError, OSError, pl.exceptions.PolarsError):
-        raise InvalidInput("tz", f"got {shown(text)}; takes an IANA time zone, America/New_York") from None
-    return zone
+        pl.Series([EPOCH]).dt.convert_time_zone(name).dt.hour()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # a zone that is newer than Polars
+        return False
+    return True
 
 
 # --- query parameters ----------------------------------------------------------------------------
@@ -51,7 +72,12 @@ def parse_zone(text: str) -> ZoneInfo:
 
 async def _zone(
     tz: Annotated[
-        str, Query(description="The time zone of the answer: an IANA name.", examples=["America/New_York"])
+        str,
+        Query(
+            description="The time zone of the answer: an IANA name.",
+            examples=["America/New_York"],
+            json_schema_extra=named_schema("TimeZone"),
+        ),
     ] = "UTC",
 ) -> ZoneInfo:
     return parse_zone(tz)

@@ -1,5 +1,6 @@
 """Replaces the names in a validated batch by ids, as the log stores it."""
 
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import groupby, pairwise
@@ -93,6 +94,21 @@ class Encoder:
                 "trade_id": frame["trade_id"],
             }
         )
+
+    def beyond(self, most: int, frame: pl.DataFrame, feed: Feed) -> Mask | None:
+        """Return which TICKS have a new kind for which there is no room any more; None if there are none."""
+        room = most - len(self._store.names.kinds)
+        if len(frame) <= room:  # nearly always
+            return None
+        labels = _labels(frame, None)
+        new = [label for label in labels.unique(maintain_order=True) if not self._is_known(feed, label)]
+        return labels.is_in(new[max(room, 0) :]).to_numpy() if len(new) > room else None
+
+    def _is_known(self, feed: Feed, label: str) -> bool:
+        names = self._store.names
+        provider = names.providers.get(feed.provider)
+        kind = _kind(provider.id, feed, label) if provider else None
+        return kind is not None and (kind in names.kinds or replace(kind, flags=kind.flags & ~PRIMARY) in names.kinds)
 
     def _following(self, frame: pl.DataFrame, symbols: Codes, provider: str, now: int) -> Mask | None:
         """Return a mask of the ticks whose symbol and day another provider leads; None if no tick is in it."""

@@ -11,7 +11,7 @@ from stockpulse.aio import offload
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.redelivery import Redeliveries
-from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
+from stockpulse.ingest.validate import Validated, refuse, validate_bars, validate_ticks
 
 _LISTED: Final = 5
 
@@ -29,8 +29,9 @@ class Submission:
 class Intake:
     """Prepares batches one after the other, since redeliveries depend on their order."""
 
-    def __init__(self, encoder: Encoder, redeliveries: Redeliveries, tolerance: timedelta) -> None:
+    def __init__(self, encoder: Encoder, redeliveries: Redeliveries, tolerance: timedelta, max_kinds: int) -> None:
         self._encoder = encoder
+        self._max_kinds = max_kinds
         self._redeliveries = redeliveries
         self._tolerance = tolerance
 
@@ -38,6 +39,13 @@ class Intake:
         """Validate the rows of a batch of ticks or bars."""
         validate = validate_bars if of_bars else validate_ticks
         checked = await offload.run(len(frame), partial(validate, frame, received_at, self._tolerance))
+        if not of_bars and (wrong := self._encoder.beyond(self._max_kinds, checked.good, feed)) is not None:
+            checked = refuse(
+                checked,
+                wrong,
+                f"exchange, conditions, tape: a new combination, and {self._max_kinds:,} are the most:"
+                " see STOCKPULSE_MAX_TICK_KINDS",
+            )
         return Submission(feed, received_at, checked, of_bars)
 
     async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:

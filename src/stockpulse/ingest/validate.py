@@ -18,6 +18,8 @@ from stockpulse.market.times import MINUTE_MICROS, micros
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 LARGEST: Final = 1e12
 """The largest price, and the largest size."""
+SMALLEST_PRICE: Final = 1e-15
+"""The smallest price: no market quotes less, and a change from it to the largest one is still a number."""
 LARGEST_PRODUCT: Final = 1e18
 """The largest price x size of a trade: a bar sums a hundred million of these without an overflow."""
 LARGEST_SUM: Final = 1e14
@@ -55,12 +57,22 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
             symbols,
             *_times(frame, now + tolerance),
             _positive("price", price),
+            _plausible("price", price),
             ((size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"),
             (~(price * size > LARGEST_PRODUCT), "size: price x size is absurdly large"),
             *(_texts(frame, name, length) for name, length in _TEXTS.items()),
             _tapes(frame["tape"]),
         ]
     return _split(frame, checks, list(TICKS))
+
+
+def refuse(checked: Validated, wrong: Mask, reason: str) -> Validated:
+    """Move valid ticks to the rejected ones, for a reason that is not in the rows themselves."""
+    height = len(checked.good) + len(checked.rejected)
+    rows = np.setdiff1d(np.arange(height), checked.rejected["row"].to_numpy(), assume_unique=True)
+    more = _rejects(checked.good, ~wrong, [(~wrong, reason)], list(TICKS))
+    more = more.with_columns(pl.Series("row", rows[wrong], dtype=pl.Int64))
+    return Validated(checked.good.filter(~wrong), pl.concat([checked.rejected, more]).sort("row"))
 
 
 def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
@@ -79,7 +91,7 @@ def validate_bars(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> V
             ),
             *_times(frame, now + tolerance),
             (_on_grid(frame), "ts: not the start of a bucket of the interval"),
-            *(_positive(name, values) for name, values in prices.items()),
+            *(check(name, values) for name, values in prices.items() for check in (_positive, _plausible)),
             ((prices["high"] >= top) & (prices["low"] <= bottom), "high, low: do not enclose open and close"),
             (
                 (volume >= 0) & (volume <= most),
@@ -139,6 +151,10 @@ def _daily(frame: pl.DataFrame) -> Mask:
 
 def _positive(name: str, value: npt.NDArray[np.float64]) -> Check:
     return (value > 0) & (value <= LARGEST), f"{name}: must be a number > 0 and <= {LARGEST:g}"
+
+
+def _plausible(name: str, value: npt.NDArray[np.float64]) -> Check:
+    return ~(value < SMALLEST_PRICE), f"{name}: below {SMALLEST_PRICE:g}, the smallest price"
 
 
 def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:

@@ -69,6 +69,22 @@ _CUSTOMARY: Final = {
 }
 
 
+_LIBRARY: Final = """
+24/5 24/7 AIXK ARCX ASEX ASX BATS BMF BSE BVB BVMF CBOT CFE CME CMES COMEX FWB HKEX ICE ICEUS IEPA JKT JPX LSE
+LUXSE NASDAQ NYFE NYMEX NYSE OOTC OSE SIX SSE TASE TSX XAMS XASE XASX XBDA XBEL XBKK XBOG XBOM XBRA XBRU XBSE
+XBUD XBUE XCBF XCSE XCYS XDUB XDUS XEEE XETR XEUR XFRA XHAM XHEL XHKG XICE XIDX XIST XJSE XKAR XKLS XKRX XLIM
+XLIS XLIT XLJU XLON XLUX XMAD XMEX XMIL XMOS XNAS XNYS XNZE XOSL XPAR XPHS XPRA XRIS XSAU XSES XSGO XSHG XSTO
+XSTU XSWX XTAE XTAI XTAL XTKS XTSE XTSX XWAR XWBO XZAG us_futures
+"""
+LIBRARY_NAMES: Final = frozenset(_LIBRARY.split())
+"""The names of the library, which takes a second to load."""
+
+
+def accepted_names() -> list[str]:
+    """Return all names of calendars; they are accepted in any case of letters."""
+    return sorted({ALWAYS_OPEN, *_CUSTOMARY, *(name.upper() for name in LIBRARY_NAMES)})
+
+
 def calendar_name(text: str) -> str:
     """Return the canonical name of a calendar: `nyse` is `XNYS`. An unknown name is returned unchanged."""
     name = text.strip().upper()

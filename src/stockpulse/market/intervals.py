@@ -93,6 +93,32 @@ _UNITS: Final = {symbol_names: unit for unit, spellings in _SPELLINGS.items() fo
 _SHAPE: Final = re.compile(r"\s*([0-9]{0,4})\s*([A-Za-z]*)\s*")
 
 
+def _pattern(*, stored: bool = False, seconds: bool = False) -> str:
+    """Return a regular expression of the names that `parse_interval` takes.
+
+    It leaves out spaces, leading zeros and minutes that are written as seconds.
+    """
+    counts = {
+        "second": f"({'|'.join(map(str, _SECONDS))})" if seconds else "",
+        "minute": "[15]" if stored else "([1-9]|[1-9][0-9]|1[0-9][0-9]|2[0-3][0-9]|240|360|480|720)",
+        "hour": "" if stored else "([1-4]|6|8|12)",
+        "day": "1",
+        "week": "" if stored else "1",
+        "month": "" if stored else "1",
+    }
+    found = []
+    for unit, count in counts.items():
+        if count:
+            letters = [_any_case(text) for text in _SPELLINGS[unit] if text not in ("", "m")]
+            letters += {"minute": ["m"], "month": ["M"]}.get(unit, [])
+            found.append(f"{count}?({'|'.join(letters)})")
+    return f"^({'|'.join([*found, counts['minute']])})$"
+
+
+def _any_case(text: str) -> str:
+    return "".join(f"[{letter}{letter.upper()}]" for letter in text)
+
+
 def parse_interval(text: str, field: str = "interval", *, seconds: bool = False) -> Interval:
     """Read any common name of an interval: 5m, 5min, 5Min, 5T, 5, 60m, 1Hour, 1D, daily, 1wk, 1mo, 1M, monthly ...
 
@@ -128,3 +154,11 @@ def _interval(count: int, unit: str | None) -> Interval | None:
         known = 1 <= minutes <= _LONGEST_MINUTES or minutes in (60 * hours for hours in _LONGER_HOURS)
         return _minutes(minutes) if known else None
     return _CALENDAR_UNITS.get(unit or "") if count == 1 else None
+
+
+INTERVAL_PATTERN: Final = _pattern()
+"""The names of intervals from a minute on, as a regular expression for the description of the API."""
+INTERVAL_OR_SECONDS_PATTERN: Final = _pattern(seconds=True)
+"""The same with intervals of seconds."""
+STORED_INTERVAL_PATTERN: Final = _pattern(stored=True)
+"""The same for 1m, 5m and 1d."""

@@ -130,15 +130,22 @@ class Names:
 
     def add_kinds(self, kinds: Iterable[tuple[int, TickKind]]) -> None:
         """Add kinds of ticks with the ids of the database."""
-        for number, kind in kinds:
+        new = list(kinds)
+        self._reserve_kinds(max((number for number, _ in new), default=0) + 1)
+        for number, kind in new:
             self.kinds[kind] = number
             self.kind_by_id[number] = kind
-        size = max(self.kind_by_id, default=0) + 1
-        flags, providers, venues = np.zeros(size, np.uint16), np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for number, kind in self.kind_by_id.items():
-            flags[number], providers[number] = kind.flags, kind.provider_id
-            venues[number] = self._venues.setdefault((kind.provider_id, kind.exchange), len(self._venues))
-        self._flags, self._provider_of_kind, self._venue_of_kind = flags, providers, venues
+            self._flags[number], self._provider_of_kind[number] = kind.flags, kind.provider_id
+            venue = self._venues.setdefault((kind.provider_id, kind.exchange), len(self._venues))
+            self._venue_of_kind[number] = venue
+
+    def _reserve_kinds(self, size: int) -> None:
+        """Make room for kinds with ids below `size`, and as much again: each new kind then costs the same."""
+        if size > len(self._flags):
+            room = 2 * size - len(self._flags)
+            self._flags = np.pad(self._flags, (0, room))
+            self._provider_of_kind = np.pad(self._provider_of_kind, (0, room))
+            self._venue_of_kind = np.pad(self._venue_of_kind, (0, room))
 
     def flags_of(self, kind_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
         """Return the flags of these kinds of ticks."""

@@ -139,7 +139,9 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
     """Return the way into the log."""
     encoder = Encoder(node.database.name_store, FeedArbiter(standby=installed_providers().standby))
     return Ingestor(
-        intake=Intake(encoder, node.redeliveries, timedelta(seconds=node.settings.future_seconds)),
+        intake=Intake(
+            encoder, node.redeliveries, timedelta(seconds=node.settings.future_seconds), node.settings.max_tick_kinds
+        ),
         journal=journal,
         dead_letters=DeadLetters(node.database.pool, node.partitions),
         partitions=node.partitions,
