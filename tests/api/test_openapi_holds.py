@@ -11,7 +11,7 @@ from app_process import AppProcess
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 TICK = {"symbol": "AAPL", "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
-QUICK = ("--phases=examples,fuzzing", "--max-examples=4", "--max-time=20")
+QUICK = ("--phases=examples,fuzzing", "--max-examples=3")
 DEEP = ("--phases=examples,coverage,fuzzing", "--max-examples=100", "--max-time=600")
 
 
