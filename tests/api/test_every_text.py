@@ -1,5 +1,6 @@
 """No text makes a 500: every parameter of the OpenAPI document, and every field of a tick, gets a corpus of texts."""
 
+import asyncio
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -123,8 +124,12 @@ async def asked(client: httpx2.AsyncClient, method: str, path: str, query: str) 
     }
     sent: list[dict[str, Any]] = []
 
+    bodies = iter([b"[]" if method == "POST" else b""])
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"[]" if method == "POST" else b"", "more_body": False}
+        if (content := next(bodies, None)) is None:
+            await asyncio.Event().wait()  # the caller stays
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
