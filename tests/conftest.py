@@ -14,14 +14,15 @@ Markers, for `pytest -m`:
     kafka      the test needs a real Kafka broker (every test that uses one of its fixtures)
     crash      the test kills, freezes or cuts off running processes (every test in tests/crash)
     slow       the test needs a database, the app or another process, or it takes more than two seconds
-    thorough   a slow test that repeats what a quicker one shows: it runs only with `--thorough`
+    thorough   the test takes about ten seconds or more: it runs only with `--thorough`, as in `.ci/run`
 
 Commands:
 
     pytest                                               everything but the thorough tests, in parallel
     pytest -m "not kafka and not crash and not slow"     the quick check while you work
     pytest -n 0                                          in one process; so is a test that you name: `pytest file::test`
-    pytest --thorough                                    all tests, with more examples of each property
+    pytest --thorough                                    all tests
+    pytest --hypothesis-profile=more                     100 examples of each property instead of 25
     pytest --hypothesis-profile=long --timeout=0         thousands of examples
 """
 
@@ -58,7 +59,7 @@ pytest_plugins = ["kafka_fixtures"]
 Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, deadline=None)
-hypothesis.settings.register_profile("thorough", max_examples=100, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("more", max_examples=100, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
 
 CRASH_GROUPS = 2
@@ -75,19 +76,20 @@ MOST_WORKERS = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the tests marked `thorough` too, with more examples")
+    parser.addoption("--thorough", action="store_true", help="run the tests marked `thorough` too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--hypothesis-profile"):
-        hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return one worker more than there are cores, because many tests wait; none where single tests are named."""
+    """Return one worker more than there are cores, because slow tests wait; none where single tests are named."""
     if all("::" in argument for argument in config.args):
         return 0
-    return min((os.cpu_count() or 1) + 1, MOST_WORKERS)
+    waiting = 0 if "not slow" in config.option.markexpr else 1
+    return min((os.cpu_count() or 1) + waiting, MOST_WORKERS)
 
 
 @pytest.hookimpl(tryfirst=True)

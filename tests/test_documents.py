@@ -333,6 +333,7 @@ class TestPages:
             assert long == [], name
 
 
+@pytest.mark.slow
 def test_every_message_of_troubleshooting_is_one_of_ours():
     trees = [ast.parse(path.read_text()) for path in (PROJECT / "src").rglob("*.py")]
     texts = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]

@@ -405,6 +405,7 @@ async def test_a_symbol_without_closed_bars(compiled, client):
     assert row == {"ts": "2025-11-28T09:00:00Z", "close": 100, "final": False, "rsi": None, "true_range": None}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_first_answers_do_not_wait_for_the_compiler(serve, postgres_dsn, tmp_path):
     """SLOW, half a minute: everything is compiled in an empty folder."""

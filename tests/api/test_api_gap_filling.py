@@ -122,6 +122,7 @@ async def test_neither_no_bar_nor_one_has_a_gap():
     assert page.equals(bar)
 
 
+@pytest.mark.slow
 async def test_a_gap_of_years_comes_in_pieces():
     bars = bars_at([MONDAY - 20 * 365 * DAY, MONDAY], "1m")
     rows = most = 0

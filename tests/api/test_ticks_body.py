@@ -444,6 +444,7 @@ def test_any_damage_to_arrow(damage, kind):
     parses_or_refuses(bytes(body), ARROW)
 
 
+@pytest.mark.slow
 @given(st.lists(OBJECTS, min_size=1), st.data())
 def test_a_row_is_read_the_same_among_any_others(rows, data):
     """The fast path of a column and the slow one of a value say the same."""

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from stockpulse.api import context, error_responses
 from stockpulse.api.ranges import IntradayRange
-from stockpulse.api.time_params import Zone, from_micros, micros, parse_time, parse_zone, read_time
+from stockpulse.api.time_params import Zone, from_micros, micros, parse_time, parse_zone, read_date, read_time
 from stockpulse.errors import InvalidInput
 from stockpulse.market.symbology import Symbol
 
@@ -45,6 +45,12 @@ MOMENTS = st.datetimes(
 )
 def test_one_moment_in_many_spellings(text):
     assert parse_time(text, "start") == NOON
+
+
+@pytest.mark.parametrize("text", ["19700100", "19700000", "00000101", "19691231", "22010101", "99999999"])
+def test_eight_digits_that_are_no_date_are_seconds(text):
+    assert read_date(text) is None
+    assert parse_time(text, "start") == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(text))
 
 
 @pytest.mark.parametrize(

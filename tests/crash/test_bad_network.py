@@ -78,6 +78,7 @@ async def under_load(app: App, proxy: Proxy, dsn: str, dice: random.Random, seed
             await app.kill()
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 async def test_app_outlives_a_database_that_dies_while_it_comes_up() -> None:
     """The new postmaster is killed too, a moment after the old one, again and again."""

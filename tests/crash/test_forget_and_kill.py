@@ -133,6 +133,7 @@ def _without(row: tuple[object, ...], at: int) -> tuple[object, ...]:
     return (*row[:at], *row[at + 1 :])
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 async def test_killed_while_it_forgets(tmp_path: Path) -> None:
     seed = seed_of(21)

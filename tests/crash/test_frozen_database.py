@@ -61,6 +61,7 @@ async def database_is(app: App, state: str) -> bool:
     return health["db"] == state
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_a_frozen_database_hangs_no_request() -> None:
     async with running_app(durable_timeout_seconds=5) as app, client_of(app) as client:
@@ -91,6 +92,7 @@ async def test_a_frozen_database_hangs_no_request() -> None:
         assert (await app.terminate())[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_a_database_that_restarts_hangs_no_request() -> None:
     async with running_app() as app, client_of(app) as client:

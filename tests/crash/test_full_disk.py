@@ -74,6 +74,7 @@ async def finish(app: App, load: Load, dsn: str) -> None:
     assert_bars_right(stored)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_a_disk_that_fills_up_stops_intake_and_nothing_else() -> None:
     with data_folder() as folder, small_disk(folder / "disk", "700m") as disk:
@@ -81,7 +82,9 @@ async def test_a_disk_that_fills_up_stops_intake_and_nothing_else() -> None:
             load = Load(app, Market(seed_of(1)), connections=2)
             async with load.flowing():
                 await until(lambda: load.ticks > 5_000, "ticks are acknowledged")
-                fill(disk, leave=60_000_000)  # below the app's reserve, and enough for its ticks and segments of the WAL
+                fill(
+                    disk, leave=60_000_000
+                )  # below the app's reserve, and enough for its ticks and segments of the WAL
                 await until_true(lambda: not_ready(app), "readiness says that the disk is full")
                 await check_refusal(app, f"bytes are free at {disk}")
                 said = await health(app)
@@ -101,6 +104,7 @@ async def test_a_disk_that_fills_up_stops_intake_and_nothing_else() -> None:
             assert (await app.terminate())[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_the_embedded_database_comes_back_when_there_is_room() -> None:
     with data_folder() as folder, small_disk(folder / "disk", "260m") as disk:
@@ -144,6 +148,7 @@ async def test_a_start_on_a_disk_that_is_too_small_says_so() -> None:
         assert list(disk.glob("postgres")) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_the_full_disk_of_another_server_is_said_and_waited_for() -> None:
     with data_folder() as folder, small_disk(folder / "disk", "260m") as disk:

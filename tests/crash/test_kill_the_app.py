@@ -107,6 +107,7 @@ async def test_killed_before_its_indicators_are_compiled_and_while_they_catch_up
         await assert_derived_right(app)
 
 
+@pytest.mark.thorough
 async def test_compiling_ends_with_the_app(tmp_path: Path) -> None:
     """No compiler outlives the app, even if the app is killed."""
     async with running_app(cache_dir=tmp_path / "cache") as app:

@@ -58,6 +58,7 @@ async def finish(app: App, load: Load) -> None:
     assert app.postmaster() is None or not psutil.pid_exists(app.postmaster() or 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 async def test_app_outlives_its_database() -> None:
     seed = seed_of(1)

@@ -30,6 +30,7 @@ from crash_harness import (
 pytestmark = pytest.mark.timeout(180)
 
 
+@pytest.mark.thorough
 async def test_sigterm_under_load_ends_well_and_leaves_nothing_to_do() -> None:
     async with running_app() as app:
         load = Load(app, Market(seed_of(3)), gives_up=True)
@@ -53,6 +54,7 @@ async def test_sigterm_under_load_ends_well_and_leaves_nothing_to_do() -> None:
         await assert_derived_right(app)
 
 
+@pytest.mark.thorough
 async def test_stop_with_half_a_request_open_ends() -> None:
     """A client that never sends the rest of its body does not hold the process."""
     async with running_app() as app:
@@ -92,6 +94,7 @@ async def test_idle_stop_after_a_restart_is_quick() -> None:
         assert_bars_right(stored)
 
 
+@pytest.mark.thorough
 async def test_end_of_a_recording_is_stored_when_it_is_answered() -> None:
     async with running_app() as app:
         load = Load(app, Market(seed_of(5)))
@@ -116,6 +119,7 @@ async def send(app: App, batches: list) -> list[dict]:
     return receipts
 
 
+@pytest.mark.thorough
 async def test_what_was_sent_before_a_restart_is_recognised() -> None:
     market = Market(seed_of(6))
     batches = [market.batch() for _ in range(30)]
@@ -134,6 +138,7 @@ async def test_what_was_sent_before_a_restart_is_recognised() -> None:
         assert len(stored.log) == sum(len(batch.ticks) for batch in batches)
 
 
+@pytest.mark.thorough
 async def test_frozen_database_gives_503_and_sending_again_is_safe() -> None:
     market = Market(seed_of(7))
     batches = [batch for batch in (market.batch() for _ in range(12)) if not batch.poison]
@@ -165,6 +170,7 @@ async def test_frozen_database_gives_503_and_sending_again_is_safe() -> None:
         assert (await app.terminate())[0] == 0
 
 
+@pytest.mark.thorough
 async def test_app_that_was_fenced_goes_down() -> None:
     """Another process took the log over: this one ends with an error, and the next start takes the log back."""
     market = Market(seed_of(8))

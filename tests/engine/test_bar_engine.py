@@ -72,6 +72,7 @@ def told(events):
     ]
 
 
+    @pytest.mark.slow
 class TestStored:
     @given(logs(), schedules, st.booleans())
     @properties(2)

@@ -88,6 +88,7 @@ def test_command_prepares_in_a_process_of_its_own(folder):
     assert machine_code(folder) == before
 
 
+@pytest.mark.thorough
 def test_two_processes_may_prepare_the_same_folder_at_once(folder):
     command = Compiler(folder).command(CHEAP)
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) for _ in range(2)]
@@ -98,6 +99,7 @@ def test_two_processes_may_prepare_the_same_folder_at_once(folder):
     check_that_it_calculates(Compiler(folder))
 
 
+@pytest.mark.thorough
 def test_what_two_processes_prepared_at_once_needs_no_compiler(folder, tmp_path, monkeypatch):
     # One has found nothing, and puts its code in place after the other has done so.
     wrote, go_on = tmp_path / "wrote", tmp_path / "go_on"

@@ -86,6 +86,7 @@ def test_the_catalogue_has_a_value_for_each_output():
     assert {"sma", "ema", "wma", "kama", "vwap", "bb_upper", "keltner_lower", "ichimoku_base", "sar"} <= {*in_price}
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds, st.booleans())
 def test_from_the_first_bar_on(compiler, seed, varying):
@@ -145,6 +146,7 @@ CONDITIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [0, 150], ids=["from the first bar on", "after a history that moved"])
 def test_no_strict_comparison_of_prices_holds(compiler, moved):
     """140 bars at each of 300 prices, as in a public report: 77 of 140 bars at 0.7 said BUY."""

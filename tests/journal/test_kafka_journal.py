@@ -324,6 +324,7 @@ async def test_a_compacted_log_is_refused(serve: Serve, postgres_dsn: str, kafka
 # Losses -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_records_that_were_dropped_before_they_were_worked_in_stop_the_start(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

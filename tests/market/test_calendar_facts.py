@@ -170,6 +170,7 @@ def test_sessions_are_those_that_the_exchange_announced(name):
     assert wrong == []
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_calendar_that_is_offered_loads():
     with warnings.catch_warnings():
@@ -199,6 +200,7 @@ class TestNames:
         assert calendar_name(customary) == name
         assert trading_calendar(customary) is trading_calendar(name)
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_all_of_them_lead_to_a_calendar(self):
         for name in {calendar_name(name) for name in _CUSTOMARY}:

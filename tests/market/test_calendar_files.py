@@ -8,6 +8,9 @@ from stockpulse.market.calendar_library import calendar_from_library
 from stockpulse.market.calendars import trading_calendar
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def built():
     return calendar_from_library("XNYS")

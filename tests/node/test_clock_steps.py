@@ -43,6 +43,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.thorough
 async def test_steps_of_the_clock_leave_no_hole_and_no_silence(serve, postgres_dsn, monkeypatch):
     machine = FastMachine()
     clock = SteadyClock(machine.wall, machine.uptime_micros)

@@ -27,6 +27,7 @@ def said(app: AppProcess, words: str) -> int:
     return sum(words in line for line in app.log.read_text().splitlines())
 
 
+@pytest.mark.thorough
 def test_damaged_files_do_not_stop_a_start(cache, tmp_path):
     files = sorted((cache / "loops").glob("*.code"))
     assert len(files) > 3
@@ -40,6 +41,7 @@ def test_damaged_files_do_not_stop_a_start(cache, tmp_path):
     assert said(app, "is damaged; compiling it again") > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_a_full_disk_of_the_cache_does_not_end_the_app(tmp_path):
     with small_disk(tmp_path / "disk", "400k") as disk:

@@ -95,6 +95,7 @@ async def assert_served(client: httpx2.AsyncClient, ticks: list[StoredTick]) -> 
         assert summary["sum_volume"] == pytest.approx(sum(one.size for one in within))
 
 
+@pytest.mark.thorough
 async def test_there_and_back_with_ticks_in_every_phase(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -138,6 +139,7 @@ async def all_stored(dsn: str, sent: list[Tick]) -> list[StoredTick]:
     return await stored_ticks(dsn)
 
 
+@pytest.mark.thorough
 async def test_what_came_before_a_move_is_known_again_after_it(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -188,6 +190,7 @@ async def test_move_works_in_what_a_killed_app_left(
     await assert_stored(postgres_dsn, [*sent, *ticks_of(2)])
 
 
+@pytest.mark.thorough
 async def test_who_still_works_on_the_log_that_was_left_spoils_nothing(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, tmp_path: Path
 ) -> None:

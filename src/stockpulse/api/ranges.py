@@ -26,7 +26,7 @@ _SCHEMA: Final = WithJsonSchema(
         "anyOf": [
             {"type": "string", "format": "date-time"},
             {"type": "string", "format": "date"},
-            {"type": "number", "minimum": 19_700_101},
+            {"type": "number", "minimum": 0},
         ],
         "examples": ["2026-02-27T09:30:00-05:00", "2026-02-27", 1772202600],
     }

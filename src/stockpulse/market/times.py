@@ -58,11 +58,16 @@ def read_time(text: str) -> datetime | None:
 
 
 def read_date(text: str) -> date | None:
-    """Return the date if `text` is a date without a time, as 2026-11-25 or 20261125; otherwise None."""
+    """Return the date if `text` is a date without a time, as 2026-11-25 or 20261125; otherwise None.
+
+    Eight digits that are no date of 1970 to 2200 are seconds, as in `read_time`: 19700100 is a time of August 1970.
+    """
     found = _DATE.fullmatch(text.strip())
     if found is None or read_time(text) is None:
         return None
-    return date(*(int(part) for part in found.groups()))
+    year, month, day = (int(part) for part in found.groups())
+    is_date = "-" in text or FIRST_DATE <= year * 10_000 + month * 100 + day <= LAST_DATE
+    return date(year, month, day) if is_date else None
 
 
 def _from_number(text: str) -> int | None:

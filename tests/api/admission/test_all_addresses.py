@@ -20,6 +20,7 @@ SET_UP = f"ip link set lo up && ip address add {OUTSIDE}/32 dev lo"
 SCRIPT = Path(__file__).with_name("outside.py")
 
 
+@pytest.mark.thorough
 def test_only_this_machine_is_answered(tmp_path: Path, compiled: Path) -> None:
     if not (shutil.which("unshare") and shutil.which("ip")):
         pytest.skip("needs unshare and ip")
