@@ -15,13 +15,15 @@ Markers, for `pytest -m`:
     crash      the test kills, freezes or cuts off running processes (every test in tests/crash)
     slow       the test needs a database, the app or another process, or it takes more than two seconds
     thorough   the test takes about ten seconds or more: it runs only with `--thorough`, as in `.ci/run`
+    longest    the test takes about a minute or more: it runs only with `--longest`
 
 Commands:
 
     pytest                                               everything but the thorough tests, in parallel
     pytest -m "not kafka and not crash and not slow"     the quick check while you work
     pytest -n 0                                          in one process; so is a test that you name: `pytest file::test`
-    pytest --thorough                                    all tests
+    pytest --thorough                                    everything but the longest tests
+    pytest --longest                                     all tests
     pytest --hypothesis-profile=more                     100 examples of each property instead of 25
     pytest --hypothesis-profile=long --timeout=0         thousands of examples
 """
@@ -77,6 +79,7 @@ MOST_WORKERS = 8
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="run the tests marked `thorough` too")
+    parser.addoption("--longest", action="store_true", help="run the tests marked `thorough` or `longest` too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,8 +97,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Set the markers that follow from a test's folder and fixtures; skip thorough tests unless they are asked for."""
-    skip = pytest.mark.skip(reason="takes long: pytest --thorough runs it")
+    """Set the markers that follow from a test's folder and fixtures; skip long tests unless they are asked for."""
+    wanted = {"longest": config.getoption("--longest")}
+    wanted["thorough"] = config.getoption("--thorough") or wanted["longest"]
     crashes = 0
     for item in items:
         if "tests/crash/" in item.path.as_posix():
@@ -106,8 +110,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.kafka)
         if SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("thorough") and not config.getoption("--thorough"):
-            item.add_marker(skip)
+        for marker, asked_for in wanted.items():
+            if item.get_closest_marker(marker) and not asked_for:
+                item.add_marker(pytest.mark.skip(reason=f"takes long: pytest --{marker} runs it"))
 
 
 @pytest.fixture(autouse=True)

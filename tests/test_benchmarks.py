@@ -25,7 +25,7 @@ TINY_ON_KAFKA = {
 }
 NO_BENCHMARK = {"bench"}  # the parts that they share
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.longest, pytest.mark.timeout(180)]
 
 
 def result_of(name: str, *options: str) -> dict[str, object]:

@@ -36,7 +36,9 @@ def report(name: str, **figures: Any) -> None:
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return p50, p99 and the maximum, in milliseconds."""
+    """Return p50, p99 and the maximum, in milliseconds; nothing if nothing was measured."""
+    if len(seconds) == 0:
+        return {}
     p50, p99, most = np.quantile(np.asarray(seconds) * 1000, [0.5, 0.99, 1.0])
     return {"p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2), "max_ms": round(float(most), 2)}
 

@@ -26,7 +26,7 @@ from stockpulse.postgres.embedded.server import EmbeddedPostgres
 CUTS = [Cut.BEFORE, Cut.WITHIN, Cut.AFTER, Cut.AFTER, Cut.HALF_OPEN]
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 @pytest.mark.timeout(180)
 async def test_app_outlives_connections_that_die_at_any_message() -> None:
     seed = seed_of(1)

@@ -82,9 +82,7 @@ async def test_a_disk_that_fills_up_stops_intake_and_nothing_else() -> None:
             load = Load(app, Market(seed_of(1)), connections=2)
             async with load.flowing():
                 await until(lambda: load.ticks > 5_000, "ticks are acknowledged")
-                fill(
-                    disk, leave=60_000_000
-                )  # below the app's reserve, and enough for its ticks and segments of the WAL
+                fill(disk, leave=60_000_000)  # below the app's reserve, and enough for ticks and the WAL
                 await until_true(lambda: not_ready(app), "readiness says that the disk is full")
                 await check_refusal(app, f"bytes are free at {disk}")
                 said = await health(app)

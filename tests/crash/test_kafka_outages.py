@@ -98,7 +98,7 @@ async def killed(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> No
 
 @pytest.mark.parametrize(
     "outage",
-    [pytest.param(stopped, marks=pytest.mark.thorough), frozen, pytest.param(killed, marks=pytest.mark.thorough)],
+    [pytest.param(stopped, marks=pytest.mark.longest), frozen, pytest.param(killed, marks=pytest.mark.longest)],
 )
 async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker: Broker, outage: Outage) -> None:
     seed = seed_of(31)
@@ -136,7 +136,7 @@ async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker
         assert (await app.terminate())[0] == 0
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
     """Batches under way may have landed or not."""
     seed = seed_of(33)
@@ -159,7 +159,7 @@ async def test_broker_killed_again_and_again(own_broker: Broker) -> None:
         await assert_derived_right(app)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_past_the_bound_ticks_are_refused(own_broker: Broker) -> None:
     """More ticks arrive than fit during the outage: memory stays bounded, and accepted ticks are appended once."""
     seed = seed_of(35)

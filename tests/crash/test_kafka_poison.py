@@ -203,7 +203,7 @@ async def assert_all_are_dead_letters(dsn: str, topic: str, poison: dict[tuple[i
     assert all(row["record"] is not None and len(row["record"]) <= 9000 for row in rows)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 @pytest.mark.timeout(900)
 async def test_poison_is_set_aside_and_the_rest_flows(kafka: str, topic: str) -> None:
     seed = seed_of(41)

@@ -67,7 +67,7 @@ async def test_killed_app_loses_nothing_and_doubles_nothing() -> None:
         assert processes_of(app.folder) == []
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 @pytest.mark.timeout(3600)
 async def test_killed_before_its_indicators_are_compiled_and_while_they_catch_up(
     tmp_path: Path, compiled: Path

@@ -75,7 +75,7 @@ async def test_app_outlives_its_database() -> None:
         await finish(app, load)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 @pytest.mark.timeout(3600)
 async def test_app_and_database_killed_together_lose_nothing() -> None:
     seed = seed_of(2)

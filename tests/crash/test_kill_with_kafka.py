@@ -10,7 +10,7 @@ from crash_kafka import app_on_kafka, assert_log_right, raw_of
 from test_kill_the_app import kill_now_and_then
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 @pytest.mark.timeout(3600)
 async def test_killed_app_loses_nothing_and_doubles_nothing(kafka: str, topic: str) -> None:
     seed = seed_of(21)

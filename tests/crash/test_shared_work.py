@@ -138,7 +138,7 @@ async def assert_all_right(work: Work, kafka: str, topic: str, load: Load) -> No
         assert (await one.terminate())[0] == 0
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str, kafka: str, topic: str) -> None:
     seed = seed_of(41)
     dice = random.Random(seed)
@@ -155,7 +155,7 @@ async def test_killed_workers_lose_nothing_and_double_nothing(postgres_dsn: str,
         await assert_all_right(work, kafka, topic, load)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_frozen_worker_that_wakes_up_when_others_do_its_work_spoils_nothing(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -192,7 +192,7 @@ def of_shards(epochs: dict[int, int], shards: dict[str, dict[str, int]]) -> list
     return [(shard, epochs[int(shard)]) for shard in shards]
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_who_takes_a_shard_from_one_that_is_still_at_it_fences_it(
     postgres_dsn: str, kafka: str, topic: str
 ) -> None:

@@ -71,7 +71,7 @@ async def test_stop_with_half_a_request_open_ends() -> None:
         writer.close()
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_idle_stop_after_a_restart_is_quick() -> None:
     """Also when the open segment was sealed at the start, which leaves out offsets."""
     async with running_app() as app:
@@ -194,7 +194,7 @@ async def test_app_that_was_fenced_goes_down() -> None:
         assert len(stored.log) == sum(len(batch.ticks) for batch in batches)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_restart_with_many_symbols() -> None:
     count = int(os.environ.get("STOCKPULSE_CRASH_SYMBOLS", "2000"))
     source = SOURCES[0]

@@ -72,8 +72,8 @@ def told(events):
     ]
 
 
-    @pytest.mark.slow
 class TestStored:
+    @pytest.mark.slow
     @given(logs(), schedules, st.booleans())
     @properties(2)
     def test_and_announced_is_what_the_log_says_however_it_was_worked_in(self, log, schedule, extended):

@@ -7,7 +7,6 @@ from stockpulse.market.calendar_files import read_calendar, write_calendar
 from stockpulse.market.calendar_library import calendar_from_library
 from stockpulse.market.calendars import trading_calendar
 
-
 pytestmark = pytest.mark.slow
 
 
