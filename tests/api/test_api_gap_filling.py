@@ -155,6 +155,7 @@ def scattered(draw):
     return known, interval, bars, pages, draw(st.sampled_from([3, 100, 20_000]))
 
 
+@pytest.mark.slow
 @given(scattered())
 @settings(max_examples=60)
 async def test_filled_bars_come_between_the_others_and_nowhere_else(case):

@@ -380,6 +380,7 @@ def test_a_compression_bomb_is_not_unpacked():
         parse_ticks(bytes(body), ARROW)
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_repeats_one_long_text_is_not_written_out():
     frame = pl.DataFrame({"symbol": pl.Series(["x" * 1_000_000] * 1_000, dtype=pl.Categorical)})
     with pytest.raises(TooLarge, match="may unpack to at most"):
@@ -426,6 +427,7 @@ def test_any_bytes(body, content_type):
     parses_or_refuses(body, content_type)
 
 
+@pytest.mark.slow
 @given(st.lists(OBJECTS | VALUES))
 def test_any_json(rows):
     body = json.dumps(rows).encode()

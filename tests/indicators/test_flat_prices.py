@@ -114,6 +114,7 @@ def test_as_a_stream(compiler):
                 check(out[:, place : place + 1], price, OUTPUTS, SPECIFIED)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_after_a_history_that_moved(compiler, seed):

@@ -168,6 +168,7 @@ async def test_a_stream_that_starts_later_sends_what_the_earlier_one_would():
     assert long.filter(pl.col("ts") >= short["ts"][0]).equals(short)
 
 
+@pytest.mark.slow
 async def test_without_a_rate_each_symbol_ticks_every_two_seconds():
     clock = ManualClock()
     ticks = pl.concat(await stream_for(simulated(clock), clock, 300))
@@ -341,6 +342,7 @@ async def test_a_day_is_made_of_its_minutes():
         assert inside["volume"].sum() == pytest.approx(daily["volume"], rel=0.05)
 
 
+@pytest.mark.slow
 async def test_the_stream_goes_on_where_history_ends():
     clock = ManualClock()
     ticks = pl.concat(await stream_for(simulated(clock, rate=24), clock, 61))

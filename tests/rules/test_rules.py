@@ -579,6 +579,7 @@ def meaning_of_known(name, *operands):
     return None
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(NUMBERS, ROWS, st.data())
 def test_a_number_is_to_the_last_digit_what_python_computes(tree, row, data):
