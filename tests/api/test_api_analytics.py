@@ -137,7 +137,11 @@ async def test_values_are_null_before_there_is_enough_history(market):
 
 
 async def test_the_newest_of_every_tier(market):
-    body = await get(market, "/api/v1/analytics/BTC/USD")
+    async def with_realtime():  # which is calculated about once a second
+        body = await get(market, "/api/v1/analytics/BTC/USD")
+        return body if body["realtime"] else None
+
+    body = await until(with_realtime)
     assert list(body) == ["symbol", "realtime", "intraday", "daily"]
     assert body["symbol"] == "BTC/USD"
     assert list(body["realtime"]) == list(SERVED_REALTIME)
