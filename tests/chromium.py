@@ -25,7 +25,7 @@ FLAGS = (
 
 
 def chromium() -> str:
-    """Return the browser of this machine; skip the test if there is none."""
+    """Return the browser of this machine; skip the test on a machine without a browser."""
     found = next(filter(None, map(shutil.which, PLACES)), None)
     if found is None:
         pytest.skip("needs Chromium")

@@ -15,7 +15,7 @@ NUL = "%00"
 TEXTS = [
     NUL,
     "AAPL%00",
-    "%ED%A0%80",  # half a surrogate pair, as UTF-8 that is none
+    "%ED%A0%80",  # half a surrogate pair, in bytes that are not valid UTF-8
     "%FF%FE",
     "%F4%90%80%80",  # beyond Unicode
     "x" * 70_000,

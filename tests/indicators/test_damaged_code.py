@@ -15,7 +15,7 @@ import pytest
 from indicator_data import calculated, instance, random_walk
 
 from small_disk import fill, make_room, small_disk
-from stockpulse.indicators.code_files import DamagedFile, read_whole, write_whole
+from stockpulse.files.checked_files import DamagedFile, read_whole, write_whole
 from stockpulse.indicators.compiler import _FUNCTIONS, Compiler
 
 pytestmark = pytest.mark.slow

@@ -27,17 +27,12 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
+from stockpulse.files.checked_files import DamagedFile, read_whole, remove_left_over, write_whole
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
-from stockpulse.indicators.code_files import (
-    DamagedFile,
-    read_whole,
-    remove_left_over,
-    why_not_private,
-    write_whole,
-)
 from stockpulse.indicators.evaluation import Instance, LoopFunction
 from stockpulse.indicators.history import HISTORY
+from stockpulse.indicators.private_folder import why_not_private
 from stockpulse.indicators.source import Loop
 from stockpulse.indicators.steps import FUNCTIONS, GLOBALS
 
@@ -137,7 +132,7 @@ class Compiler:
     # Code on disk -------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes | None:
-        """Return the machine code with this name; None if there is none, or if its file is damaged."""
+        """Return the machine code with this name; None if its file is missing or damaged."""
         if name in self.unkept:
             return self.unkept[name]
         if self._folder is None:

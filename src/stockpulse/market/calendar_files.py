@@ -4,10 +4,7 @@ A file belongs to one version of the library. It is written whole or not at all.
 has other rules now, counts as missing: its calendar is built and written again.
 """
 
-import hashlib
 import io
-import os
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -16,12 +13,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import structlog
 
+from stockpulse.files.checked_files import DamagedFile, read_whole, write_whole
 from stockpulse.market.calendar import Calendar, calendar_of
 from stockpulse.market.calendar_library import midnights_of
 
-_LAYOUT: Final = 1
-"""Grows when the table of a calendar changes."""
-_DIGEST_BYTES: Final = 32
+_LAYOUT: Final = 2
+"""Grows when the table of a calendar, or the form of its file, changes."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,12 +26,11 @@ log = structlog.get_logger(__name__)
 def read_calendar(folder: Path, name: str) -> Calendar | None:
     """Return the calendar of an exchange from its file; None if the file is missing, damaged or out of date."""
     try:
-        blob = _path(folder, name).read_bytes()
-    except OSError:
+        table = read_whole(_path(folder, name))
+    except DamagedFile as damaged:
+        log.warning("the file of a calendar is damaged; StockPulse makes it again", reason=str(damaged))
         return None
-    digest, table = blob[:_DIGEST_BYTES], blob[_DIGEST_BYTES:]
-    if hashlib.sha256(table).digest() != digest:
-        log.warning("the file of a calendar is damaged; StockPulse makes it again", calendar=name)
+    if table is None:
         return None
     with np.load(io.BytesIO(table), allow_pickle=False) as saved:
         zone = ZoneInfo(str(saved["zone"]))
@@ -52,16 +48,10 @@ def write_calendar(folder: Path, name: str, calendar: Calendar) -> None:
     table = io.BytesIO()
     columns = {column: getattr(calendar, column) for column in ("midnights", "opens", "closes", "traded")}
     np.savez_compressed(table, name=calendar.name, zone=calendar.timezone.key, **columns)
-    path = _path(folder, name)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(hashlib.sha256(table.getvalue()).digest() + table.getvalue())
-        unfinished.replace(path)
+        write_whole(_path(folder, name), table.getvalue())
     except OSError as fault:
         log.warning("the file of a calendar cannot be written", calendar=name, fault=str(fault))
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _path(folder: Path, name: str) -> Path:

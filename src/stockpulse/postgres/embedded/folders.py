@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpulse.errors import CannotStart, DataFolderInUse
+from stockpulse.files.checked_files import sync_folder
 from stockpulse.postgres.embedded.server_settings import PORT
 
 if TYPE_CHECKING:
@@ -130,8 +131,4 @@ def write_readable(path: Path, text: str) -> None:
 def move_for_good(old: Path, new: Path) -> None:
     """Rename a file or folder so that the new name survives a power cut."""
     old.rename(new)
-    folder = os.open(new.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(new.parent)

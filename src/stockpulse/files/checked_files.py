@@ -1,4 +1,4 @@
-"""Files of machine code: each is written whole or not at all, and checked before it is used.
+"""Files of caches: each is written whole or not at all, and checked before it is used.
 
 Machine code that is damaged does not fail, it crashes the process or gives wrong numbers. So each file begins with a
 digest of its name and content.
@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +35,7 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def read_whole(path: Path) -> bytes | None:
@@ -64,26 +63,13 @@ def remove_left_over(folder: Path, oldest: float) -> None:
                 file.unlink()
 
 
-def why_not_private(folder: Path) -> str | None:
-    """Return None if only this user can write to the folder, else the reason. Makes the folder if it is missing."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError as fault:
-        return str(fault)
-    if found.st_uid != os.getuid():
-        return f"{folder} belongs to another user"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others can write to {folder}"
-    return None if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
-
-
 def _digest(path: Path, content: bytes) -> bytes:
-    """Return the digest of a file. With its name in it, the code of another loop does not pass."""
+    """Return the digest of a file. With its name in it, the content of another file does not pass."""
     return hashlib.sha256(path.name.encode() + b"\0" + content).digest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the new names in a folder survive a power cut."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
