@@ -21,7 +21,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -346,7 +346,7 @@ class Batch:
     content_type: str
     poison: int
     in_parts: bool = False
-    """True if a part of it may be stored without the rest, as on several partitions."""
+    """True if a part of it may be stored without the rest: on several partitions, or as several pieces of history."""
     tries: int = 0
     receipt: dict[str, object] | None = None
 
@@ -395,7 +395,8 @@ class Market:
         source = SOURCES[pick.integers(len(SOURCES))]
         if self._old_pairs:
             ts = int(BEGIN.timestamp()) * SECOND + np.arange(-OLD_BARS, 0) * 5 * MINUTE
-            return self._batch(SOURCES[2], self._of_symbol(SOURCES[2], self._old_pairs.pop(), ts))
+            old = self._batch(SOURCES[2], self._of_symbol(SOURCES[2], self._old_pairs.pop(), ts))
+            return replace(old, in_parts=True)  # it makes more bars than one piece of a large batch
         if pick.random() < 0.04:
             start = self._clock[source.name] - int(pick.integers(1, 20 * DAY))
             ts = start + np.arange(int(np.exp(pick.uniform(2, 7.5)))) * MINUTE
