@@ -222,7 +222,9 @@ def _compiled(loop: Loop, code: _Code) -> LoopFunction:
     floats, ints, table = float64[::1], int64[::1], float64[:, ::1]
     bars = (floats,) * len(INPUTS)
     signature = void(table, ints, ints, ints, int64, *bars, table, ints, floats, ints)
-    function: Any = njit(nogil=True, error_model="numpy")(module.loop)
+    # A loop allocates nothing. Without numba's runtime it does not count references either: that would take longer than
+    # one bar of most indicators.
+    function: Any = njit(nogil=True, error_model="numpy", _nrt=False)(module.loop)
     function._cache = code  # noqa: SLF001 - numba has no other way to hand in a cache
     function.compile(signature)
     function.disable_compile()
@@ -250,12 +252,13 @@ def _compiled_steps() -> dict[str, Any]:
     registers, they are three times as fast.
     """
     if not _STEPS:
-        from numba import njit  # noqa: PLC0415
+        from numba import njit, uint64  # noqa: PLC0415
 
         world = dict(GLOBALS)
         for name, function in FUNCTIONS.items():
             copy = types.FunctionType(function.__code__, world, name)
             _STEPS[name] = njit(copy, error_model="numpy", forceinline=True)
+        _STEPS["index"] = uint64  # an unsigned index is used as it is
         world.update(_STEPS)
     return _STEPS
 

@@ -2,7 +2,8 @@
 
 One loop serves batch and stream. For each sequence of bars it loads the symbol's state into local variables, goes
 through the bars, and stores the state: thousands of bars of one symbol (batch), or one bar of each of thousands of
-symbols (stream). The last `hold` bars, none or one, get their values too, but stay out of the state.
+symbols (stream). The last `hold` bars, none or one, are a second part: they get their values too, but stay out of the
+state.
 """
 
 import hashlib
@@ -31,14 +32,14 @@ def loop(
     {constants}
     for i in range(rows.shape[0]):
         memory = state[rows[i]]
-        keep = last[i] - hold
+        begin, end = first[i], last[i] - hold
         {load}
-        for t in range(first[i], last[i]):
-            if t == keep:
-                {store_held}
-            {body}
-        if hold == 0:
-            {store}
+        for part in range(2):
+            for t in range(index(begin), index(end)):
+                {body}
+            if part == 0:
+                {store}
+                begin, end = end if end > begin else begin, last[i]
 '''
 
 
@@ -181,15 +182,14 @@ def build_loop(outputs: Iterable[Series]) -> Loop:
     writer = _Writer()
     results = [writer.variable(one) for one in outputs]
     for i, variable in enumerate(results):
-        writer.body.append(f"out[{i}, t] = {variable} if abs({variable}) < inf else nan")
+        writer.body.append(f"out[{i}, t] = {variable} - ({variable} - {variable})  # null if it is infinite")
     text = _LOOP.format(
         inputs=", ".join(INPUTS),
-        imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps)),
+        imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps | {"index"})),
         constants=_lines(writer.constants, 1),
         load=_lines(writer.load, 2),
-        store_held=_lines(writer.fold + writer.store, 4),
-        body=_lines(writer.body, 3),
-        store=_lines(writer.fold + writer.store, 3),
+        body=_lines(writer.body, 4),
+        store=_lines(writer.fold + writer.store, 4),
     )
     # The state is the scalars, then the memory of each window.
     sizes = np.array(writer.places, np.int64)

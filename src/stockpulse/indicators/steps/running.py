@@ -1,8 +1,8 @@
 """Steps over all values so far: the value before, sums, and exponential averages.
 
 A mean of equal values is that value, exactly. So averages are seeded by a running mean, which adds nothing while values
-are equal. And an average that a value no longer changes is set to that value: otherwise rounding would stop it a few
-last bits away from the value.
+are equal. And where a value no longer changes the average, the answer is that value: rounding has stopped the average a
+few last bits away from it. The state keeps the average itself, so that the next bar need not wait for this comparison.
 """
 
 from math import isnan, nan
@@ -51,10 +51,10 @@ def session_mean(
     return day, weight, base, total, nan if weight == 0.0 else base + total / weight
 
 
-def approach(value: float, x: float, alpha: float) -> float:
-    """Move an average towards x by alpha of the distance; return x itself where that changes nothing any more."""
+def approach(value: float, x: float, alpha: float) -> tuple[float, float]:
+    """Return the average, moved towards x by alpha of the distance, and the answer: x where nothing moved any more."""
     moved = value + alpha * (x - value)
-    return x if moved == value else moved
+    return moved, x if moved == value else moved
 
 
 def ema(known: int, value: float, x: float, n: int, alpha: float) -> tuple[int, float, float]:
@@ -65,16 +65,16 @@ def ema(known: int, value: float, x: float, n: int, alpha: float) -> tuple[int, 
         known += 1
         value += (x - value) / known
         return known, value, nan if known < n else value
-    value = approach(value, x, alpha)
-    return known, value, value
+    value, shown = approach(value, x, alpha)
+    return known, value, shown
 
 
 def ema_of_all(known: int, value: float, x: float, alpha: float) -> tuple[int, float, float]:
     """Return the exponential average, seeded with the first value."""
     if isnan(x):
         return known, value, nan
-    value = approach(value, x, alpha) if known else x
-    return 1, value, value
+    value, shown = approach(value, x, alpha) if known else (x, x)
+    return 1, value, shown
 
 
 def adaptive_ema(known: int, value: float, x: float, alpha: float, seed: float) -> tuple[int, float, float]:
@@ -83,8 +83,8 @@ def adaptive_ema(known: int, value: float, x: float, alpha: float, seed: float) 
         return known, value, nan
     if not known:
         value = seed
-    value = approach(value, x, alpha)
-    return 1, value, value
+    value, shown = approach(value, x, alpha)
+    return 1, value, shown
 
 
 def wilder_sum(known: int, value: float, x: float, n: int) -> tuple[int, float, float]:

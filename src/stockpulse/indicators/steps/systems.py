@@ -14,9 +14,10 @@ def adx_average(known: int, value: float, x: float, moves: float, n: int) -> tup
         known += 1
         value += (x - value) / known
         return known, value, nan if known < n else value
-    if moves != 0.0:
-        value = approach(value, x, 1.0 / n)
-    return known, value, value
+    if moves == 0.0:
+        return known, value, value
+    value, shown = approach(value, x, 1.0 / n)
+    return known, value, shown
 
 
 def parabolic_sar(

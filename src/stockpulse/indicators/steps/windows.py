@@ -11,30 +11,33 @@ comes, and before the state is stored, so a bar that is only previewed never fin
 from math import isnan, nan
 from typing import Any
 
-from stockpulse.indicators.steps.pointwise import larger
-
 Slots = Any
 """The memory of one symbol, a row of float64. The slots of a step begin at `at`."""
+
+
+def index(place: int) -> int:
+    """Return a place that is never negative. Compiled code then does not check whether it counts from the end."""
+    return place
 
 
 def lag(slot: int, known: int, memory: Slots, at: int, x: float, n: int) -> tuple[int, int, float]:
     """Return the value n before. It uses n + 1 slots, so that a preview overwrites nothing that is still needed."""
     if isnan(x):
         return slot, known, nan
-    memory[at + slot] = x
+    memory[index(at + slot)] = x
     slot = slot + 1 if slot < n else 0
     if known < n:
         return slot, known + 1, nan
-    return slot, known, memory[at + slot]
+    return slot, known, memory[index(at + slot)]
 
 
 def shift(slot: int, seen: int, memory: Slots, at: int, x: float, n: int) -> tuple[int, int, float]:
     """Return the value of n bars before. Unlike other steps it takes a null as a value."""
-    memory[at + slot] = x
+    memory[index(at + slot)] = x
     slot = slot + 1 if slot < n else 0
     if seen < n:
         return slot, seen + 1, nan
-    return slot, seen, memory[at + slot]
+    return slot, seen, memory[index(at + slot)]
 
 
 def known_run(run: int, x: float, n: int) -> tuple[int, float]:
@@ -47,19 +50,18 @@ def is_flat(run: int, last: float, x: float, n: int) -> tuple[int, float, float]
     """Condition: the last n values are equal."""
     if isnan(x):
         return run, last, nan
-    run = run + 1 if run > 0 and x == last else 1
-    run = min(run, n)
-    return run, x, 1.0 if run == n else 0.0
+    run = run + 1 if x == last else 1
+    return run, x, 1.0 if run >= n else 0.0
 
 
 def fold_window_sum(slot: int, full: int, total: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
     """Turn a full block into sums: of each value and those behind it."""
     if slot < n:
         return slot, full, total
-    running = memory[at + n - 1]
+    running = memory[index(at + n - 1)]
     for i in range(at + n - 2, at - 1, -1):
-        running += memory[i]
-        memory[i] = running
+        running += memory[index(i)]
+        memory[index(i)] = running
     return 0, 1, 0.0
 
 
@@ -71,22 +73,23 @@ def window_sum(
         return slot, full, total, nan
     if slot == n:
         slot, full, total = fold_window_sum(slot, full, total, memory, at, n)
-    memory[at + slot] = x
+    memory[index(at + slot)] = x
     slot += 1
     total += x
     if slot == n:
         return slot, full, total, total
-    return slot, full, total, memory[at + slot] + total if full else nan
+    return slot, full, total, memory[index(at + slot)] + total if full else nan
 
 
 def fold_window_max(slot: int, full: int, top: float, memory: Slots, at: int, n: int) -> tuple[int, int, float]:
     """Turn a full block into maxima: of each value and those behind it."""
     if slot < n:
         return slot, full, top
-    running = memory[at + n - 1]
+    running = memory[index(at + n - 1)]
     for i in range(at + n - 2, at - 1, -1):
-        running = larger(running, memory[i])
-        memory[i] = running
+        x = memory[index(i)]
+        running = x if x > running else running
+        memory[index(i)] = running
     return 0, 1, 0.0
 
 
@@ -98,14 +101,15 @@ def window_max(
         return slot, full, top, nan
     if slot == n:
         slot, full, top = fold_window_max(slot, full, top, memory, at, n)
-    memory[at + slot] = x
+    memory[index(at + slot)] = x
     top = x if slot == 0 or x > top else top
     slot += 1
     if slot == n:
         return slot, full, top, top
     if not full:
         return slot, full, top, nan
-    return slot, full, top, larger(memory[at + slot], top)
+    older = memory[index(at + slot)]
+    return slot, full, top, older if older > top else top
 
 
 def fold_since_max(
@@ -114,11 +118,11 @@ def fold_since_max(
     """Turn a full block of (value, number) into maxima: of each value and those behind it; of equals the newest."""
     if slot < n:
         return slot, full, number, top, top_number
-    running, running_number = memory[at + 2 * n - 2], memory[at + 2 * n - 1]
+    running, running_number = memory[index(at + 2 * n - 2)], memory[index(at + 2 * n - 1)]
     for i in range(at + 2 * n - 4, at - 1, -2):
-        if memory[i] > running:
-            running, running_number = memory[i], memory[i + 1]
-        memory[i], memory[i + 1] = running, running_number
+        if memory[index(i)] > running:
+            running, running_number = memory[index(i)], memory[index(i + 1)]
+        memory[index(i)], memory[index(i + 1)] = running, running_number
     return 0, 1, number, top, top_number
 
 
@@ -131,8 +135,8 @@ def since_max(
     if slot == n:
         slot, full, number, top, top_number = fold_since_max(slot, full, number, top, top_number, memory, at, n)
     number += 1
-    memory[at + 2 * slot] = x
-    memory[at + 2 * slot + 1] = number
+    memory[index(at + 2 * slot)] = x
+    memory[index(at + 2 * slot + 1)] = number
     if slot == 0 or x >= top:
         top = x
         top_number = number
@@ -142,7 +146,7 @@ def since_max(
     if not full:
         return slot, full, number, top, top_number, nan
     older = at + 2 * slot
-    found = float(top_number) if top >= memory[older] else memory[older + 1]
+    found = float(top_number) if top >= memory[index(older)] else memory[index(older + 1)]
     return slot, full, number, top, top_number, float(number) - found
 
 
@@ -154,10 +158,10 @@ def fold_weighted_sum(
         return slot, full, total, weighted
     running = running_weighted = 0.0
     for i in range(at + 2 * n - 2, at - 1, -2):
-        running += memory[i]
+        running += memory[index(i)]
         running_weighted += running  # each value behind weighs one more
-        memory[i] = running
-        memory[i + 1] = running_weighted
+        memory[index(i)] = running
+        memory[index(i + 1)] = running_weighted
     return 0, 1, 0.0, 0.0
 
 
@@ -169,7 +173,7 @@ def weighted_sum(
         return slot, full, total, weighted, nan
     if slot == n:
         slot, full, total, weighted = fold_weighted_sum(slot, full, total, weighted, memory, at, n)
-    memory[at + 2 * slot] = x
+    memory[index(at + 2 * slot)] = x
     slot += 1
     total += x
     weighted += slot * x
@@ -178,7 +182,7 @@ def weighted_sum(
     if not full:
         return slot, full, total, weighted, nan
     # The old block comes first: each value of the running block weighs n - slot more, its length.
-    return slot, full, total, weighted, memory[at + 2 * slot + 1] + (weighted + (n - slot) * total)
+    return slot, full, total, weighted, memory[index(at + 2 * slot + 1)] + (weighted + (n - slot) * total)
 
 
 def fold_variance(
@@ -189,13 +193,13 @@ def fold_variance(
         return slot, full, mean, squares
     count = running = running_squares = 0.0
     for i in range(at + 2 * n - 2, at - 1, -2):
-        x = memory[i]
+        x = memory[index(i)]
         count += 1.0
         off = x - running
         running += off * (1.0 / count)
         running_squares += off * (x - running)
-        memory[i] = running
-        memory[i + 1] = running_squares
+        memory[index(i)] = running
+        memory[index(i + 1)] = running_squares
     return 0, 1, 0.0, 0.0
 
 
@@ -211,7 +215,7 @@ def variance(
         return slot, full, mean, squares, nan
     if slot == n:
         slot, full, mean, squares = fold_variance(slot, full, mean, squares, memory, at, n)
-    memory[at + 2 * slot] = x
+    memory[index(at + 2 * slot)] = x
     slot += 1
     off = x - mean
     mean += off * (1.0 / slot)  # cheaper than off / slot: this division need not wait for `off`
@@ -220,8 +224,8 @@ def variance(
         return slot, full, mean, squares, squares / n
     if not full:
         return slot, full, mean, squares, nan
-    off = mean - memory[at + 2 * slot]
-    result = (memory[at + 2 * slot + 1] + squares + off * off * (slot * (n - slot)) / n) / n
+    off = mean - memory[index(at + 2 * slot)]
+    result = (memory[index(at + 2 * slot + 1)] + squares + off * off * (slot * (n - slot)) / n) / n
     return slot, full, mean, squares, result
 
 
@@ -231,12 +235,12 @@ def mean_deviation(
     """Return the mean distance of the last n values from `mean`. It reads all of them."""
     if isnan(x):
         return slot, known, nan
-    memory[at + slot] = x
+    memory[index(at + slot)] = x
     slot = slot + 1 if slot < n else 0
     if known < n - 1:
         return slot, known + 1, nan
     total = 0.0
     for i in range(n + 1):
         if i != slot:  # the next slot to write holds a value that has left the window
-            total += abs(memory[at + i] - mean)
+            total += abs(memory[index(at + i)] - mean)
     return slot, known, total / n
