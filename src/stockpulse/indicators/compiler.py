@@ -224,7 +224,8 @@ def _compiled(loop: Loop, code: _Code) -> LoopFunction:
     signature = void(table, ints, ints, ints, int64, *bars, table, ints, floats, ints)
     # A loop allocates nothing. Without numba's runtime it does not count references either: that would take longer than
     # one bar of most indicators.
-    function: Any = njit(nogil=True, error_model="numpy", _nrt=False)(module.loop)
+    options: Any = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    function: Any = njit(**options)(module.loop)
     function._cache = code  # noqa: SLF001 - numba has no other way to hand in a cache
     function.compile(signature)
     function.disable_compile()

@@ -70,7 +70,7 @@ class Loop:
 class _Writer:
     """Writes the loop, one series after another."""
 
-    steps: set[str] = field(default_factory=set)
+    steps: set[str] = field(default_factory=lambda: {"index"})
     constants: list[str] = field(default_factory=list)
     load: list[str] = field(default_factory=list)
     fold: list[str] = field(default_factory=list)
@@ -185,7 +185,7 @@ def build_loop(outputs: Iterable[Series]) -> Loop:
         writer.body.append(f"out[{i}, t] = {variable} - ({variable} - {variable})  # null if it is infinite")
     text = _LOOP.format(
         inputs=", ".join(INPUTS),
-        imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps | {"index"})),
+        imports="\n".join(f"from {FUNCTIONS[name].__module__} import {name}" for name in sorted(writer.steps)),
         constants=_lines(writer.constants, 1),
         load=_lines(writer.load, 2),
         body=_lines(writer.body, 4),

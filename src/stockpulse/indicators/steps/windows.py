@@ -88,7 +88,7 @@ def fold_window_max(slot: int, full: int, top: float, memory: Slots, at: int, n:
     running = memory[index(at + n - 1)]
     for i in range(at + n - 2, at - 1, -1):
         x = memory[index(i)]
-        running = x if x > running else running
+        running = x if x > running else running  # noqa: FURB136  (no value is null here)
         memory[index(i)] = running
     return 0, 1, 0.0
 
@@ -109,7 +109,7 @@ def window_max(
     if not full:
         return slot, full, top, nan
     older = memory[index(at + slot)]
-    return slot, full, top, older if older > top else top
+    return slot, full, top, older if older > top else top  # noqa: FURB136
 
 
 def fold_since_max(
