@@ -23,14 +23,18 @@ def free_port() -> int:
 
 
 class AppProcess:
-    """A running app; its lines go to `log` in the data folder. `options` are options of uvicorn."""
+    """A running app; its lines go to `log` in the data folder. `options` are options of uvicorn.
 
-    def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
+    `most_files` is the number of files that it may open.
+    """
+
+    def __init__(self, data_dir: Path, *options: str, most_files: int | None = None, **settings: str) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir / "app.log"
         self._options = options
+        self._before = [] if most_files is None else ["sh", "-c", f'ulimit -n {most_files} && exec "$@"', "sh"]
         self._settings = {"STOCKPULSE_DATA_DIR": str(data_dir), "STOCKPULSE_PROVIDER": "none"} | {
             f"STOCKPULSE_{name.upper()}": value for name, value in settings.items()
         }
@@ -50,7 +54,7 @@ class AppProcess:
         """Start it and wait until it is ready."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--port", str(self.port), "--no-access-log"]
-        command += self._options
+        command = [*self._before, *command, *self._options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=os.environ | self._settings, stdout=log, stderr=log, start_new_session=True

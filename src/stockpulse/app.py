@@ -2,11 +2,10 @@
 
 import functools
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypedDict
+from typing import Final, TypedDict
 
 import structlog
 from fastapi import APIRouter, FastAPI
@@ -14,7 +13,6 @@ from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stockpulse import __version__
 from stockpulse.api import (
@@ -35,6 +33,9 @@ from stockpulse.api.admission.callers import Callers
 from stockpulse.api.admission.hosts import Hosts
 from stockpulse.api.admission.middleware import Admission
 from stockpulse.api.browser_headers import BrowserHeaders
+from stockpulse.api.connections.limits import ConnectionLimits, needed_descriptors, raise_descriptor_limit
+from stockpulse.api.connections.open_connections import OpenConnections
+from stockpulse.api.connections.uvicorn_server import UvicornServer
 from stockpulse.api.context import Context
 from stockpulse.api.patience import Patience
 from stockpulse.api.request_log import RequestLog
@@ -64,6 +65,7 @@ class AppState(TypedDict):
     """The state that the lifespan hands to the requests."""
 
     context: Context
+    connections: OpenConnections
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,18 +77,23 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         # uvicorn has configured logging by now; from here on the lines are ours.
         configure_logging(settings.log_format, debug=settings.debug)
-        _stop_without_slow_clients()
-        _leave_proxies_to_us()
+        raise_descriptor_limit()
+        server = UvicornServer()
+        server.stop_without_slow_clients(_REQUEST_SECONDS)
+        server.leave_proxies_to_us()
         _say_who_is_answered(settings, hosts)
         try:
             async with running(settings, registry) as context:
-                yield {"context": context}
+                connections = _guarded_connections(settings, server)
+                registry.register(connections)
+                async with context.supervisor.running("connections", connections.watch):
+                    yield {"context": context, "connections": connections}
                 failed = context.supervisor.failed
         except CannotStart as refusal:
             _say_plainly(refusal)
             raise
         if not failed:
-            _end_with_status_zero()
+            server.end_with_status_zero()
 
     app = FastAPI(
         title=settings.app_name,
@@ -157,47 +164,27 @@ def _say_who_is_answered(settings: Settings, hosts: Hosts) -> None:
     )
 
 
-def _leave_proxies_to_us() -> None:
-    """Remove uvicorn's middleware that replaces the address of the peer by an address of X-Forwarded-For.
-
-    With `--forwarded-allow-ips '*'` it trusts every peer. `Callers` reads the header of trusted proxies only.
-    """
-    config: Any = getattr(_server(), "config", None)
-    outermost = getattr(config, "loaded_app", None)
-    if isinstance(outermost, ProxyHeadersMiddleware):
-        config.loaded_app = outermost.app
+def _guarded_connections(settings: Settings, server: UvicornServer) -> OpenConnections:
+    """Return the connections that the server will accept, within the limits of the settings."""
+    wanted = ConnectionLimits(
+        total=settings.max_connections,
+        per_peer=settings.max_connections_per_peer,
+        header_bytes=settings.max_header_kb * 1024,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        idle_seconds=settings.idle_seconds,
+    )
+    connections = OpenConnections(wanted.leaving(needed_descriptors(settings.database_pool)))
+    connections.fault = server.guard(connections)
+    if connections.fault is not None:
+        log.warning("connections_without_limits", reason=connections.fault)
+    return connections
 
 
 def _say_plainly(refusal: CannotStart) -> None:
     """Log one line with the remedy, instead of uvicorn's traceback."""
     log.critical("cannot start", reason=str(refusal))
     logging.getLogger("uvicorn.error").addFilter(lambda record: "Traceback" not in record.getMessage())
-
-
-def _stop_without_slow_clients() -> None:
-    """Limit the time that a stop waits for current requests, unless uvicorn's own setting limits it.
-
-    Otherwise a client that does not send the rest of its body would block the stop.
-    """
-    config: Any = getattr(_server(), "config", None)
-    if getattr(config, "timeout_graceful_shutdown", 0) is None:
-        config.timeout_graceful_shutdown = _REQUEST_SECONDS
-
-
-def _end_with_status_zero() -> None:
-    """End the process with status 0 after a clean stop.
-
-    uvicorn raises the signal that stopped it once more at the very end, which would make it 143. It has no
-    setting for that.
-    """
-    captured = getattr(_server(), "_captured_signals", None)
-    if isinstance(captured, list) and signal.SIGINT not in captured:
-        captured.clear()
-
-
-def _server() -> Any:
-    """Return uvicorn's server, which owns the signal handler; None if something else runs the app."""
-    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
 def _app_for_uvicorn() -> FastAPI:

@@ -84,6 +84,47 @@ class Settings(BaseSettings):
         " Pages of this server always may. Set it for a proxy that changes the name of the host.",
     )
 
+    max_connections: int = Field(
+        4096,
+        ge=8,
+        le=60_000,
+        description="The most open connections; fewer if the process may not open enough files (`ulimit -n`). At this"
+        " limit, connections that wait for their client make room for new ones; if there are none, the answer is 503.",
+    )
+    max_connections_per_peer: int = Field(
+        1024,
+        ge=1,
+        le=60_000,
+        description="The most open connections of one address, or of one /64 network of IPv6; at most three quarters of"
+        " all. Then the answer is 429. All clients of a proxy count as one address.",
+    )
+    max_header_kb: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="The most kilobytes of the header of a request, its address included; then the answer is 431.",
+    )
+    header_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds from the first byte of a header until it is complete; then the answer is 408.",
+    )
+    body_seconds: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="Seconds between two pieces of the body of a request, which after that time must arrive with 500"
+        " bytes per second; then the answer is 408. Also the seconds in which a client must read a part of an answer.",
+    )
+    idle_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a connection stays open without a request. uvicorn's `--timeout-keep-alive`, if given"
+        ", wins.",
+    )
+
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("stockpulse", appauthor=False)),
         description="Folder of the embedded database; by default the user data folder of the platform,"

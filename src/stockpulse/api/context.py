@@ -11,6 +11,7 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
+from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.errors import NotFound, shown
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
@@ -135,9 +136,14 @@ def _vitals(context: Context) -> Vitals:
     )
 
 
+async def _connections(request: Request) -> OpenConnections:
+    return cast("OpenConnections", request.state.connections)
+
+
 #: `async def handler(ticks: Ticks, clocks: Clocks)`.
 Analytics = Annotated[AnalyticsReader, Depends(_part(lambda context: context.analytics))]
 Bars = Annotated[BarReader, Depends(_part(lambda context: context.bars))]
+Connections = Annotated[OpenConnections, Depends(_connections)]
 Clocks = Annotated[ProviderClocks, Depends(_part(lambda context: context.clocks))]
 DeadLetters = Annotated[DeadLetterStore, Depends(_part(lambda context: context.dead_letters))]
 Now = Annotated[Callable[[], datetime], Depends(_part(lambda context: context.now))]

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from stockpulse import __version__
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import State, TaskHealth
-from stockpulse.api.context import Metrics, Process, Vitals
+from stockpulse.api.connections.open_connections import OpenConnections
+from stockpulse.api.context import Connections, Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
 from stockpulse.errors import DiskFull, Unavailable
 from stockpulse.pipeline.shard_processor import ShardProcessor
@@ -87,6 +88,21 @@ class ClockReport(BaseModel):
     last_step_at: datetime | None = Field(examples=["2026-11-24T15:00:00Z"])
 
 
+class ConnectionReport(BaseModel):
+    """The connections of the server."""
+
+    open: int = Field(examples=[12])
+    limit: int = Field(
+        examples=[4096], description="the most open connections, as far as the limit on open files allows"
+    )
+    limit_per_peer: int = Field(examples=[1024])
+    closed: dict[str, int] = Field(
+        examples=[{"header_size": 0, "per_peer": 3}],
+        description="connections that were refused or closed at a limit since the start, by reason",
+    )
+    fault: str | None = Field(None, description="the reason why the limits do not hold; null if they hold")
+
+
 class Health(BaseModel):
     """The state of the process."""
 
@@ -99,6 +115,7 @@ class Health(BaseModel):
         examples=["ok"],
         description="ok, or the reason why compiled indicators are not kept for the next start; all works without it",
     )
+    connections: ConnectionReport
     tasks: dict[str, TaskReport]
     analytics: AnalyticsReport
     held_back: int = Field(
@@ -123,7 +140,7 @@ class Version(BaseModel):
 
 
 @router.get("/health", summary="The state of every part")
-async def health(process: Process) -> Health:
+async def health(process: Process, connections: Connections) -> Health:
     """Return the state of every part, with status 200 as long as the process runs. Load balancers should use /ready."""
     db = await _database(process)
     lag = process.pipeline.lag()
@@ -151,10 +168,21 @@ async def health(process: Process) -> Health:
         disk=DiskReport(path=room.path, free_bytes=room.free, missing_bytes=room.missing, fault=room.fault),
         clock=clock,
         cache=process.compiler.fault or "ok",
+        connections=_connections(connections),
         tasks=tasks,
         analytics=analytics,
         held_back=0 if intake is None else intake.held_back,
         shards=shards,
+    )
+
+
+def _connections(connections: OpenConnections) -> ConnectionReport:
+    return ConnectionReport(
+        open=len(connections),
+        limit=connections.limits.total,
+        limit_per_peer=connections.limits.per_peer,
+        closed=dict(connections.closed),
+        fault=connections.fault,
     )
 
 
