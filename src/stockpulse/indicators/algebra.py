@@ -143,6 +143,8 @@ def apply_all(step: Step, *inputs: Number, constants: tuple[float, ...] = ()) ->
 
 def where(condition: Series, a: Number, b: Number) -> Series:
     """Return a where the condition holds, b where it does not, null where it is unknown."""
+    if condition.node is not None and condition.node.step is _GREATER:
+        return apply(Step("where_greater"), *condition.node.inputs, a, b)  # one step, which is quicker than two
     return apply(Step("where"), condition, a, b)
 
 
@@ -270,7 +272,12 @@ def wilder_sum(x: Series, n: int) -> Series:
 
 def sum_(x: Series, n: int) -> Series:
     """Return the sum of the last n values."""
-    return _window("window_sum", "iif", 1, x, n)
+    return _window("window_sum", "iif", 1, n, x)[0]
+
+
+def sums(x: Series, y: Series, n: int) -> tuple[Series, ...]:
+    """Return the sums of the last n values of two series that are known together: quicker than two times `sum_`."""
+    return _window("window_sums", "iiff", 2, n, x, y)
 
 
 def is_flat(x: Series, n: int) -> Series:
@@ -285,13 +292,14 @@ def sma(x: Series, n: int) -> Series:
 
 def weighted_mean(x: Series, weight: Series, n: int) -> Series:
     """Return the mean of the last n values weighted by another series; null where all weights are zero."""
-    mean = sum_(x * weight, n) / sum_(weight, n)
+    total, weights = sums(x * weight, weight, n)
+    mean = total / weights
     return where(is_flat(x, n), given(x, mean), mean)
 
 
 def max_(x: Series, n: int) -> Series:
     """Return the maximum of the last n values."""
-    return _window("window_max", "iif", 1, x, n)
+    return _window("window_max", "iif", 1, n, x)[0]
 
 
 def min_(x: Series, n: int) -> Series:
@@ -299,9 +307,14 @@ def min_(x: Series, n: int) -> Series:
     return -max_(-x, n)
 
 
+def range_(high: Series, low: Series, n: int) -> tuple[Series, ...]:
+    """Return the maximum of the last n highs and the minimum of the last n lows: quicker than `max_` and `min_`."""
+    return _window("window_range", "iiff", 2, n, high, low)
+
+
 def since_max(x: Series, n: int) -> Series:
     """Return the age of the maximum of the last n values, in values; of equal values, the newest counts."""
-    return _window("since_max", "iiifi", 2, x, n)
+    return _window("since_max", "iiifi", 2, n, x)[0]
 
 
 def since_min(x: Series, n: int) -> Series:
@@ -309,19 +322,19 @@ def since_min(x: Series, n: int) -> Series:
     return since_max(-x, n)
 
 
-def weighted_sum(x: Series, n: int) -> Series:
-    """Return the sum of the last n values with weights from 1 (the oldest) to n."""
-    return _window("weighted_sum", "iiff", 2, x, n)
+def weighted_sum(x: Series, n: int) -> tuple[Series, ...]:
+    """Return the sum of the last n values with weights from 1 (the oldest) to n, and their plain sum."""
+    return _window("weighted_sum", "iiff", 2, n, x, outputs=2)
 
 
 def wma(x: Series, n: int) -> Series:
     """Return the linearly weighted mean of the last n values; of equal values exactly that value."""
-    return where(is_flat(x, n), x, weighted_sum(x, n) / (n * (n + 1) / 2))
+    return where(is_flat(x, n), x, weighted_sum(x, n)[0] / (n * (n + 1) / 2))
 
 
 def std(x: Series, n: int) -> Series:
     """Return the population standard deviation of the last n values."""
-    return sqrt(_window("variance", "iiff", 2, x, n))
+    return sqrt(_window("variance", "iiff", 2, n, x)[0])
 
 
 def mean_deviation(x: Series, mean: Series, n: int) -> Series:
@@ -330,23 +343,24 @@ def mean_deviation(x: Series, mean: Series, n: int) -> Series:
         "mean_deviation",
         state="ii",
         constants="i",
-        slots=lambda n: n + 1,
+        slots=_all,
         influence=_all_but_one,  # `mean` starts as late
     )
     return apply(step, x, mean, constants=(n,))
 
 
-def _window(name: str, state: str, width: int, x: Series, n: int) -> Series:
+def _window(name: str, state: str, width: int, n: int, *x: Series, outputs: int = 0) -> tuple[Series, ...]:
     step = Step(
         name,
         state=state,
         constants="i",
+        outputs=outputs or len(x),
         folds=True,
         slots=lambda n: width * n,
         lookback=_all_but_one,
         influence=_all_but_one,
     )
-    return apply(step, x, constants=(n,))
+    return tuple(apply_all(step, *x, constants=(n,)))
 
 
 # Functions with special rules ----------------------------------------------------------------

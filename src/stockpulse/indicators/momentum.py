@@ -8,8 +8,6 @@ from stockpulse.indicators.algebra import (
     given,
     lag,
     larger,
-    max_,
-    min_,
     previous,
     ratio,
     smaller,
@@ -51,8 +49,8 @@ def stoch_fast(high: Series, low: Series, close: Series, *, k: int = 5, d: int =
 
 
 def _position(high: Series, low: Series, close: Series, n: int) -> Series:
-    lowest = min_(low, n)
-    return 100 * ratio(close - lowest, difference(max_(high, n), lowest), 0)
+    highest, lowest = alg.range_(high, low, n)
+    return 100 * ratio(close - lowest, difference(highest, lowest), 0)
 
 
 @indicator(
@@ -92,8 +90,8 @@ def stoch_rsi(close: Series, *, period: int = 14, k: int = 5, d: int = 3) -> tup
 @indicator(title="Williams %R", inputs="high low close", units="-100 to 0", source="TA-Lib WILLR", flat="0", minimum=2)
 def williams_r(high: Series, low: Series, close: Series, *, period: int = 14) -> Series:
     """The distance of the close from the highest high, in the range of the last bars."""
-    highest = max_(high, period)
-    return -100 * ratio(highest - close, difference(highest, min_(low, period)), 0)
+    highest, lowest = alg.range_(high, low, period)
+    return -100 * ratio(highest - close, difference(highest, lowest), 0)
 
 
 @indicator(
@@ -148,7 +146,8 @@ def ultimate(high: Series, low: Series, close: Series, *, short: int = 7, medium
     before = previous(close)
     floor = smaller(low, before)
     pressure, reach = close - floor, larger(high, before) - floor
-    shares = [ratio(alg.sum_(pressure, n), alg.sum_(reach, n), 0) for n in sorted((short, medium, long))]
+    sums = [alg.sums(pressure, reach, n) for n in sorted((short, medium, long))]
+    shares = [ratio(total, of_reach, 0) for total, of_reach in sums]
     return 100 * (shares[0] + (2 * (shares[1] - shares[0]) + (shares[2] - shares[0])) / 7)
 
 

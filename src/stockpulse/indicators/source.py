@@ -30,11 +30,12 @@ def loop(
     state, rows, first, last, hold, {inputs}, out, int_params, float_params, places
 ):
     {constants}
+    parts = 2 if hold else 1
     for i in range(rows.shape[0]):
         memory = state[rows[i]]
         begin, end = first[i], last[i] - hold
         {load}
-        for part in range(2):
+        for part in range(parts):
             for t in range(index(begin), index(end)):
                 {body}
             if part == 0:

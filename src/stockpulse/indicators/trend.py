@@ -3,7 +3,7 @@
 from math import isqrt
 
 from stockpulse.indicators import algebra as alg
-from stockpulse.indicators.algebra import Series, diff, given, lag, max_, min_, previous, ratio, skip, where
+from stockpulse.indicators.algebra import Series, diff, given, lag, previous, ratio, skip, where
 from stockpulse.indicators.definition import indicator
 from stockpulse.indicators.prices import true_range, typical_price
 from stockpulse.indicators.volatility import average_true_range
@@ -229,7 +229,8 @@ def ichimoku(high: Series, low: Series, *, conversion: int = 9, base: int = 26, 
 
 
 def _middle(high: Series, low: Series, n: int) -> Series:
-    return (max_(high, n) + min_(low, n)) / 2
+    highest, lowest = alg.range_(high, low, n)
+    return (highest + lowest) / 2
 
 
 @indicator(title="TRIX", inputs="close", units="percent", source="TA-Lib TRIX", flat="0")
@@ -251,5 +252,6 @@ def linreg_slope(close: Series, *, period: int = 14) -> Series:
     """The slope of the straight line that fits the last closes best."""
     n = period
     numbers, squares = n * (n + 1) / 2, n * (n + 1) * (2 * n + 1) / 6
-    slope = (n * alg.weighted_sum(close, n) - numbers * alg.sum_(close, n)) / (n * squares - numbers**2)
+    weighted, plain = alg.weighted_sum(close, n)
+    slope = (n * weighted - numbers * plain) / (n * squares - numbers**2)
     return where(alg.is_flat(close, n), 0, slope)

@@ -1,7 +1,7 @@
 """Volatility: the size of price changes."""
 
 from stockpulse.indicators import algebra as alg
-from stockpulse.indicators.algebra import Series, max_, min_, previous, ratio, where
+from stockpulse.indicators.algebra import Series, max_, previous, ratio, where
 from stockpulse.indicators.definition import indicator
 from stockpulse.indicators.prices import true_range
 
@@ -91,7 +91,7 @@ def keltner(
 )
 def donchian(high: Series, low: Series, *, period: int = 20) -> tuple[Series, ...]:
     """The highest high and the lowest low of the last bars, this one included."""
-    upper, lower = max_(high, period), min_(low, period)
+    upper, lower = alg.range_(high, low, period)
     return upper, (upper + lower) / 2, lower
 
 

@@ -59,8 +59,7 @@ def mfi(high: Series, low: Series, close: Series, volume: Series, *, period: int
     """The share of rising bars in the money traded."""
     typical = typical_price(high, low, close)
     change, money = difference(typical, previous(typical)), typical * volume
-    rising = alg.sum_(where(change > 0, money, 0), period)
-    falling = alg.sum_(where(change < 0, money, 0), period)
+    rising, falling = alg.sums(where(change > 0, money, 0), where(change < 0, money, 0), period)
     return 100 * ratio(rising, rising + falling, 0)
 
 

@@ -1,6 +1,7 @@
 """Steps without state: arithmetic, comparisons and nulls, one value at a time.
 
-Conditions are numbers: 1 where they hold, 0 where they do not, null where they are unknown.
+Conditions are numbers: 1 where they hold, 0 where they do not, null where they are unknown. No comparison with a null
+is true, so most functions need not ask for nulls.
 """
 
 from math import isnan, nan
@@ -13,30 +14,26 @@ def divide(a: float, b: float) -> float:
 
 def ratio(a: float, b: float, limit: float) -> float:
     """Return a / b; `limit` where b is zero."""
-    if isnan(a) or isnan(b):
-        return nan
-    return limit if b == 0.0 else a / b
+    if b != 0.0:
+        return a / b
+    return nan if isnan(a) else limit
 
 
 def difference(a: float, b: float) -> float:
     """Return a - b; zero where they differ by rounding only: by 1e-14 of their size, which is TA-Lib's measure."""
-    if isnan(a) or isnan(b):
-        return nan
     return 0.0 if abs(a - b) <= 1e-14 * (abs(a) + abs(b)) else a - b
 
 
 def greater(a: float, b: float) -> float:
     """Condition: a > b."""
-    if isnan(a) or isnan(b):
-        return nan
-    return 1.0 if a > b else 0.0
+    otherwise = 0.0 if a <= b else nan
+    return 1.0 if a > b else otherwise
 
 
 def at_least(a: float, b: float) -> float:
     """Condition: a >= b."""
-    if isnan(a) or isnan(b):
-        return nan
-    return 1.0 if a >= b else 0.0
+    otherwise = 0.0 if a < b else nan
+    return 1.0 if a >= b else otherwise
 
 
 def equal(a: float, b: float) -> float:
@@ -62,9 +59,14 @@ def either(a: float, b: float) -> float:
 
 def where(condition: float, a: float, b: float) -> float:
     """Return a where the condition holds, b where it does not; null where it is unknown."""
-    if isnan(condition):
-        return nan
-    return a if condition != 0.0 else b
+    chosen = nan if isnan(condition) else a
+    return b if condition == 0.0 else chosen
+
+
+def where_greater(a: float, b: float, x: float, y: float) -> float:
+    """Return x where a > b, y where not; null where that is unknown."""
+    otherwise = y if a <= b else nan
+    return x if a > b else otherwise
 
 
 def given(x: float, other: float) -> float:
@@ -79,13 +81,13 @@ def known_or(x: float, other: float) -> float:
 
 def larger(a: float, b: float) -> float:
     """Return the larger value."""
-    if isnan(a) or isnan(b):
+    if isnan(a):
         return nan
-    return a if a > b else b  # noqa: FURB136  (as in C: builtins are slower to compile)
+    return a if a > b else b  # noqa: FURB136  (it returns b if that is null; and builtins are slower to compile)
 
 
 def smaller(a: float, b: float) -> float:
     """Return the smaller value."""
-    if isnan(a) or isnan(b):
+    if isnan(a):
         return nan
     return a if a < b else b  # noqa: FURB136

@@ -112,6 +112,81 @@ def window_max(
     return slot, full, top, older if older > top else top  # noqa: FURB136
 
 
+def fold_window_sums(
+    slot: int, full: int, total: float, other: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
+    """Turn a full block of pairs into sums: of each pair and those behind it."""
+    if slot < n:
+        return slot, full, total, other
+    running, running_other = memory[index(at + 2 * n - 2)], memory[index(at + 2 * n - 1)]
+    for i in range(at + 2 * n - 4, at - 1, -2):
+        running += memory[index(i)]
+        running_other += memory[index(i + 1)]
+        memory[index(i)] = running
+        memory[index(i + 1)] = running_other
+    return 0, 1, 0.0, 0.0
+
+
+def window_sums(
+    slot: int, full: int, total: float, other: float, memory: Slots, at: int, x: float, y: float, n: int
+) -> tuple[int, int, float, float, float, float]:
+    """Return the sums of the last n values of two series that are known together."""
+    if isnan(x) or isnan(y):
+        return slot, full, total, other, nan, nan
+    if slot == n:
+        slot, full, total, other = fold_window_sums(slot, full, total, other, memory, at, n)
+    memory[index(at + 2 * slot)] = x
+    memory[index(at + 2 * slot + 1)] = y
+    slot += 1
+    total += x
+    other += y
+    if slot == n:
+        return slot, full, total, other, total, other
+    if not full:
+        return slot, full, total, other, nan, nan
+    older = at + 2 * slot
+    return slot, full, total, other, memory[index(older)] + total, memory[index(older + 1)] + other
+
+
+def fold_window_range(
+    slot: int, full: int, top: float, bottom: float, memory: Slots, at: int, n: int
+) -> tuple[int, int, float, float]:
+    """Turn a full block of (high, low) into maxima and minima: of each pair and those behind it."""
+    if slot < n:
+        return slot, full, top, bottom
+    running_top, running_bottom = memory[index(at + 2 * n - 2)], memory[index(at + 2 * n - 1)]
+    for i in range(at + 2 * n - 4, at - 1, -2):
+        high, low = memory[index(i)], memory[index(i + 1)]
+        running_top = high if high > running_top else running_top  # noqa: FURB136
+        running_bottom = low if low < running_bottom else running_bottom  # noqa: FURB136
+        memory[index(i)] = running_top
+        memory[index(i + 1)] = running_bottom
+    return 0, 1, 0.0, 0.0
+
+
+def window_range(
+    slot: int, full: int, top: float, bottom: float, memory: Slots, at: int, high: float, low: float, n: int
+) -> tuple[int, int, float, float, float, float]:
+    """Return the maximum of one series and the minimum of another over the last n bars at which both are known."""
+    if isnan(high) or isnan(low):
+        return slot, full, top, bottom, nan, nan
+    if slot == n:
+        slot, full, top, bottom = fold_window_range(slot, full, top, bottom, memory, at, n)
+    memory[index(at + 2 * slot)] = high
+    memory[index(at + 2 * slot + 1)] = low
+    top = high if slot == 0 or high > top else top
+    bottom = low if slot == 0 or low < bottom else bottom
+    slot += 1
+    if slot == n:
+        return slot, full, top, bottom, top, bottom
+    if not full:
+        return slot, full, top, bottom, nan, nan
+    older_top, older_bottom = memory[index(at + 2 * slot)], memory[index(at + 2 * slot + 1)]
+    highest = older_top if older_top > top else top  # noqa: FURB136
+    lowest = older_bottom if older_bottom < bottom else bottom  # noqa: FURB136
+    return slot, full, top, bottom, highest, lowest
+
+
 def fold_since_max(
     slot: int, full: int, number: int, top: float, top_number: int, memory: Slots, at: int, n: int
 ) -> tuple[int, int, int, float, int]:
@@ -167,10 +242,10 @@ def fold_weighted_sum(
 
 def weighted_sum(
     slot: int, full: int, total: float, weighted: float, memory: Slots, at: int, x: float, n: int
-) -> tuple[int, int, float, float, float]:
-    """Return the sum of the last n values, weighted 1, 2, ..., n from the oldest to the newest."""
+) -> tuple[int, int, float, float, float, float]:
+    """Return the sum of the last n values, weighted 1, 2, ..., n from the oldest to the newest, and their plain sum."""
     if isnan(x):
-        return slot, full, total, weighted, nan
+        return slot, full, total, weighted, nan, nan
     if slot == n:
         slot, full, total, weighted = fold_weighted_sum(slot, full, total, weighted, memory, at, n)
     memory[index(at + 2 * slot)] = x
@@ -178,11 +253,12 @@ def weighted_sum(
     total += x
     weighted += slot * x
     if slot == n:
-        return slot, full, total, weighted, weighted
+        return slot, full, total, weighted, weighted, total
     if not full:
-        return slot, full, total, weighted, nan
+        return slot, full, total, weighted, nan, nan
     # The old block comes first: each value of the running block weighs n - slot more, its length.
-    return slot, full, total, weighted, memory[index(at + 2 * slot + 1)] + (weighted + (n - slot) * total)
+    older, older_weighted = memory[index(at + 2 * slot)], memory[index(at + 2 * slot + 1)]
+    return slot, full, total, weighted, older_weighted + (weighted + (n - slot) * total), older + total
 
 
 def fold_variance(
@@ -225,22 +301,30 @@ def variance(
     if not full:
         return slot, full, mean, squares, nan
     off = mean - memory[index(at + 2 * slot)]
-    result = (memory[index(at + 2 * slot + 1)] + squares + off * off * (slot * (n - slot)) / n) / n
+    result = (memory[index(at + 2 * slot + 1)] + squares + off * off * (slot * (n - slot) * (1.0 / n))) / n
     return slot, full, mean, squares, result
 
 
 def mean_deviation(
     slot: int, known: int, memory: Slots, at: int, x: float, mean: float, n: int
 ) -> tuple[int, int, float]:
-    """Return the mean distance of the last n values from `mean`. It reads all of them."""
+    """Return the mean distance of the last n values from `mean`. It reads all of them.
+
+    It takes four sums at once, because each addition to a sum waits for the one before.
+    """
     if isnan(x):
         return slot, known, nan
     memory[index(at + slot)] = x
-    slot = slot + 1 if slot < n else 0
+    slot = slot + 1 if slot < n - 1 else 0
     if known < n - 1:
         return slot, known + 1, nan
-    total = 0.0
-    for i in range(n + 1):
-        if i != slot:  # the next slot to write holds a value that has left the window
-            total += abs(memory[index(at + i)] - mean)
-    return slot, known, total / n
+    a = b = c = d = 0.0
+    rest = at + n - n % 4
+    for i in range(at, rest, 4):
+        a += abs(memory[index(i)] - mean)
+        b += abs(memory[index(i + 1)] - mean)
+        c += abs(memory[index(i + 2)] - mean)
+        d += abs(memory[index(i + 3)] - mean)
+    for i in range(rest, at + n):
+        a += abs(memory[index(i)] - mean)
+    return slot, known, ((a + b) + (c + d)) / n
