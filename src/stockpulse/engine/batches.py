@@ -8,6 +8,7 @@ import polars as pl
 
 from stockpulse.engine.bar_math import from_provider
 from stockpulse.engine.step import ProviderBars, TickBatch
+from stockpulse.market.arrays import array_of
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.market.symbology import Names
@@ -22,7 +23,7 @@ def tick_batch(frame: pl.DataFrame, names: Names) -> TickBatch:
         seq=frame["seq"].to_numpy(),
         symbol_id=frame["symbol_id"].to_numpy().astype(np.int64),
         provider_id=names.providers_of(kind_id),
-        ts=frame["ts"].to_physical().to_numpy(),
+        ts=array_of(frame["ts"]),
         price=frame["price"].to_numpy(),
         size=frame["size"].to_numpy(),
         flags=names.flags_of(kind_id),
@@ -42,7 +43,7 @@ def bar_batches(
         bars = frame.filter(pl.col("minutes") == interval.minutes)
         if len(bars) == 0:
             continue
-        columns = {name: bars[name].to_physical().to_numpy() for name in bars.columns}
+        columns = {name: array_of(bars[name]) for name in bars.columns}
         ts, symbol_id = columns["ts"], columns["symbol_id"]
         if interval is D1:
             end = np.empty(len(ts), np.int64)

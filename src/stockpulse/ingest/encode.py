@@ -12,7 +12,7 @@ import polars as pl
 from stockpulse.aio import offload
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.feed_arbiter import FeedArbiter
-from stockpulse.market.arrays import Mask
+from stockpulse.market.arrays import Mask, array_of
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
@@ -88,7 +88,7 @@ class Encoder:
                 "symbol_id": self._symbols.of(symbols),
                 "kind_id": kinds.of(codes),
                 "ts": frame["ts"],
-                "received_at": pl.repeat(received_at, rows, dtype=UTC_MICROS, eager=True),
+                "received_at": pl.Series([micros(received_at)]).new_from_index(0, rows).cast(UTC_MICROS),
                 "price": frame["price"],
                 "size": frame["size"],
                 "trade_id": frame["trade_id"],
@@ -112,7 +112,7 @@ class Encoder:
 
     def _following(self, frame: pl.DataFrame, symbols: Codes, provider: str, now: int) -> Mask | None:
         """Return a mask of the ticks whose symbol and day another provider leads; None if no tick is in it."""
-        day = frame["ts"].to_physical().to_numpy() // DAY_MICROS
+        day = array_of(frame["ts"]) // DAY_MICROS
         order = np.argsort(day, kind="stable") if day.min() != day.max() else np.arange(len(day))
         edges = np.flatnonzero(np.diff(day[order], prepend=day[order[0]] - 1, append=day[order[-1]] + 1))
         follows = np.zeros(len(day), np.bool_)
@@ -176,7 +176,7 @@ async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str],
 
 def at_labels(bars: pl.DataFrame, names: Names) -> pl.Series:
     """Return the times of bars; any time of a trading date becomes the start of that date in daily bars."""
-    ts = bars["ts"].to_physical().to_numpy().copy()
+    ts = array_of(bars["ts"]).copy()
     daily = np.flatnonzero(bars["minutes"].to_numpy() == D1.minutes)
     symbol_id = bars["symbol_id"].to_numpy()
     for symbol in np.unique(symbol_id[daily]):
@@ -192,7 +192,10 @@ _SEPARATOR = "\x1f"
 def _labels(frame: pl.DataFrame, follows: Mask | None) -> pl.Series:
     """Return the kind of each tick as text: exchange, conditions, tape, and "-" if another feed leads the symbol."""
     if follows is None and all(frame[name].null_count() == len(frame) for name in ("conditions", "tape")):
-        return frame["exchange"].fill_null("")  # the usual case; joining texts would cost more than all the rest
+        exchange = frame["exchange"]  # the usual case; joining texts would cost more than all the rest
+        if exchange.null_count() == len(exchange):
+            return pl.Series([""]).new_from_index(0, len(exchange))
+        return exchange.fill_null("") if exchange.has_nulls() else exchange
     texts = [pl.col(name).fill_null("") for name in ("exchange", "conditions", "tape")]
     mark = pl.when(pl.Series(np.zeros(len(frame), np.bool_) if follows is None else follows)).then(pl.lit("-"))
     return frame.select(pl.concat_str([*texts, mark.otherwise(pl.lit(""))], separator=_SEPARATOR)).to_series()

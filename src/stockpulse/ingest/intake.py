@@ -52,7 +52,7 @@ class Intake:
         """Return the new rows, and the receipt. Call it once for each submission: it remembers the new rows."""
         good, rejected = submission.checked.good, submission.checked.rejected
         fresh = good if submission.of_bars else await self._redeliveries.sift(good, submission.feed.provider)
-        reasons = tuple(rejected.select("row", "reason").iter_rows())
+        reasons = tuple(zip(rejected["row"].to_list(), rejected["reason"].to_list(), strict=True))
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
     async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from stockpulse.ingest.feed import Receipt
 from stockpulse.ingest.intake import Submission
 from stockpulse.ingest.validate import Validated
+from stockpulse.market.arrays import array_of
 from stockpulse.market.times import MINUTE_MICROS
 
 BULK_ROWS: Final = 1_000
@@ -37,7 +39,7 @@ def in_pieces(submission: Submission) -> list[Submission]:
 def _rows_of_piece(good: pl.DataFrame, *, of_bars: bool) -> int:
     if of_bars or len(good) <= BULK_ROWS:
         return _PIECE_BARS
-    minutes = (good["ts"].to_physical() // MINUTE_MICROS).n_unique()
+    minutes = len(np.unique(array_of(good["ts"]) // MINUTE_MICROS))
     if minutes <= _LIVE_MINUTES:
         return len(good)
     bars = min(len(good), minutes * good["symbol"].n_unique())  # at most

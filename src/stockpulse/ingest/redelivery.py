@@ -60,11 +60,10 @@ class RedeliveryWindow:
 
     def sift(self, ticks: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Return True for each new tick, and remember it. Of equal ticks, the first is new."""
-        with_id = ticks["trade_id"].is_not_null().to_numpy()
         new = np.ones(len(ticks), bool)
-        if not with_id.any():
+        if ticks["trade_id"].null_count() == len(ticks):
             return new
-        rows = np.flatnonzero(with_id)
+        rows = np.flatnonzero(ticks["trade_id"].is_not_null().to_numpy())
         keys = ticks.select(self._key)[rows] if len(rows) < len(ticks) else ticks.select(self._key)
         new[rows] = keys.select(pl.struct(self._key).is_first_distinct()).to_series().to_numpy() & ~self._known(keys)
         self._remember(keys.filter(new[rows]))

@@ -1,5 +1,6 @@
 """Validates rows before they enter the log. Every rejected row has a reason; no row is dropped silently."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stockpulse.market.arrays import Mask
+from stockpulse.market.arrays import Mask, array_of, distinct_texts
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import SYMBOL_TAKES, read_symbols
@@ -29,6 +30,7 @@ LARGEST_SUM_OF_DAY: Final = 1e17
 LARGEST_COUNT: Final = 10**12
 """The largest number of trades of a provider's bar."""
 
+_NULL_TIME: Final = np.iinfo(np.int64).min
 _RAW_BYTES: Final = 8192
 _TEXTS: Final = {"exchange": 16, "conditions": 64, "trade_id": 64}
 """The longest text of each of these columns."""
@@ -112,14 +114,15 @@ def _checked_symbols(frame: pl.DataFrame) -> tuple[pl.DataFrame, Check]:
 
     Few symbols make up many rows, so each is checked once. A text that is not a symbol stays unchanged.
     """
-    sent = frame["symbol"].unique()
-    symbols = read_symbols(sent)
-    changed = (symbols != sent).fill_null(value=False)
-    if changed.any():
-        frame = frame.with_columns(frame["symbol"].replace(sent.filter(changed), symbols.filter(changed)))
+    texts = frame["symbol"]
+    sent = distinct_texts(texts)
+    stored = read_symbols(sent)
+    changed = {text: symbol for text, symbol in stored.items() if symbol != text}
+    if changed:
+        frame = frame.with_columns(texts.replace(changed))
     fine: Mask | np.bool_ = np.bool_(True)
-    if symbols.has_nulls():
-        fine = frame["symbol"].is_in(symbols.drop_nulls().implode()).fill_null(value=False).to_numpy()
+    if len(stored) < len(sent):
+        fine = frame["symbol"].is_in(list(set(stored.values()))).fill_null(value=False).to_numpy()
     return frame, (fine, f"symbol: {SYMBOL_TAKES}")
 
 
@@ -130,17 +133,17 @@ def _tapes(tapes: pl.Series) -> Check:
 
 
 def _times(frame: pl.DataFrame, latest: datetime) -> Iterator[Check]:
-    missing = frame["ts"].is_null()
-    yield np.bool_(True) if not missing.any() else ~missing.to_numpy(), "ts: missing"
-    ts = frame["ts"].to_physical().fill_null(micros(EARLIEST)).to_numpy()
-    yield ts >= micros(EARLIEST), "ts: before 1990"
+    ts = array_of(frame["ts"])
+    missing = ts == _NULL_TIME
+    yield ~missing, "ts: missing"
+    yield missing | (ts >= micros(EARLIEST)), "ts: before 1990"
     yield ts <= micros(latest), "ts: in the future"
 
 
 def _on_grid(frame: pl.DataFrame) -> Mask:
     minutes = frame["interval"].replace_strict(MINUTES_OF, default=1, return_dtype=pl.Int64).to_numpy()
-    ts = frame["ts"].to_physical().fill_null(0).to_numpy()
-    on_grid: Mask = ts % (minutes * MINUTE_MICROS) == 0
+    ts = array_of(frame["ts"])
+    on_grid: Mask = (ts % (minutes * MINUTE_MICROS) == 0) | (ts == _NULL_TIME)
     return on_grid | _daily(frame)
 
 
@@ -163,30 +166,35 @@ def _texts(frame: pl.DataFrame, name: str, length: int) -> Check:
     Conditions may begin or end with a code that is a space: on tape A and B that is a regular sale.
     """
     texts = frame[name]
-    distinct = texts if name == "trade_id" else texts.unique()
     text = rf"[\x21-\x7e]([\x20-\x7e]{{0,{length - 2}}}[\x21-\x7e])?"
     pattern = rf"^( |( ,)?{text}(, )?)$" if name == "conditions" else f"^{text}$"
-    fine = (
-        np.bool_(True) if texts.null_count() == len(texts) else _matching(texts, distinct, pattern, null_is_fine=True)
-    )
+    fine: Mask | np.bool_ = np.bool_(True)
+    if texts.null_count() < len(texts):
+        fine = _matching(texts, pattern) if name == "trade_id" else _of_few(texts, pattern)
     return fine, f"{name}: must be 1 to {length} printable ASCII characters"
 
 
-def _matching(texts: pl.Series, distinct: pl.Series, pattern: str, *, null_is_fine: bool) -> Mask | np.bool_:
-    """Return True for each text that matches the pattern; each distinct text is checked once."""
-    fine = distinct.str.contains(pattern).fill_null(null_is_fine)
-    if fine.all():
-        return np.bool_(True)
-    return texts.is_in(distinct.filter(fine).implode(), nulls_equal=True).to_numpy()
+def _matching(texts: pl.Series, pattern: str) -> Mask | np.bool_:
+    """Return True for each text that matches the pattern, and for nulls."""
+    fine = texts.str.contains(pattern)
+    return np.bool_(True) if fine.all() else fine.fill_null(value=True).to_numpy()
+
+
+def _of_few(texts: pl.Series, pattern: str) -> Mask | np.bool_:
+    """Do the same for texts that are often equal: each distinct text is checked once."""
+    distinct = distinct_texts(texts)
+    fine = [text for text in distinct if text is None or re.fullmatch(pattern, text)]
+    return np.bool_(True) if len(fine) == len(distinct) else texts.is_in(fine, nulls_equal=True).to_numpy()
 
 
 def _split(frame: pl.DataFrame, checks: list[Check], columns: list[str]) -> Validated:
-    if "problem" in frame.columns:
+    parsed = "problem" in frame.columns
+    if parsed:
         checks = [(frame["problem"].is_null().to_numpy(), ""), *checks]
     passed = np.ones(len(frame), bool)
     for fine, _ in checks:
         passed &= fine
-    kept = frame.drop("problem", "raw", strict=False)
+    kept = frame.drop("problem", "raw", strict=False) if parsed else frame
     if passed.all():
         return Validated(kept, _NO_REJECTS)
     return Validated(kept.filter(passed), _rejects(frame, passed, checks, columns))

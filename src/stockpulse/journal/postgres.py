@@ -19,6 +19,7 @@ from stockpulse.journal.forgets import insert_forget, read_forgets
 from stockpulse.journal.offset_order import runs_in_order
 from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, with_seqs
 from stockpulse.journal.segments import SEGMENT_OFFSETS, Segments, first_offset, segment_of, table_of
+from stockpulse.market.arrays import array_of
 from stockpulse.market.schemas import LOGGED_BARS
 from stockpulse.postgres.binary_copy import Layout, in_slices
 from stockpulse.postgres.connect import Connection, ReconnectingConnection, copy_in, copy_out, is_transient
@@ -228,7 +229,7 @@ class PostgresJournal:
 def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
     if isinstance(batch, Ticks):
         return tick_rows.packed(batch.frame), table_of(segment_of(base)), tick_rows.COLUMNS
-    columns = {name: batch.frame[name].to_physical().to_numpy() for name in _BARS.columns}
+    columns = {name: array_of(batch.frame[name]) for name in _BARS.columns}
     return _BARS.pack(columns), table_of(segment_of(base), "provider_bars"), _BARS.columns
 
 

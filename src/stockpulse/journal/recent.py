@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from stockpulse.market.arrays import array_of
 from stockpulse.market.times import from_micros
 
 _CHUNK_ROWS: Final = 1 << 17
@@ -24,8 +25,8 @@ class Chunk:
     @staticmethod
     def of(segment: int, frame: pl.DataFrame) -> "Chunk":
         """Make a chunk of these ticks."""
-        ts = frame["ts"].to_physical()
-        return Chunk(segment, frame, int(ts.min()), int(ts.max()))  # type: ignore[arg-type]
+        ts = array_of(frame["ts"])
+        return Chunk(segment, frame, int(ts.min()), int(ts.max()))
 
     def __len__(self) -> int:
         return len(self.frame)

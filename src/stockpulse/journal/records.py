@@ -6,7 +6,6 @@ from typing import Protocol
 
 import polars as pl
 
-from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS
 from stockpulse.market.times import EARLIEST, LATEST
 
 
@@ -73,8 +72,7 @@ Batch = Ticks | Bars | End | Forget
 def with_seqs(batch: Ticks | Bars, base: int) -> Ticks | Bars:
     """Number the rows of a batch from `base` on."""
     seq = pl.int_range(base, base + len(batch), dtype=pl.Int64, eager=True).alias("seq")
-    schema = LOGGED_TICKS if isinstance(batch, Ticks) else LOGGED_BARS
-    return type(batch)(batch.frame.with_columns(seq).select(list(schema)))
+    return type(batch)(batch.frame.clone().insert_column(0, seq))
 
 
 @dataclass(frozen=True)

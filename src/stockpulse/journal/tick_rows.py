@@ -7,6 +7,7 @@ import polars as pl
 
 from stockpulse.journal.forgets import stored_forgets, without_forgotten
 from stockpulse.journal.segments import table_of
+from stockpulse.market.arrays import array_of
 from stockpulse.market.schemas import LOGGED_TICKS, UTC_MICROS
 from stockpulse.postgres.binary_copy import Layout, in_slices
 from stockpulse.postgres.connect import AnyConnection, Connection, copy_in, copy_out
@@ -43,7 +44,7 @@ KEYS: Final[dict[str, Any]] = {
 
 def packed(frame: pl.DataFrame) -> list[memoryview | bytes]:
     """Pack `schemas.LOGGED_TICKS` for a COPY."""
-    columns = {name: frame[name].to_physical().to_numpy() for name in COLUMNS if name != "trade_id"}
+    columns = {name: array_of(frame[name]) for name in COLUMNS if name != "trade_id"}
     return _WRITTEN.pack(columns, frame["trade_id"])
 
 

@@ -4,6 +4,7 @@ Ticks carry ids of symbols and of kinds (provider, exchange, conditions, flags),
 width. `Names` holds the ids in memory; the database assigns them (`postgres.symbology_store`) and never reuses one.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from stockpulse.errors import InvalidInput, shown
 from stockpulse.market.clocks import Clock
 
 LONGEST_SYMBOL: Final = 32
+_LONGEST_TEXT: Final = 2 * LONGEST_SYMBOL
+"""The longest text that is looked at: the spaces of an option count."""
 SYMBOL: Final = r"^([A-Z0-9][A-Z0-9./^=_:&\-]{0,31}|[/^][A-Z0-9][A-Z0-9./^=_:&\-]{0,30})$"
 """The pattern of a stored symbol. It never begins as a shell's option (-) or a spreadsheet's formula (=)."""
 _DOT_SEGMENT: Final = r"/\.\.?(/|$)"
@@ -35,6 +37,11 @@ def read_symbol(text: str) -> str | None:
     An option of OCC loses its spaces. Letters outside ASCII are refused: the upper case of some would be another
     ticker, as SS is of ß.
     """
+    return _stored_form(text) if len(text) <= _LONGEST_TEXT else None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _stored_form(text: str) -> str | None:
     if option := _OCC_OPTION.fullmatch(text):
         text = option[1] + option[2]
     if not _LOOSE_SYMBOL.fullmatch(text) or not text.isascii() or re.search(_DOT_SEGMENT, text):
@@ -42,12 +49,10 @@ def read_symbol(text: str) -> str | None:
     return text.upper()
 
 
-def read_symbols(texts: pl.Series) -> pl.Series:
-    """Return the symbols in their stored form, null for texts that are not symbols."""
-    stored = texts.str.contains(SYMBOL) & ~texts.str.contains(_DOT_SEGMENT)
-    if stored.all(ignore_nulls=False):  # nearly always
-        return texts
-    return pl.Series(texts.name, [None if text is None else read_symbol(text) for text in texts], pl.String)
+def read_symbols(texts: Iterable[str | None]) -> dict[str, str]:
+    """Return the stored form of each text that is a symbol."""
+    found = ((text, read_symbol(text)) for text in texts if text is not None)
+    return {text: symbol for text, symbol in found if symbol is not None}
 
 
 def is_pair(symbol: str) -> bool:

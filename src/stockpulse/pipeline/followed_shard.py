@@ -16,6 +16,7 @@ from stockpulse.journal.forgets import forgotten_rows, read_forgets
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Forget
 from stockpulse.journal.segments import Segments
+from stockpulse.market.arrays import array_of
 from stockpulse.market.schemas import PRIMARY
 from stockpulse.market.symbology import Names, ProviderName
 from stockpulse.postgres.connect import TRANSIENT, Pool
@@ -72,7 +73,7 @@ class FollowedShard:
         primary = np.flatnonzero(self._names.flags_of(kinds) & PRIMARY)
         providers = self._names.providers_of(kinds)[primary]
         symbols = frame["symbol_id"].to_numpy()[primary]
-        ts = frame["ts"].to_physical().to_numpy()[primary]
+        ts = array_of(frame["ts"])[primary]
         self._provider_of |= zip(symbols.tolist(), providers.tolist(), strict=True)
         for provider in np.unique(providers).tolist():
             newest = int(ts[providers == provider].max())

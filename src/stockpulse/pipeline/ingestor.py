@@ -27,6 +27,7 @@ from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import Intake, Submission
 from stockpulse.ingest.pieces import BULK_ROWS, combined, in_pieces
 from stockpulse.journal.records import Appended, Bars, End, Forget, Journal, Ticks
+from stockpulse.market.arrays import array_of
 from stockpulse.market.intervals import D1
 from stockpulse.market.times import DAY_MICROS, from_micros
 from stockpulse.pipeline.forgetting import Forgotten
@@ -220,7 +221,7 @@ class Ingestor:
 
         Gives up if the database does not answer in time: then the flush creates the missing partitions.
         """
-        times = ts.to_physical().to_numpy()
+        times = array_of(ts)
         if len(times) == 0:
             return
         days = np.unique(np.array([times.min(), times.max()]) // DAY_MICROS)

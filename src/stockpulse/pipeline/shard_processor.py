@@ -25,6 +25,7 @@ from stockpulse.engine.step import BarEvents, Batch, Range, Step
 from stockpulse.ingest.pieces import BULK_ROWS
 from stockpulse.ingest.redelivery import ShardRedeliveries
 from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
+from stockpulse.market.arrays import array_of
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
@@ -251,14 +252,14 @@ class ShardProcessor:
             self.writer.keep(batch)  # under the same lock: from here on a flush counts these records as processed
             if len(batch) >= BULK_ROWS:
                 self._made_of_each = (self.writer.for_next_flush() - before) / len(batch)
-            self._received_at = int(batch.frame["received_at"].to_physical()[-1])
+            self._received_at = int(array_of(batch.frame["received_at"])[-1])
 
     async def _records(self, batch: Ticks | Bars) -> Batch:
         """Return a batch of the log as the engine's records."""
         frame = batch.frame
         if isinstance(batch, Bars):
             return bar_batches(frame, self._calendar_of, extended_day=self._extended_day)
-        self.clocks.resume(self._names.providers_of(frame["kind_id"].unique().to_numpy()))
+        self.clocks.resume(self._names.providers_of(np.unique(frame["kind_id"].to_numpy())))
         records = await offload.run(len(frame), partial(tick_batch, frame, self._names))
         self._counters.unreadable_conditions += int(np.count_nonzero(records.flags & UNREADABLE))
         return records

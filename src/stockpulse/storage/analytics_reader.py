@@ -12,6 +12,7 @@ from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
 from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Bundle, Columns, Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
+from stockpulse.market.arrays import array_of
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.schemas import UTC_MICROS
@@ -124,7 +125,7 @@ def frame_inputs(bars: pl.DataFrame, symbol: Symbol, interval: Interval) -> Colu
     """Return served bars as columns named as in `INPUTS`."""
     columns = {name: bars[name].fill_null(0.0).to_numpy() for name in INPUTS if name not in CALENDAR_INPUTS}
     columns = {name: np.array(column, np.float64) for name, column in columns.items()}
-    return columns | calendar_inputs(trading_calendar(symbol.calendar), interval, bars["ts"].to_physical().to_numpy())
+    return columns | calendar_inputs(trading_calendar(symbol.calendar), interval, array_of(bars["ts"]))
 
 
 def _frame(rows: list[Any], schema: pl.Schema) -> pl.DataFrame:

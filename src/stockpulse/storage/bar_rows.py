@@ -8,6 +8,7 @@ import polars as pl
 
 from stockpulse.engine.bar_math import BAR, Rows, set_sums
 from stockpulse.engine.exact_sums import UNKNOWN
+from stockpulse.market.arrays import array_of
 from stockpulse.market.intervals import D1, M1, M5, Interval
 from stockpulse.market.times import micros
 from stockpulse.postgres import connect
@@ -61,7 +62,7 @@ def rows_of_topic(bars: pl.DataFrame, provider_ids: Mapping[str, int]) -> Rows:
     rows = np.zeros(len(bars), BAR)
     for name in ("open", "high", "low", "close", "revision", "final"):
         rows[name] = bars[name].to_numpy()
-    rows["ts"] = bars["timestamp"].to_physical().to_numpy()
+    rows["ts"] = array_of(bars["timestamp"])
     rows["trade_count"] = bars["trade_count"].fill_null(UNKNOWN).to_numpy()
     set_sums(rows, *(bars[name].fill_null(float("nan")).to_numpy() for name in ("volume", "vwap")))
     rows["provider_id"] = [provider_ids.get(source, 0) for source in bars["source"]]

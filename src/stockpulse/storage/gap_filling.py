@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from stockpulse.market.arrays import array_of
 from stockpulse.market.calendar import Calendar, Times
 from stockpulse.market.intervals import D1, Interval
 from stockpulse.market.schemas import UTC_MICROS
@@ -39,7 +40,7 @@ async def filled(
 
 def fill_forward(bars: pl.DataFrame, calendar: Calendar, interval: Interval) -> Iterator[pl.DataFrame]:
     """Yield these `SERVED_BARS`, oldest first, in pieces with the gaps between them filled."""
-    ts = bars["ts"].to_physical().to_numpy()
+    ts = array_of(bars["ts"])
     done = 0
     for buckets in _buckets_between(calendar, interval, int(ts[0]), int(ts[-1])):
         bar_of = np.searchsorted(ts, buckets, side="right") - 1

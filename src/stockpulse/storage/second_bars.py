@@ -14,7 +14,7 @@ import polars as pl
 from stockpulse.engine.bar_math import BAR, Rows, bars_of_symbol
 from stockpulse.engine.batches import tick_batch
 from stockpulse.errors import InvalidInput
-from stockpulse.market.arrays import Ints
+from stockpulse.market.arrays import Ints, array_of
 from stockpulse.market.intervals import M1, Interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.market.times import MINUTE_MICROS, from_micros, micros
@@ -71,7 +71,7 @@ class SecondBars:
         count = -(-limit * _length(interval) // MINUTE_MICROS)
         while True:
             priced = await self._bars.latest(symbol, M1, count, closed_until)
-            start = 0 if len(priced) < count else int(priced["ts"].to_physical()[0])
+            start = 0 if len(priced) < count else int(array_of(priced["ts"])[0])
             minutes = await self._minutes(symbol, start, micros(FAR_FUTURE), closed_until)
             built = await self._build(symbol, interval, minutes, closed_until, "limit")
             bars = built.bars[built.bars["ts"] >= built.kept_from]
@@ -97,7 +97,7 @@ class SecondBars:
     ) -> _Built:
         if minutes.is_empty():
             return _Built(np.empty(0, BAR), 0)
-        starts = minutes["ts"].to_physical().to_numpy()
+        starts = array_of(minutes["ts"])
         ticks = None
         if minutes["trade_count"].sum() <= _MOST_TICKS:
             begin, end = from_micros(int(starts[0])), from_micros(int(starts[-1]) + MINUTE_MICROS)

@@ -13,7 +13,7 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.forgets import standing, stored_forgets
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
-from stockpulse.market.arrays import Ints
+from stockpulse.market.arrays import Ints, array_of
 from stockpulse.market.schemas import COUNTS_FOR_VOLUME, LOGGED_TICKS, PRIMARY, UTC_MICROS
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros
@@ -225,7 +225,7 @@ def _tail(chunk: Chunk, rows: Ints, limit: int) -> Ints:
     """Return the rows that may be among the `limit` newest by event time."""
     if len(rows) <= limit:
         return rows
-    ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
+    ts = array_of(chunk.frame["ts"])[rows]
     # All rows with the time at the edge stay: the offset decides between them.
     edge = np.partition(ts, len(ts) - limit)[len(ts) - limit]
     kept: Ints = rows[ts >= edge]
@@ -264,7 +264,7 @@ def _tallies_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> li
         if chunk.max_ts < start or chunk.min_ts >= end:
             continue
         rows = np.flatnonzero(chunk.frame["symbol_id"].to_numpy() == symbol_id)
-        ts = chunk.frame["ts"].to_physical().to_numpy()[rows]
+        ts = array_of(chunk.frame["ts"])[rows]
         rows = rows[(ts >= start) & (ts < end)]
         kinds = chunk.frame["kind_id"].to_numpy()[rows]
         for kind_id in np.unique(kinds):
