@@ -12,9 +12,11 @@ FOLDER = Path(__file__).parent / "bench"
 TINY = {
     "backfill_beside_live": ["--symbols", "2", "--years", "1", "--live", "2", "--alone-seconds", "1"],
     "bar_reads": ["--seconds", "0.2", "--days", "3"],
+    "greedy_readers": ["--minutes", "0.05", "--readers", "4", "--rate", "1000", "--bars", "2000"],
     "indicators": ["--symbols", "20", "--rounds", "1", "--batch-symbols", "16", "--batch-bars", "260"],
     "ingest": ["--ticks", "40000", "--symbols", "10", "--naive-ticks", "20"],
     "post": ["--rates", "500", "1000", "--seconds", "0.5"],
+    "request_memory": ["--bars", "2000", "--seconds", "2"],
     "restart": ["--symbols", "20", "--history", "2", "--rounds", "1", "--batches", "2"],
     "soak": ["--rate", "2000", "--minutes", "0", "--sample-seconds", "0.5"],
     "tick_reads": ["--stored", "40000", "--rate", "500", "--symbols", "10", "--samples", "20"],

@@ -142,7 +142,13 @@ class Settings(BaseSettings):
         description="Megabytes that must be free on the disk of the embedded database; with less, the server accepts no"
         " ticks. By default 200, or a tenth of a disk that is smaller than 2 GB.",
     )
-    database_pool: int = Field(10, ge=2, le=200, description="Number of database connections for queries.")
+    database_pool: int = Field(
+        10,
+        ge=2,
+        le=200,
+        description="Number of database connections for queries, three at least. Up to four of them are for the work of"
+        " the server, the others for requests that read.",
+    )
 
     kafka_bootstrap_servers: str | None = Field(
         None,
@@ -258,6 +264,13 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds that a read may take before its answer begins; then the answer is 503. If the database"
         " does not answer at all, reads end within seconds.",
+    )
+    request_memory_mb: int | None = Field(
+        None,
+        ge=64,
+        description="Megabytes of memory that requests may hold at a time: three eighths for answers, the rest for"
+        " bodies of `POST /ticks`. A request that finds no room waits for some seconds, and then gets 503. By default"
+        " an eighth of the memory of the machine or container, at least 384 and at most 1024.",
     )
     max_tick_kinds: int = Field(
         50_000,

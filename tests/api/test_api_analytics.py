@@ -686,6 +686,9 @@ async def test_more_history_than_a_page(contexts, compiled, client):
         assert (await frame(client, "/indicators/BTC/USD", **query, start=start)).equals(whole[at:])
     for limit in (1, 4_999, 5_000, 5_001, 25_001, 100_000):
         assert (await frame(client, "/indicators/BTC/USD", **query, limit=limit)).equals(whole.tail(limit))
+    # All bars have influence on these two: the screener reads them in pages.
+    (match,) = (await get(client, "/screen", where="obv != 0.5 and sar > 0", interval="1m"))["matches"]
+    assert (match["obv"], match["sar(0.02, 0.2)"], match["close"]) == tuple(whole.select("obv", "sar", "close").row(-1))
     hours = await frame(client, "/data/BTC/USD", interval="2m")
     by_two = await frame(client, "/indicators/BTC/USD", type=query["type"], interval="2m")
     same(by_two, columns, calculated(compiled, instances, hours))

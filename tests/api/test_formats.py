@@ -1,4 +1,5 @@
 import asyncio
+import io
 import json
 import math
 import socket
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from stockpulse.api import error_responses, formats
+from stockpulse.api import encoders, error_responses, formats
 from stockpulse.api.encoders import MEDIA_TYPES, Format, Rows, json_rows
 from stockpulse.api.formats import AnswerFormat, answer, answer_frame, choose_format
 from stockpulse.api.time_params import Zone
@@ -256,13 +257,37 @@ def test_parquet():
     assert pl.read_parquet(response.content).equals(expected)
 
 
-def test_parquet_has_a_limit_that_it_names(monkeypatch):
-    monkeypatch.setattr(formats, "MAX_PARQUET_ROWS", 2)
-    source = Source([*CHUNKS, CHUNKS[0]])
-    response = TestClient(app_for(source)).get("/bars?format=parquet")
-    assert response.status_code == 422
-    assert "narrow the range" in response.json()["error"]["message"]
-    assert (source.taken, source.closed.is_set()) == (3, True)
+async def pieces_of(chunks, schema, format):
+    """The pieces of a streamed answer, in order."""
+    response = await answer(Rows(chunks=Source(chunks)(), schema=schema, key="rows"), format)
+    return [piece async for piece in response.body_iterator]
+
+
+@given(st.lists(FRAMES, max_size=4), st.sampled_from([1, 7, 1000]))
+def test_parquet_of_any_frames(chunks, group_cells):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "GROUP_CELLS", group_cells)
+        body = b"".join(asyncio.run(pieces_of(chunks, FRAME_SCHEMA, Format.PARQUET)))
+    expected = pl.concat([FRAME_SCHEMA.to_frame(), *chunks])
+    assert pl.read_parquet(body).equals(expected)
+    assert pl.scan_parquet(body).filter(pl.col("i") > 0).collect().equals(expected.filter(pl.col("i") > 0))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert pl.from_arrow(parquet.read_table(io.BytesIO(body))).equals(expected)
+
+
+async def test_parquet_leaves_group_by_group():
+    rows = encoders.GROUP_CELLS // len(FRAME_SCHEMA)
+    page = pl.DataFrame([pl.Series(name, [None] * (rows // 10), dtype) for name, dtype in FRAME_SCHEMA.items()])
+    page = page.with_columns(f=pl.int_range(pl.len()).hash(1).cast(pl.Float64))
+    pieces = await pieces_of([page] * 100, FRAME_SCHEMA, Format.PARQUET)
+    # The magic number, ten groups, the index.
+    assert len(pieces) == 12
+    sizes = [len(piece) for piece in pieces]
+    assert max(sizes) < sum(sizes) / 8
+    body = b"".join(pieces)
+    assert pl.read_parquet(body).equals(pl.concat([page] * 100))
+    last = pl.scan_parquet(body).slice(99 * page.height).collect()  # read from its offset in the file
+    assert last.equals(page)
 
 
 def test_a_chunk_of_nulls_alone_takes_the_type_of_its_column():
@@ -352,7 +377,7 @@ def test_a_fault_of_the_query_has_its_status(format_name):
     assert source.closed.is_set()
 
 
-@pytest.mark.parametrize("format_name", ["json", "csv", "arrow"])
+@pytest.mark.parametrize("format_name", ["json", "csv", "arrow", "parquet"])
 @pytest.mark.parametrize("fault", [RuntimeError("lost"), DatabaseUnavailable(), ConnectionResetError()], ids=repr)
 async def test_a_fault_on_the_way_breaks_the_connection(format_name, fault):
     source = Source(CHUNKS, fault)

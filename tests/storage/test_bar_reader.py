@@ -171,7 +171,7 @@ async def test_bars_are_those_of_the_trades(postgres_dsn, monkeypatch, week, fee
 
 
 async def moves(parts, symbols, start, end):
-    return moves_of(await parts.bars.within(M1, [one.id for one in symbols], start, end), parts.names)
+    return moves_of(await parts.bars.ends_within(M1, [one.id for one in symbols], start, end), parts.names)
 
 
 class TestEdges:

@@ -64,8 +64,12 @@ def recomposed(bars):
     )
 
 
+async def at_once(_: int) -> None:
+    """Reserve any memory."""
+
+
 async def short_bars(parts, interval, start=None, end=None):
-    return await parts.context.second_bars.between(parts.symbol("A"), interval, start, end, parts.clock())
+    return await parts.context.second_bars.between(parts.symbol("A"), interval, start, end, parts.clock(), at_once)
 
 
 async def stored_minutes(parts):
@@ -96,7 +100,7 @@ async def test_add_up_to_the_stored_minutes(postgres_dsn, seed):
         await parts.segments.index_sealed()
         for interval in LENGTHS:
             assert recomposed(await short_bars(parts, interval)).equals(await stored_minutes(parts))
-            newest = await parts.context.second_bars.latest(parts.symbol("A"), interval, 7, parts.clock())
+            newest = await parts.context.second_bars.latest(parts.symbol("A"), interval, 7, parts.clock(), at_once)
             assert newest.equals((await short_bars(parts, interval)).tail(7))
         assert set((await short_bars(parts, S10))["source"]) == {"trades"}
 
@@ -164,7 +168,7 @@ class TestRefused:
                 await short_bars(parts, S10)
             kept_from = str(refused.value).split("before ")[1].split(" ")[0]
             kept = whole.filter(pl.col("ts") >= pl.lit(kept_from).str.to_datetime(time_zone="UTC"))
-            newest = await parts.context.second_bars.latest(parts.symbol("A"), S10, 100, parts.clock())
+            newest = await parts.context.second_bars.latest(parts.symbol("A"), S10, 100, parts.clock(), at_once)
             assert 0 < len(newest) < len(whole)
             assert newest.equals(kept)
             assert (await short_bars(parts, S10, newest["ts"][0])).equals(newest)
@@ -178,7 +182,7 @@ class TestRefused:
             with pytest.raises(InvalidInput, match=r"^start: 10s bars are built from ticks.*at most 50"):
                 await short_bars(parts, S10)
             with pytest.raises(InvalidInput, match=r"^limit: 10s bars"):
-                await parts.context.second_bars.latest(parts.symbol("A"), S10, 100, parts.clock())
+                await parts.context.second_bars.latest(parts.symbol("A"), S10, 100, parts.clock(), at_once)
 
 
 async def test_of_a_minute_that_a_provider_gave_are_those_of_its_ticks(postgres_dsn):
@@ -196,4 +200,4 @@ async def test_of_a_symbol_without_ticks_there_are_none(postgres_dsn):
         await parts.submit(TAPE, bar("A", "1d", (NOW - DAY).replace(hour=0, minute=0)), of_bars=True)
         await asyncio.sleep(0)
         assert (await short_bars(parts, S10)).is_empty()
-        assert (await parts.context.second_bars.latest(parts.symbol("A"), S10, 5, parts.clock())).is_empty()
+        assert (await parts.context.second_bars.latest(parts.symbol("A"), S10, 5, parts.clock(), at_once)).is_empty()

@@ -2,10 +2,14 @@
 
 NumPy and Polars release the interpreter while they work, so the event loop continues to serve requests and to send
 bytes to the database in the meantime.
+
+Work for requests that read has a few threads of its own: the intake and the flushes never wait for them.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -13,7 +17,19 @@ T = TypeVar("T")
 INLINE_ROWS: Final = 2000
 """For up to this number of rows, the work takes about as long as handing it to a thread."""
 
+_READERS: Final = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="readers")
+
 
 async def run(rows: int, work: Callable[[], T]) -> T:
     """Run `work` here if it has at most INLINE_ROWS rows, else in a thread; return its result."""
     return work() if rows <= INLINE_ROWS else await asyncio.to_thread(work)
+
+
+async def run_for_reader(rows: int, work: Callable[[], T]) -> T:
+    """Do the same as `run` for a request that reads: its threads are few, and it waits for its turn."""
+    return work() if rows <= INLINE_ROWS else await in_reader_thread(work)
+
+
+async def in_reader_thread(work: Callable[[], T]) -> T:
+    """Run `work` in one of the threads for requests that read; return its result."""
+    return await asyncio.get_running_loop().run_in_executor(_READERS, work)

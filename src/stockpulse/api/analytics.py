@@ -8,10 +8,18 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
+from stockpulse.api.budget import AnswerRoom, Reservation
 from stockpulse.api.context import PathSymbol, QueryInterval
-from stockpulse.api.encoders import Rows, json_rows
+from stockpulse.api.encoders import Format, Rows, json_rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame
+from stockpulse.api.formats import (
+    FORMAT_RESPONSES,
+    AnswerFormat,
+    answer,
+    answer_frame,
+    room_for_rows,
+    room_for_stream,
+)
 from stockpulse.api.ranges import DailyRange, IntradayRange, Range, TimeRange
 from stockpulse.api.time_params import Zone
 from stockpulse.indicators.aliases import aliases_of, aliases_of_parameter
@@ -126,10 +134,11 @@ Limit = Annotated[
     "/analytics/intraday/{symbol:path}",
     summary="Indicators of 5-minute bars",
     response_model=AnalyticsOfBars,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def intraday_analytics(
     stored: context.Analytics,
+    room: AnswerRoom,
     symbol: PathSymbol,
     times: IntradayRange,
     format: AnswerFormat,
@@ -137,17 +146,18 @@ async def intraday_analytics(
     limit: Limit = None,
 ) -> Response:
     """Return all stored indicators, with default parameters, of closed 5-minute bars that begin in [start, end)."""
-    return await _stored(stored, symbol, M5, times, limit, format, zone)
+    return await _stored(stored, room, symbol, M5, times, limit, format, zone)
 
 
 @router.get(
     "/analytics/daily/{symbol:path}",
     summary="Indicators of daily bars",
     response_model=AnalyticsOfBars,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def daily_analytics(
     stored: context.Analytics,
+    room: AnswerRoom,
     symbol: PathSymbol,
     times: DailyRange,
     format: AnswerFormat,
@@ -155,23 +165,26 @@ async def daily_analytics(
     limit: Limit = None,
 ) -> Response:
     """Return all stored indicators, with default parameters, of closed daily bars that begin in [start, end)."""
-    return await _stored(stored, symbol, D1, times, limit, format, zone)
+    return await _stored(stored, room, symbol, D1, times, limit, format, zone)
 
 
 async def _stored(
     stored: AnalyticsReader,
+    room: Reservation,
     symbol: Symbol,
     interval: Interval,
     times: TimeRange,
     limit: int | None,
-    format: Any,
+    format: Format,
     zone: Any,
 ) -> Response:
     header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_analytics_{interval.name}"
     if times.start is None or limit is not None:
+        await room_for_rows(room, limit or 100, len(SERVED_ANALYTICS))
         newest = await stored.latest(symbol, interval, limit or 100, times.start, times.end)
         return await answer_frame(newest, "analytics", header, format, zone, filename=filename)
+    await room_for_stream(room, format)
     pages = stored.between(symbol, interval, times.start, times.end)
     rows = Rows(chunks=pages, schema=SERVED_ANALYTICS, key="analytics", header_fields=header, filename=filename)
     return await answer(rows, format, zone)
@@ -253,7 +266,7 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
     "/indicators/{symbol:path}",
     summary="Any indicators over any history",
     response_model=IndicatorValues,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
     openapi_extra={
         "parameters": [
             {
@@ -270,6 +283,7 @@ _OURS: Final = frozenset({"type", "interval", "start", "end", "limit", "format",
 async def indicators(
     stored: context.Analytics,
     clocks: context.Clocks,
+    room: AnswerRoom,
     request: Request,
     symbol: PathSymbol,
     interval: QueryInterval,
@@ -299,6 +313,7 @@ async def indicators(
     instances = select(type, given)
     columns = column_names(instances)
     until = clocks.closed_until(symbol.id)
+    await room_for_stream(room, format, kept_cells=(limit or 0) * len(columns))
     pages = stored.calculated(Bundle(instances), columns, symbol, interval, times.start, times.end, until)
     schema = pl.Schema({"ts": SERVED_ANALYTICS["ts"], "close": pl.Float64(), "final": pl.Boolean()})
     rows = Rows(

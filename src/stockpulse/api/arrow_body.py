@@ -27,6 +27,8 @@ _UNREADABLE: Final = (
     pl.exceptions.PanicException,
 )
 
+_REPEATED_TEXT_BYTES: Final = 128
+_FILE: Final = b"ARROW1"
 _MARKER: Final = 0xFFFFFFFF
 _DICTIONARY, _BATCH = 2, 3  # kinds of messages
 # The slots of Arrow's tables (format/Message.fbs, format/File.fbs).
@@ -42,12 +44,28 @@ def read_arrow(body: bytes, names: Collection[str]) -> pl.DataFrame:
     Raises InvalidInput if it cannot be read, TooLarge if it is too large.
     """
     try:
-        frame = _arrow_frame(body)
+        frame, most_text = _arrow_frame(body)
     except _UNREADABLE as fault:
         raise InvalidInput("body", f"not Arrow that can be read{_words(fault)}") from None
-    if sum(_text_bytes(column) for column in frame if column.name in names) > MAX_UNPACKED_BYTES:
+    if sum(_text_bytes(column) for column in frame if column.name in names) > most_text:
         raise too_many_bytes()
     return frame
+
+
+def unpacked_bytes(body: bytes | bytearray) -> int:
+    """Return the size that the columns may have when they are unpacked and written out; 0 if they cannot be read.
+
+    Raises TooLarge if they claim too many rows or bytes.
+    """
+    try:
+        return _written_out(*_check_batches(body, _starts(body)))
+    except _UNREADABLE:
+        return 0  # whoever parses it finds the same, and says so
+
+
+def _written_out(rows: int, unpacked: int) -> int:
+    """Return the largest size of all texts: a dictionary may repeat its texts, which are short in ticks."""
+    return unpacked + rows * _REPEATED_TEXT_BYTES
 
 
 def _words(fault: BaseException) -> str:
@@ -55,19 +73,23 @@ def _words(fault: BaseException) -> str:
     return "" if isinstance(fault, pl.exceptions.PanicException) else f": {shown(str(fault))}"
 
 
-def _arrow_frame(body: bytes) -> pl.DataFrame:
-    """Return the rows of an Arrow stream or file, after its metadata has shown that they are not too many."""
-    if body.startswith(b"ARROW1"):
-        _check_batches(body, _blocks(body))
-        return pl.read_ipc(body)
-    _check_batches(body, _messages(body))
-    return pl.read_ipc_stream(body)
+def _arrow_frame(body: bytes) -> tuple[pl.DataFrame, int]:
+    """Return the rows of an Arrow stream or file, after its metadata has shown that they are not too many.
+
+    Returns the largest size that their texts may have, too.
+    """
+    most_text = min(MAX_UNPACKED_BYTES, _written_out(*_check_batches(body, _starts(body))))
+    return pl.read_ipc(body) if body.startswith(_FILE) else pl.read_ipc_stream(body), most_text
+
+
+def _starts(body: bytes | bytearray) -> Iterator[int]:
+    return _blocks(body) if body.startswith(_FILE) else _messages(body)
 
 
 class _Table:
     """A table of a FlatBuffer, the format of Arrow's metadata."""
 
-    def __init__(self, data: bytes, at: int) -> None:
+    def __init__(self, data: bytes | bytearray, at: int) -> None:
         self._data = data
         self._at = at
         self._slots = at - self._int("<i", at)
@@ -104,7 +126,7 @@ class _Table:
         return int(struct.unpack_from(layout, self._data, at)[0])
 
 
-def _messages(body: bytes) -> Iterator[int]:
+def _messages(body: bytes | bytearray) -> Iterator[int]:
     """Yield the start of each message of a stream: 0xFFFFFFFF, length of the metadata, metadata, body."""
     at = 0
     while at < len(body):
@@ -120,7 +142,7 @@ def _messages(body: bytes) -> Iterator[int]:
         at += 8 + metadata_bytes + body_bytes
 
 
-def _blocks(body: bytes) -> Iterator[int]:
+def _blocks(body: bytes | bytearray) -> Iterator[int]:
     """Yield the start of each message of a file, from its footer."""
     (footer_bytes,) = struct.unpack_from("<i", body, len(body) - 10)
     start = len(body) - 10 - footer_bytes
@@ -134,7 +156,7 @@ def _blocks(body: bytes) -> Iterator[int]:
             yield offset
 
 
-def _message(body: bytes, at: int) -> _Table:
+def _message(body: bytes | bytearray, at: int) -> _Table:
     marker, metadata_bytes = struct.unpack_from("<Ii", body, at)
     if marker != _MARKER or not 0 < metadata_bytes <= len(body) - at - 8:
         raise ValueError("not a message")
@@ -144,8 +166,11 @@ def _message(body: bytes, at: int) -> _Table:
     return _Table(metadata, struct.unpack_from("<I", metadata)[0])
 
 
-def _check_batches(body: bytes, starts: Iterator[int]) -> None:
-    """Sum the sizes that the batches claim: a small compressed body can claim any size. Raises TooLarge."""
+def _check_batches(body: bytes | bytearray, starts: Iterator[int]) -> tuple[int, int]:
+    """Return the numbers of rows and of unpacked bytes that the batches claim. Raises TooLarge.
+
+    A small compressed body can claim any size.
+    """
     rows = unpacked = 0
     for count, start in enumerate(starts):
         message = _message(body, start)
@@ -159,9 +184,10 @@ def _check_batches(body: bytes, starts: Iterator[int]) -> None:
             raise too_many_rows()
         if unpacked > MAX_UNPACKED_BYTES:
             raise too_many_bytes()
+    return rows, unpacked
 
 
-def _unpacked_bytes(batch: _Table, body: bytes, start: int) -> int:
+def _unpacked_bytes(batch: _Table, body: bytes | bytearray, start: int) -> int:
     total = 0
     compressed = batch.table(_COMPRESSION) is not None
     for offset, size in batch.structs(_BUFFERS, "<qq"):

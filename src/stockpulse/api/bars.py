@@ -10,9 +10,10 @@ import polars as pl
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from stockpulse.api.budget import AnswerRoom
 from stockpulse.api.context import Bars, Clocks, Now, QuerySymbol, Symbols
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame
+from stockpulse.api.formats import ASK_FOR_LESS, FORMAT_RESPONSES, AnswerFormat, answer_frame, room_for_rows
 from stockpulse.api.time_params import Zone
 from stockpulse.api.windows import Minutes, Window
 from stockpulse.market.intervals import M1
@@ -23,6 +24,8 @@ from stockpulse.storage.served_bars import SERVED_BARS
 
 router = APIRouter(tags=["bars"])
 
+_MOVE_BYTES: Final = 2_000
+"""The memory for the move of a symbol, with the bars that it comes from."""
 _SHOWN_AS: Final = {"ts": "bucket_start", "volume": "volume_sum", "trade_count": "tick_count"}
 _SHOWN: Final = tuple(name for name in SERVED_BARS if name not in ("interval", "filled"))
 
@@ -94,11 +97,12 @@ class Movers(BaseModel):
     "/bars/latest",
     summary="The newest 1-minute bars of a symbol",
     response_model=LatestBars,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def latest_bars(
     reader: Bars,
     clocks: Clocks,
+    room: AnswerRoom,
     symbol: QuerySymbol,
     format: AnswerFormat,
     zone: Zone,
@@ -108,16 +112,22 @@ async def latest_bars(
 
     Other intervals: /ohlc/{symbol}.
     """
+    await room_for_rows(room, limit, len(SERVED_BARS))
     bars = await reader.latest(symbol, M1, limit, clocks.closed_until(symbol.id))
     bars = bars[np.arange(bars.height - 1, -1, -1)]
     shown = pl.DataFrame([bars[name].alias(_SHOWN_AS.get(name, name)) for name in _SHOWN])
     return await answer_frame(shown, "bars", {"symbol": symbol.name}, format, zone, filename=f"{symbol.name}_1m")
 
 
-@router.get("/bars/summary", summary="A summary of the newest 1-minute bars", responses=error_responses(404, 422, 503))
-async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes: Minutes = 60) -> BarWindow:
+@router.get(
+    "/bars/summary", summary="A summary of the newest 1-minute bars", responses=error_responses(404, 413, 422, 503)
+)
+async def bar_summary(
+    reader: Bars, clocks: Clocks, room: AnswerRoom, symbol: QuerySymbol, minutes: Minutes = 60
+) -> BarWindow:
     """Summarise the 1-minute bars that begin in the last `minutes` up to the market time; both ends are included."""
     window = Window(minutes, clocks.of_symbol(symbol.id))
+    await room_for_rows(room, minutes, len(SERVED_BARS))
     pages = reader.between(symbol, M1, window.start, window.end, window.as_of, priced=False)
     bars = pl.concat([page async for page in pages] or [SERVED_BARS.to_frame()])
     prices = bars.filter(pl.col("open").is_not_nan())  # the volume of the others counts
@@ -141,12 +151,13 @@ async def bar_summary(reader: Bars, clocks: Clocks, symbol: QuerySymbol, minutes
     )
 
 
-@router.get("/movers", summary="The symbols that moved most", responses=error_responses(422, 503))
+@router.get("/movers", summary="The symbols that moved most", responses=error_responses(413, 422, 503))
 async def movers(
     reader: Bars,
     clocks: Clocks,
     names: Symbols,
     now: Now,
+    room: AnswerRoom,
     minutes: Minutes = 5,
     limit: Annotated[int, Query(ge=1, le=1000, description="The maximum number of symbols.")] = 5,
 ) -> Movers:
@@ -155,10 +166,11 @@ async def movers(
     The window of a symbol ends at its market time, which is its `as_of`: now for a live feed, the time of the newest
     tick for a recording. Both ends are included.
     """
+    await room.grow_to(len(names.symbols) * _MOVE_BYTES, ASK_FOR_LESS)
     moves: list[tuple[Move, datetime]] = []
     for as_of, symbols in _by_market_time(names, clocks).items():
         window = Window(minutes, as_of)
-        bars = await reader.within(M1, [one.id for one in symbols], window.start, window.end)
+        bars = await reader.ends_within(M1, [one.id for one in symbols], window.start, window.end)
         moves += [(move, as_of) for move in moves_of(bars, names)]
     moves.sort(key=_rank)
     shown = [

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
+from stockpulse.api.budget import Budget
 from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.errors import NotFound, shown
 from stockpulse.indicators.compiler import Compiler
@@ -49,6 +50,7 @@ class Context:
     """The running parts: the lifespan provides them, and the dependencies below pass them to handlers."""
 
     pool: Pool
+    budget: Budget
     disk: Disk
     pulse: Pulse
     names: Names
@@ -90,7 +92,6 @@ class IntakeParts:
 class Vitals:
     """The parts whose state `/health` and `/ready` report."""
 
-    pool: Pool
     disk: Disk
     pulse: Pulse
     clock: SteadyClock | None
@@ -124,7 +125,6 @@ def _intake(context: Context) -> IntakeParts:
 
 def _vitals(context: Context) -> Vitals:
     return Vitals(
-        context.pool,
         context.disk,
         context.pulse,
         context.now if isinstance(context.now, SteadyClock) else None,

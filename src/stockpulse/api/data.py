@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import polars as pl
@@ -9,10 +10,20 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
+from stockpulse.api.budget import AnswerRoom
 from stockpulse.api.context import BarInterval, PathSymbol
 from stockpulse.api.encoders import Rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, answer_frame, only
+from stockpulse.api.formats import (
+    ASK_FOR_LESS,
+    FORMAT_RESPONSES,
+    AnswerFormat,
+    answer,
+    answer_frame,
+    only,
+    room_for_rows,
+    room_for_stream,
+)
 from stockpulse.api.ranges import BarRange
 from stockpulse.api.time_params import Zone
 from stockpulse.market.calendars import trading_calendar
@@ -77,12 +88,13 @@ class Bars(BaseModel):
     "/data/{symbol:path}",
     summary="Bars of a symbol over a range",
     response_model=Bars,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def data(
     reader: context.Bars,
     seconds: context.Seconds,
     clocks: context.Clocks,
+    room: AnswerRoom,
     symbol: PathSymbol,
     interval: BarInterval,
     times: BarRange,
@@ -96,10 +108,13 @@ async def data(
     and bars of seconds from the ticks that are kept: 500,000 at most. A range whose ticks are not all kept is refused.
     """
     pages: AsyncIterator[pl.DataFrame]
+    closed_until = clocks.closed_until(symbol.id)
+    await room_for_stream(room, format)
     if interval.is_of_seconds:
-        pages = only(await seconds.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id)))
+        reserve = partial(room.grow_to, too_large=ASK_FOR_LESS)
+        pages = only(await seconds.between(symbol, interval, times.start, times.end, closed_until, reserve))
     else:
-        pages = reader.between(symbol, interval, times.start, times.end, clocks.closed_until(symbol.id))
+        pages = reader.between(symbol, interval, times.start, times.end, closed_until)
     rows = Rows(
         chunks=_filled(pages, symbol, interval, fill),
         schema=SERVED_BARS,
@@ -120,12 +135,13 @@ class LatestOhlc(Bars):
     "/ohlc/{symbol:path}",
     summary="The newest bars of a symbol",
     response_model=LatestOhlc,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def ohlc(
     reader: context.Bars,
     seconds: context.Seconds,
     clocks: context.Clocks,
+    room: AnswerRoom,
     symbol: PathSymbol,
     interval: BarInterval,
     format: AnswerFormat,
@@ -138,8 +154,13 @@ async def ohlc(
     Filled bars do not use up `limit`, but `count` includes them. Bars of seconds are built from the ticks that are
     kept: there are fewer than `limit` if older ticks are gone.
     """
-    newest = seconds.latest if interval.is_of_seconds else reader.latest
-    bars = await newest(symbol, interval, limit, clocks.closed_until(symbol.id))
+    base_rows = 0 if interval.is_of_seconds else reader.rows_for_latest(interval, limit)
+    await room_for_rows(room, limit + base_rows, len(SERVED_BARS))
+    if interval.is_of_seconds:
+        reserve = partial(room.grow_to, too_large=ASK_FOR_LESS)
+        bars = await seconds.latest(symbol, interval, limit, clocks.closed_until(symbol.id), reserve)
+    else:
+        bars = await reader.latest(symbol, interval, limit, clocks.closed_until(symbol.id))
     header = {"symbol": symbol.name, "interval": interval.name}
     filename = f"{symbol.name}_{interval.name}"
     if fill is Fill.NONE:

@@ -2,17 +2,21 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from stockpulse.api.budget import AnswerRoom
 from stockpulse.api.context import DeadLetters, Intake, Text
 from stockpulse.api.error_responses import error_responses
 from stockpulse.pipeline.dead_letter_retry import retry
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 retries = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+
+_LETTER_BYTES: Final = 10_000
+"""The memory for a record of 8 KiB."""
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of records.")]
 Source = Annotated[
@@ -54,16 +58,17 @@ class Outcome(BaseModel):
     )
 
 
-@router.get("", summary="List rejected records", responses=error_responses(422, 503))
-async def dead_letters(letters: DeadLetters, limit: Limit = 100, source: Source = None) -> Letters:
+@router.get("", summary="List rejected records", responses=error_responses(413, 422, 503))
+async def dead_letters(letters: DeadLetters, room: AnswerRoom, limit: Limit = 100, source: Source = None) -> Letters:
     """Return rejected records, newest first. StockPulse keeps them for 30 days."""
+    await room.grow_to(limit * _LETTER_BYTES, "ask with a smaller limit")
     found = await letters.newest(limit, source=source)
     return Letters(dead_letters=[Letter(**asdict(one)) for one in found])
 
 
-@retries.post("/retry", summary="Send rejected records again", responses=error_responses(422, 503))
+@retries.post("/retry", summary="Send rejected records again", responses=error_responses(413, 422, 503))
 async def retry_dead_letters(
-    letters: DeadLetters, intake: Intake, limit: Limit = 1000, source: Source = None
+    letters: DeadLetters, intake: Intake, room: AnswerRoom, limit: Limit = 1000, source: Source = None
 ) -> Outcome:
     """Send the records that no earlier retry has stored. A record that is still wrong remains a dead letter.
 
@@ -71,6 +76,7 @@ async def retry_dead_letters(
     see Guarantees in the manual.
     """
     intake.pipeline.intake.require_disk()
+    await room.grow_to(limit * _LETTER_BYTES, "ask with a smaller limit")
     waiting = await letters.newest(limit, source=source, waiting=True)
     now = intake.now()
     tolerance = timedelta(seconds=intake.future_seconds)

@@ -1,7 +1,7 @@
 """Rows as bytes: JSON, CSV, an Arrow stream or Parquet.
 
-A format that can be streamed is an `Encoder`: a head, the rows of any number of frames, a tail. Parquet cannot be
-streamed: its index of all rows stands at the end.
+Each format is an `Encoder`: a head, the rows of any number of frames, a tail. So an answer of any length leaves in
+pieces.
 """
 
 import math
@@ -18,10 +18,14 @@ import numpy as np
 import orjson
 import polars as pl
 
+from stockpulse.api.parquet_stream import ParquetStream
+
 _EXACT_INTEGERS: Final = 2**53  # floats below it hold whole numbers exactly
 #: For up to this many rows, going value by value is faster than expressions.
 _FEW_ROWS: Final = 100
 _UTC: Final = ZoneInfo("UTC")
+#: The approximate number of values (rows x columns) in a row group of Parquet.
+GROUP_CELLS: Final = 500_000
 
 
 class Format(StrEnum):
@@ -168,22 +172,44 @@ class _Arrow:
         return stream[: 8 + metadata_bytes], stream[8 + metadata_bytes : -len(self._END)]
 
 
+class _Parquet:
+    """Frames are joined until they are worth a row group: each one adds to the index at the end of the file."""
+
+    def __init__(self, rows: Rows, zone: ZoneInfo | None) -> None:
+        self._columns = _typed(rows.schema, zone)
+        self._stream = ParquetStream(rows.schema.to_frame().select(self._columns))
+        self._frames: list[pl.DataFrame] = []
+        self._cells = 0
+
+    def head(self) -> bytes:
+        return self._stream.head()
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        self._frames.append(frame.select(self._columns))
+        self._cells += frame.height * frame.width
+        return self._group() if self._cells >= GROUP_CELLS else b""
+
+    def tail(self) -> bytes:
+        last = self._group() if self._cells else b""
+        return last + self._stream.tail()
+
+    def _group(self) -> bytes:
+        frame = pl.concat(self._frames)
+        self._frames, self._cells = [], 0
+        return self._stream.part(frame)
+
+
 def encoder(rows: Rows, format: Format, zone: ZoneInfo | None) -> Encoder:
-    """Return an encoder that writes rows in a streamable format."""
+    """Return an encoder that writes rows in this format."""
     match format:
         case Format.CSV:
             return _Csv(rows, zone)
         case Format.ARROW:
             return _Arrow(rows, zone)
-        case _:
+        case Format.PARQUET:
+            return _Parquet(rows, zone)
+        case Format.JSON:
             return _Json(rows, zone)
-
-
-def parquet(frame: pl.DataFrame, zone: ZoneInfo | None = None) -> bytes:
-    """Return a whole Parquet file."""
-    buffer = BytesIO()
-    frame.select(_typed(frame.schema, zone)).write_parquet(buffer)
-    return buffer.getvalue()
 
 
 # --- columns -----------------------------------------------------------------------------------

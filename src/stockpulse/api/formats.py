@@ -1,8 +1,7 @@
 """Answers of rows as JSON, CSV, an Arrow stream or Parquet, streamed in chunks."""
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Final
@@ -14,22 +13,41 @@ from pydantic import WithJsonSchema
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from stockpulse.api.encoders import MEDIA_TYPES, Encoder, Format, Rows, encoder, parquet
+from stockpulse.aio.offload import in_reader_thread
+from stockpulse.api.budget import Reservation
+from stockpulse.api.encoders import GROUP_CELLS, MEDIA_TYPES, Encoder, Format, Rows, encoder
 from stockpulse.errors import InvalidInput, shown
 
 #: The maximum number of rows that are encoded at once, and so held in memory, for chunks of any size.
 SLICE_ROWS: Final = 20_000
-#: Encoding this many rows takes about a millisecond; more are encoded in a thread.
-INLINE_ROWS: Final = 2_000
-#: Parquet is written in one piece, so its size is limited.
-MAX_PARQUET_ROWS: Final = 2_000_000
+#: The maximum number of values (rows x columns) in such a slice.
+SLICE_CELLS: Final = 100_000
+#: Encoding this many values takes about a millisecond; more are encoded in a thread.
+INLINE_CELLS: Final = 20_000
+
+_CELL_BYTES: Final = 64
+"""The memory for a value of an answer that is made as a whole: as read, in a frame, as text."""
+_STREAMED_CELL_BYTES: Final = 32
+"""The memory for a value of a page that waits to be sent: in a frame, and partly as text."""
+_PAGE_CELLS: Final = 150_000
+"""The approximate number of values in a page of a streamed answer."""
+ASK_FOR_LESS: Final = "ask for a shorter range, a smaller limit or fewer indicators"
+
+
+async def room_for_rows(room: Reservation, rows: int, columns: int) -> None:
+    """Reserve the memory of an answer with this many rows, which is made as a whole."""
+    await room.grow_to(rows * columns * _CELL_BYTES, ASK_FOR_LESS)
+
+
+async def room_for_stream(room: Reservation, format: Format, kept_cells: int = 0) -> None:
+    """Reserve the memory of a streamed answer: a page of it, whatever its length, and values that it keeps."""
+    cells = _PAGE_CELLS + kept_cells + (GROUP_CELLS if format is Format.PARQUET else 0)
+    await room.grow_to(cells * _STREAMED_CELL_BYTES, ASK_FOR_LESS)
 
 
 async def answer(rows: Rows, format: Format = Format.JSON, zone: ZoneInfo | None = None) -> Response:
     """Stream `rows`. Raises an error of the first chunk here, while the answer can still have its status."""
     headers = _headers(format, rows.filename)
-    if format is Format.PARQUET:
-        return Response(await _parquet(rows, zone), headers=headers)
     first = await anext(rows.chunks, None)
     return _Stream(encoder(rows, format, zone), first, rows.chunks, headers)
 
@@ -46,8 +64,6 @@ async def answer_frame(
     """Answer with one small frame; JSON has the `count` before the rows: `{"symbol": …, "count": 5, "ticks": […]}`."""
     header_fields = {**header_fields, "count": frame.height}
     rows = Rows(chunks=only(frame), schema=frame.schema, key=key, header_fields=header_fields, filename=filename)
-    if format is Format.PARQUET:
-        return await answer(rows, format, zone)
     pieces = [piece async for piece in _pieces(encoder(rows, format, zone), rows.chunks)]
     return Response(b"".join(pieces), headers=_headers(format, filename))
 
@@ -139,12 +155,19 @@ class _Stream(StreamingResponse):
 
 
 async def _pieces(encoder: Encoder, *sources: AsyncIterator[pl.DataFrame]) -> AsyncGenerator[bytes]:
+    cells = 0
     yield encoder.head()
     for source in sources:
         async for chunk in source:
-            for part in chunk.iter_slices(SLICE_ROWS):
-                yield await _aside(part.height, encoder.rows, part)
-    yield encoder.tail()
+            height = max(1, min(SLICE_ROWS, SLICE_CELLS // max(1, chunk.width)))
+            for part in chunk.iter_slices(height):
+                cells += part.height * part.width
+                # A large answer is encoded in threads, so that other requests are not blocked.
+                encode = partial(encoder.rows, part)
+                piece = encode() if cells <= INLINE_CELLS else await in_reader_thread(encode)
+                if piece:
+                    yield piece
+    yield encoder.tail() if cells <= INLINE_CELLS else await in_reader_thread(encoder.tail)
 
 
 async def only(frame: pl.DataFrame | None) -> AsyncGenerator[pl.DataFrame]:
@@ -156,24 +179,3 @@ async def only(frame: pl.DataFrame | None) -> AsyncGenerator[pl.DataFrame]:
 async def _close(chunks: AsyncIterator[pl.DataFrame]) -> None:
     if isinstance(chunks, AsyncGenerator):  # it may hold a connection
         await chunks.aclose()
-
-
-async def _aside(rows: int, encode: Callable[[pl.DataFrame], bytes], frame: pl.DataFrame) -> bytes:
-    """Encode small frames here and large frames in a thread, so that other requests are not blocked."""
-    return encode(frame) if rows <= INLINE_ROWS else await asyncio.to_thread(encode, frame)
-
-
-async def _parquet(rows: Rows, zone: ZoneInfo | None) -> bytes:
-    frames, height = [rows.schema.to_frame()], 0
-    try:
-        async for chunk in rows.chunks:
-            frames.append(chunk)
-            height += chunk.height
-            if height > MAX_PARQUET_ROWS:
-                raise InvalidInput(
-                    "format",
-                    f"parquet takes at most {MAX_PARQUET_ROWS:,} rows: narrow the range or use arrow",
-                )
-    finally:
-        await _close(rows.chunks)
-    return await _aside(height, partial(parquet, zone=zone), pl.concat(frames))

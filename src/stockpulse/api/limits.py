@@ -15,5 +15,8 @@ def too_many_rows() -> TooLarge:
 
 
 def too_many_bytes() -> TooLarge:
-    """Return the error for a body that unpacks to more than `MAX_UNPACKED_BYTES`."""
-    return TooLarge(f"one request may unpack to at most {MAX_UNPACKED_BYTES:,} bytes: send several requests")
+    """Return the error for a body that unpacks to more than `MAX_UNPACKED_BYTES`, or repeats long texts."""
+    return TooLarge(
+        f"one request may unpack to at most {MAX_UNPACKED_BYTES:,} bytes, less if a dictionary repeats"
+        " long texts: send several requests"
+    )

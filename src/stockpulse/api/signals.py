@@ -7,16 +7,17 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from stockpulse.api import context
+from stockpulse.api.budget import AnswerRoom, Reservation
 from stockpulse.api.context import PathSymbol, Text
 from stockpulse.api.encoders import Format, Rows
 from stockpulse.api.error_responses import error_responses
-from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer, only
+from stockpulse.api.formats import ASK_FOR_LESS, FORMAT_RESPONSES, AnswerFormat, answer, only, room_for_rows
 from stockpulse.api.time_params import Zone
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import BASE_INTERVALS, STORED_INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Symbol
 from stockpulse.rules import MAX_CHARACTERS, parse
-from stockpulse.storage.signals import SignalStore
+from stockpulse.storage.signals import SERVED_SIGNALS, SignalStore
 
 router = APIRouter(tags=["signals"])
 
@@ -68,10 +69,11 @@ Limit = Annotated[int, Query(ge=1, le=10_000, description="The maximum number of
     "/signals",
     summary="The newest signals",
     response_model=Signals,
-    responses=FORMAT_RESPONSES | error_responses(422, 503),
+    responses=FORMAT_RESPONSES | error_responses(413, 422, 503),
 )
 async def signals(
     stored: context.Signals,
+    room: AnswerRoom,
     format: AnswerFormat,
     zone: Zone,
     limit: Limit = 100,
@@ -82,17 +84,18 @@ async def signals(
 
     The signal is HOLD if neither condition of the rule holds, if both do, or if history is too short.
     """
-    return await _signals(stored, None, limit, signal, rule, format, zone)
+    return await _signals(stored, room, None, limit, signal, rule, format, zone)
 
 
 @router.get(
     "/signals/{symbol:path}",
     summary="The newest signals of a symbol",
     response_model=Signals,
-    responses=FORMAT_RESPONSES | error_responses(404, 422, 503),
+    responses=FORMAT_RESPONSES | error_responses(404, 413, 422, 503),
 )
 async def signals_of_symbol(
     stored: context.Signals,
+    room: AnswerRoom,
     symbol: PathSymbol,
     format: AnswerFormat,
     zone: Zone,
@@ -101,11 +104,12 @@ async def signals_of_symbol(
     rule: RuleName = None,
 ) -> Response:
     """Return the signals of one symbol, newest first."""
-    return await _signals(stored, symbol, limit, signal, rule, format, zone)
+    return await _signals(stored, room, symbol, limit, signal, rule, format, zone)
 
 
 async def _signals(
     stored: SignalStore,
+    room: Reservation,
     symbol: Symbol | None,
     limit: int,
     signal: str | None,
@@ -113,6 +117,7 @@ async def _signals(
     format: Format,
     zone: ZoneInfo,
 ) -> Response:
+    await room_for_rows(room, limit, len(SERVED_SIGNALS))
     total, found = await stored.latest(limit, symbol=symbol, signal=signal, rule=rule)
     filename = f"{symbol.name if symbol else 'all'}_signals"
     rows = Rows(
@@ -145,10 +150,11 @@ StoredInterval = Annotated[Interval, Depends(_stored_interval)]
     "/screen",
     summary="The symbols that satisfy a condition",
     response_model=Screen,
-    responses=FORMAT_RESPONSES | error_responses(422, 503),
+    responses=FORMAT_RESPONSES | error_responses(413, 422, 503),
 )
 async def screen(
     screener: context.Screening,
+    room: AnswerRoom,
     format: AnswerFormat,
     zone: Zone,
     interval: StoredInterval,
@@ -170,7 +176,9 @@ async def screen(
 
     An unknown condition is not satisfied.
     """
-    found = await screener.matches(parse(where), interval)
+    expression = parse(where)
+    await room.grow_to(screener.bytes_for(expression), ASK_FOR_LESS)
+    found = await screener.matches(expression, interval)
     header = {"where": where.strip(), "interval": interval.name, "count": found.height}
     rows = Rows(chunks=only(found), schema=found.schema, key="matches", header_fields=header, filename="screen")
     return await answer(rows, format, zone)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from stockpulse.api.arrow_body import read_arrow
+from stockpulse.api.arrow_body import read_arrow, unpacked_bytes
 from stockpulse.api.limits import MAX_ROWS, too_many_rows
 from stockpulse.errors import InvalidInput, shown
 from stockpulse.market.rows import PARSED_TICKS, TICK_FIELDS, Sent, as_json, assemble, sent_columns, sent_objects
@@ -23,10 +23,19 @@ _NO_NUMBER: Final = re.compile(rb'(?P<text>"(?:[^"\\]|\\.)*+(?:"|\Z))|(?P<number
 _FLOATS: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MARKS: Final = tuple({name: None} for name in _FLOATS)
 
+_TEXT_COPIES: Final = 5
+"""The body, its texts as Python has them, as columns, and as the originals of rejected rows."""
+_CONTAINER_BYTES: Final = 250
+_VALUE_BYTES: Final = 60
+_ARROW_COPIES: Final = 6
+"""The unpacked columns, and what is made of them; all of their text becomes the originals of rejected rows."""
+
+Body = bytes | bytearray
+
 _NAMES: Final = frozenset(name for field in TICK_FIELDS for name in field.names)
 
 
-def parse_ticks(body: bytes, content_type: str) -> pl.DataFrame:
+def parse_ticks(body: Body, content_type: str) -> pl.DataFrame:
     """Return the ticks of a request in the order sent, as `PARSED_TICKS`.
 
     Raises InvalidInput if the body as a whole cannot be read, TooLarge if it has too many rows.
@@ -37,9 +46,17 @@ def parse_ticks(body: bytes, content_type: str) -> pl.DataFrame:
     if media_type in _JSON_LINES:
         return _assembled(_read_json_lines(body))
     if media_type in _ARROW:
-        return _assembled(_read_columns(read_arrow(body, _NAMES)))
+        return _assembled(_read_columns(read_arrow(bytes(body), _NAMES)))
     takes = ", ".join((_JSON[0], _JSON_LINES[0], _ARROW[0]))
     raise InvalidInput("Content-Type", f"got {shown(media_type)}; takes {takes}")
+
+
+def bytes_to_parse(body: Body, content_type: str) -> int:
+    """Return the memory that parsing this body takes, the body included."""
+    if content_type.partition(";")[0].strip().lower() in _ARROW:
+        return len(body) + _ARROW_COPIES * unpacked_bytes(body)
+    containers, values = _counted(body)
+    return _TEXT_COPIES * len(body) + _CONTAINER_BYTES * containers + _VALUE_BYTES * values
 
 
 def _assembled(sent: Sent) -> pl.DataFrame:
@@ -49,7 +66,7 @@ def _assembled(sent: Sent) -> pl.DataFrame:
 # --- the three ways to send rows ---------------------------------------------------------------
 
 
-def _read_json(body: bytes) -> Sent:
+def _read_json(body: Body) -> Sent:
     _check_amount(body)
     rows, write = _loaded(body)
     rows = [rows] if isinstance(rows, dict) else rows
@@ -61,7 +78,7 @@ def _read_json(body: bytes) -> Sent:
     return sent_objects(rows, broken, lambda at: (write(rows[row]) for row in at))
 
 
-def _loaded(body: bytes) -> tuple[Any, Callable[[object], bytes]]:
+def _loaded(body: Body) -> tuple[Any, Callable[[object], bytes]]:
     """Return the values of JSON, and a function that writes one as it was sent. Raises InvalidInput.
 
     NaN and Infinity are not JSON, but many programs write them. They become floats, so that only their rows are wrong.
@@ -89,7 +106,7 @@ def _unmarked(value: object) -> object:
     return _FLOATS[next(iter(value))] if isinstance(value, dict) and value in _MARKS else value
 
 
-def _read_json_lines(body: bytes) -> Sent:
+def _read_json_lines(body: Body) -> Sent:
     _check_amount(body)
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > MAX_ROWS:
@@ -103,15 +120,19 @@ def _read_json_lines(body: bytes) -> Sent:
         if type(row) is not dict:
             broken.setdefault(at, f"not an object: {shown(row)}")
         rows.append(row)
-    return sent_objects(rows, broken, lambda at: (lines[row] for row in at))
+    return sent_objects(rows, broken, lambda at: (bytes(lines[row]) for row in at))
 
 
-def _check_amount(body: bytes) -> None:
+def _check_amount(body: Body) -> None:
     """Count the characters that make objects: 64 MB of text can become 3 GB of them. Raises TooLarge."""
-    containers = body.count(b"{") + body.count(b"[")
-    values = body.count(b",") + body.count(b"\n")
+    containers, values = _counted(body)
     if containers > 10 * MAX_ROWS or values > 50 * MAX_ROWS:
         raise too_many_rows()
+
+
+def _counted(body: Body) -> tuple[int, int]:
+    """Return the approximate numbers of objects and lists, and of values, in JSON."""
+    return body.count(b"{") + body.count(b"["), body.count(b",") + body.count(b"\n")
 
 
 def _read_columns(frame: pl.DataFrame) -> Sent:

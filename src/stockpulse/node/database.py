@@ -22,6 +22,10 @@ from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.settings import Settings
 
 _CLOSE_SECONDS: Final = 3
+_OWN_CONNECTIONS: Final = 4
+"""Of the connections for queries, this many are for the work of the process itself; readers have the others."""
+_LEAST_OWN_CONNECTIONS: Final = 2
+"""With one, new names would wait while a segment is indexed."""
 
 
 def disk_of(settings: Settings) -> Disk:
@@ -64,16 +68,14 @@ async def open_database(settings: Settings, tasks: Supervisor) -> AsyncIterator[
     # Loading a calendar takes a second, in which the database starts as well.
     async with _loading(settings) as calendar, database_address(settings, tasks, disk) as dsn:
         await _check(settings, dsn, calendar)
-        pool = await create_pool(dsn, settings.database_pool)
-        try:
+        own = min(_OWN_CONNECTIONS, max(_LEAST_OWN_CONNECTIONS, settings.database_pool // 2))
+        async with _pool(dsn, own) as pool, _pool(dsn, max(1, settings.database_pool - own)) as readers:
             names = Names()
             name_store = NameStore(pool, names)
             await name_store.load()
             pulse = Pulse(dsn)
             async with tasks.running("pulse", pulse.run):
-                yield Database(dsn, pool, names, name_store, disk, pulse)
-        finally:
-            await _close(pool)
+                yield Database(dsn, pool, readers, names, name_store, disk, pulse)
 
 
 @asynccontextmanager
@@ -109,9 +111,14 @@ async def _check(settings: Settings, dsn: str, calendar: Awaitable[Calendar]) ->
         raise CannotStart(f"STOCKPULSE_CALENDAR: {wrong}") from None
 
 
-async def _close(pool: Pool) -> None:
+@asynccontextmanager
+async def _pool(dsn: str, size: int) -> AsyncIterator[Pool]:
+    pool = await create_pool(dsn, size)
     try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await pool.close()
-    except TimeoutError:
-        pool.terminate()
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()

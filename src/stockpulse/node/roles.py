@@ -6,11 +6,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from stockpulse.api.budget import budget_of
 from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
 from stockpulse.node.feed import start_feed
+from stockpulse.node.machine_memory import MEGABYTE, default_request_memory_mb
 from stockpulse.node.maintenance import start_audit, start_compiler, start_maintenance
 from stockpulse.node.node import Node
 from stockpulse.node.parts import (
@@ -26,6 +28,7 @@ from stockpulse.node.stopping import drained_at_the_end
 from stockpulse.pipeline.followed_shard import follow_names
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.settings import Settings
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
@@ -33,6 +36,9 @@ from stockpulse.storage.screener import Screener
 from stockpulse.storage.second_bars import SecondBars
 from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickReader
+
+_ANSWER_SECONDS: Final = 5.0
+"""The time that a request that reads waits for room for its answer."""
 
 
 @asynccontextmanager
@@ -111,6 +117,11 @@ def _start_intake(node: Node, pipeline: Pipeline) -> None:
     node.tasks.start("assign_ids", ingestor.assign_ids, lag=lambda: ingestor.lag()[0])
 
 
+def _request_memory(settings: Settings) -> int:
+    megabytes = settings.request_memory_mb
+    return (default_request_memory_mb() if megabytes is None else megabytes) * MEGABYTE
+
+
 def _compiler(node: Node) -> Compiler:
     return Compiler(node.settings.cache_dir / "loops")
 
@@ -119,12 +130,13 @@ def _context(
     node: Node, registry: CollectorRegistry, pipeline: Pipeline, newest: NewestData, compiler: Compiler
 ) -> Context:
     """Return the context of the routes."""
-    settings, pool, names = node.settings, node.database.pool, node.database.names
+    settings, readers, names = node.settings, node.database.readers, node.database.names
     registry.register(PipelineCollector(pipeline, node.tasks))
-    bars = BarReader(pool, names, newest.bars, extended_day=settings.extended_day)
-    ticks = TickReader(pool, names, newest.ticks)
+    bars = BarReader(readers, names, newest.bars, extended_day=settings.extended_day)
+    ticks = TickReader(readers, names, newest.ticks)
     return Context(
-        pool=pool,
+        pool=node.database.pool,
+        budget=budget_of(_request_memory(settings), _ANSWER_SECONDS, settings.durable_timeout_seconds),
         disk=node.database.disk,
         pulse=node.database.pulse,
         names=names,
@@ -133,8 +145,8 @@ def _context(
         ticks=ticks,
         bars=bars,
         second_bars=SecondBars(bars, ticks, names, node.spec.lateness_micros),
-        analytics=AnalyticsReader(pool, bars, compiler),
-        signals=SignalStore(pool),
+        analytics=AnalyticsReader(readers, bars, compiler),
+        signals=SignalStore(readers),
         screener=Screener(bars, names, compiler),
         supervisor=node.tasks,
         compiler=compiler,
@@ -143,7 +155,7 @@ def _context(
         default_calendar=settings.calendar,
         durable_timeout_seconds=settings.durable_timeout_seconds,
         future_seconds=settings.future_seconds,
-        dead_letters=DeadLetterStore(pool),
+        dead_letters=DeadLetterStore(readers),
         shards=pipeline.shards,
         log=node.log,
         needs_kafka=settings.role != "api",

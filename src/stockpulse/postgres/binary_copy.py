@@ -30,6 +30,11 @@ class Layout:
         self._types = dict(columns)
         self._text = text
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row without its text."""
+        return self._dtype().itemsize
+
     def _dtype(self, text_bytes: int = 0) -> np.dtype[np.void]:
         fields: list[Any] = [("fields", ">i2")]
         for name, kind in self._types.items():

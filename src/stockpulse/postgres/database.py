@@ -15,6 +15,9 @@ class Database:
 
     dsn: str
     pool: Pool
+    """Connections for the work of the process itself."""
+    readers: Pool
+    """Connections for the requests that read: they wait for each other, and no other work waits for them."""
     names: Names
     name_store: NameStore
     disk: Disk

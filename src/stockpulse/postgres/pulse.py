@@ -12,6 +12,7 @@ import asyncpg
 from stockpulse.postgres.connect import TRANSIENT, ReconnectingConnection
 
 _BEAT_SECONDS: Final = 0.5
+_LATE_BEATS: Final = 4
 _SILENT_BEATS: Final = 6
 _GIVE_UP_BEATS: Final = 20
 _NO_ANSWER: Final[tuple[type[BaseException], ...]] = (*TRANSIENT, asyncpg.PostgresError)
@@ -24,6 +25,11 @@ class Pulse:
     def __init__(self, dsn: str) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
         self._missed = 0
+        self._refused = False
+
+    def answers(self) -> bool:
+        """Return True if the database has answered the newest query, or may still answer it in time."""
+        return not self._refused and self._missed < _LATE_BEATS
 
     def is_silent(self) -> bool:
         """Return True if the database has not answered for three seconds."""
@@ -56,9 +62,11 @@ class Pulse:
             self._reconnecting.drop()  # its host may have vanished
         elif (fault := asking.exception()) is None:
             self._missed = 0
+            self._refused = False
         elif isinstance(fault, _NO_ANSWER):
             self._reconnecting.drop()
             self._missed += 1
+            self._refused = True
         else:
             raise fault
 

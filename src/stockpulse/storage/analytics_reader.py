@@ -1,18 +1,19 @@
 """Reads stored indicators, and calculates others over stored bars."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
+from stockpulse.aio import offload
 from stockpulse.indicators.algebra import CALENDAR_INPUTS, INPUTS
 from stockpulse.indicators.calendar_inputs import calendar_inputs
 from stockpulse.indicators.evaluation import Bundle, Columns, Functions
 from stockpulse.indicators.stored import STORED_INDICATORS
-from stockpulse.market.arrays import array_of
+from stockpulse.market.arrays import Floats, array_of
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.schemas import UTC_MICROS
@@ -39,7 +40,10 @@ SERVED_REALTIME: Final = pl.Schema(
 """The newest price, the mean of the newest five, and the indicators of the newest 5-minute bar."""
 
 _TABLE: Final = {M5: "intraday_analytics", D1: "daily_analytics"}
-_PAGE_ROWS: Final = 5_000
+_PAGE_ROWS: Final = 1_000
+_CALCULATED_CELLS: Final = 250_000
+"""The approximate number of values (bars x outputs) that are calculated at once."""
+_FEW_ROWS: Final = 100
 _EPOCH: Final = from_micros(0)
 
 
@@ -55,15 +59,24 @@ class AnalyticsReader:
         self, symbol: Symbol, interval: Interval, limit: int, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
         """Return the newest stored rows of bars in [start, end), oldest first, as `SERVED_ANALYTICS`."""
-        rows = await self._pool.fetch(
-            f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
-            " WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts DESC LIMIT $4",
-            symbol.id,
-            start or _EPOCH,
-            end or FAR_FUTURE,
-            limit,
-        )
-        return _frame([tuple(row) for row in reversed(rows)], SERVED_ANALYTICS)
+        pages: list[pl.DataFrame] = []
+        end = end or FAR_FUTURE
+        while limit > 0:
+            rows = await self._pool.fetch(
+                f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
+                " WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts DESC LIMIT $4",
+                symbol.id,
+                start or _EPOCH,
+                end,
+                min(limit, _PAGE_ROWS),
+            )
+            if rows:
+                end = rows[-1]["ts"]
+                pages.insert(0, await _frame_of(rows[::-1], SERVED_ANALYTICS))
+            if len(rows) < _PAGE_ROWS:
+                break
+            limit -= len(rows)
+        return pl.concat(pages) if pages else SERVED_ANALYTICS.to_frame()
 
     async def between(
         self, symbol: Symbol, interval: Interval, start: datetime, end: datetime | None
@@ -79,7 +92,7 @@ class AnalyticsReader:
                 _PAGE_ROWS,
             )
             if rows:
-                yield _frame([tuple(row) for row in rows], SERVED_ANALYTICS)
+                yield await _frame_of(rows, SERVED_ANALYTICS)
             if len(rows) < _PAGE_ROWS:
                 return
             start = rows[-1]["ts"] + (from_micros(1) - _EPOCH)
@@ -91,7 +104,7 @@ class AnalyticsReader:
             " WHERE symbol_id = $1 ORDER BY calculated_at DESC LIMIT 1",
             symbol.id,
         )
-        return _frame([tuple(row) for row in rows], SERVED_REALTIME)
+        return await _frame_of(rows, SERVED_REALTIME)
 
     async def calculated(
         self,
@@ -108,17 +121,30 @@ class AnalyticsReader:
         The calculation starts at the symbol's first bar, so the first row is exact too. The last bar may still be
         forming.
         """
-        states = bundle.fresh(1)
-        async for page in self._bars.between(symbol, interval, None, end, closed_until):
-            bars = frame_inputs(page, symbol, interval)
-            rows, first, last = np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([page.height])
-            out = await asyncio.to_thread(bundle.calculate, self._functions, states, rows, first, last, bars)
-            shown = page.select("ts", "close", "final").with_columns(
+        states = bundle.fresh(1)  # go from piece to piece
+        height = max(1, _CALCULATED_CELLS // max(1, bundle.outputs))
+
+        def calculate(bars: pl.DataFrame) -> pl.DataFrame:
+            rows, first, last = np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([bars.height])
+            inputs = frame_inputs(bars, symbol, interval)
+            out = bundle.calculate(self._functions, states, rows, first, last, inputs)
+            if start is not None:
+                bars, out = _from(start, bars, out)
+            return bars.select("ts", "close", "final").with_columns(
                 pl.Series(name, values, nan_to_null=True) for name, values in zip(names, out, strict=True)
             )
-            shown = shown if start is None else shown.filter(pl.col("ts") >= start)
-            if shown.height:
-                yield shown
+
+        async for page in self._bars.between(symbol, interval, None, end, closed_until):
+            for piece in page.iter_slices(height):
+                shown = await offload.in_reader_thread(partial(calculate, piece))
+                if shown.height:
+                    yield shown
+
+
+def _from(start: datetime, bars: pl.DataFrame, out: Floats) -> tuple[pl.DataFrame, Floats]:
+    """Return the bars from a time on, and their outputs."""
+    at = int(bars["ts"].search_sorted(start))
+    return bars[at:], out[:, at:]
 
 
 def frame_inputs(bars: pl.DataFrame, symbol: Symbol, interval: Interval) -> Columns:
@@ -128,5 +154,8 @@ def frame_inputs(bars: pl.DataFrame, symbol: Symbol, interval: Interval) -> Colu
     return columns | calendar_inputs(trading_calendar(symbol.calendar), interval, array_of(bars["ts"]))
 
 
-def _frame(rows: list[Any], schema: pl.Schema) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=schema, orient="row")
+async def _frame_of(rows: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
+    def frame() -> pl.DataFrame:
+        return pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")
+
+    return frame() if len(rows) <= _FEW_ROWS else await offload.in_reader_thread(frame)

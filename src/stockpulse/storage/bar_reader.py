@@ -1,30 +1,37 @@
 """Reading bars: the bars in the engine's memory replace stored bars of the same time."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from stockpulse.aio import offload
 from stockpulse.engine.bar_math import BAR, Rows, newest_of_each
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.market.times import from_micros, micros
+from stockpulse.postgres import connect
 from stockpulse.postgres.connect import Pool
 from stockpulse.storage.bar_cursor import Cursor
-from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out, fetch_out
+from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out, fetch_out, unpack
 from stockpulse.storage.derived_bars import Derivation, bases_per_bucket
 from stockpulse.storage.served_bars import served_bars
 
 FAR_FUTURE: Final = datetime(2201, 1, 1, tzinfo=UTC)
 """A time after every bar; times in requests end here too."""
 
-_PAGE_ROWS: Final = 20_000
+_PAGE_ROWS: Final = 10_000
+"""An answer of any length holds one page in memory: the largest number of base bars that are read at once."""
 _FEW: Final = 200
 """For up to this many rows a prepared query is faster than a COPY."""
+_READ_SECONDS: Final = 60
 _COLUMNS: Final = ", ".join(LAYOUT.columns)
 _NO_BARS: Final = np.empty(0, BAR)
 _AT: Final = "timestamptz 'epoch' + interval '1 microsecond' *"
@@ -55,6 +62,10 @@ class _Span:
         return _Span(self.symbol, self.first, at + 1), _Span(self.symbol, at + 1, self.last)
 
 
+_Piece = tuple[Symbol, Rows, bool]
+"""Ascending base bars of a symbol; True if they are the last ones of their span."""
+
+
 class BarReader:
     """Reads bars of any interval, stored and forming."""
 
@@ -74,6 +85,11 @@ class BarReader:
 
     # The newest bars --------------------------------------------------------------------------------
 
+    @staticmethod
+    def rows_for_latest(interval: Interval, limit: int) -> int:
+        """Return the number of base bars that `latest` holds at a time."""
+        return min(limit * bases_per_bucket(interval), _PAGE_ROWS)
+
     async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
         """Return the newest `limit` bars, oldest first, as `SERVED_BARS`.
 
@@ -82,6 +98,8 @@ class BarReader:
         """
         base = interval.base
         count = limit * bases_per_bucket(interval)
+        if base is not interval and count > _PAGE_ROWS:
+            return await self._latest_by_pages(symbol, interval, limit, closed_until)
         query = f"SELECT {_COLUMNS} FROM {TABLE[base]} WHERE symbol_id = $1"  # noqa: S608 - names of ours
         if base is interval:
             query += " AND open <> 'NaN' ORDER BY ts DESC LIMIT $2 + 1"
@@ -99,8 +117,23 @@ class BarReader:
         bars = _priced(self._derivation(symbol, interval).derive(rows, micros(closed_until)))
         return self.served(bars, interval).tail(limit)
 
-    async def newest(self, interval: Interval, symbol_ids: list[int], most: int | None) -> Rows:
-        """Return the `most` newest bars (or all) of each symbol, of a stored interval, by symbol and time."""
+    async def _latest_by_pages(
+        self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime
+    ) -> pl.DataFrame:
+        """Return the same as `latest`, from pages of base bars: a thousand months are a million of these."""
+        found: list[Rows] = []
+        count = 0
+        pages = self._bars([_span(symbol, None, None)], interval, lambda _: closed_until, descending=True)
+        async with aclosing(pages):
+            async for bars in pages:
+                found.insert(0, bars)
+                count += len(bars)
+                if count >= limit:
+                    break
+        return self.served(np.concatenate(found) if found else _NO_BARS, interval).tail(limit)
+
+    async def newest(self, interval: Interval, symbol_ids: list[int], most: int) -> Rows:
+        """Return the `most` newest bars of each symbol, of a stored interval, by symbol and time."""
         memory = _priced(await self._in_memory(interval, None))
         async with self._pool.acquire() as connection:
             stored = await copy_out(
@@ -112,7 +145,7 @@ class BarReader:
                 most,
             )
         rows = newest_of_each(np.concatenate([stored, memory[np.isin(memory["symbol_id"], symbol_ids)]]))
-        if most is None or len(rows) == 0:
+        if len(rows) == 0:
             return rows
         # Bars in memory were added to `most` stored bars.
         last = np.searchsorted(rows["symbol_id"], rows["symbol_id"], side="right")
@@ -137,7 +170,7 @@ class BarReader:
         """
         span = _span(symbol, start, end)
         async for rows in self._bars([span], interval, lambda _: closed_until, priced=priced):
-            yield self.served(rows, interval)
+            yield await offload.run_for_reader(len(rows), partial(self.served, rows, interval))
 
     async def page(
         self,
@@ -170,16 +203,29 @@ class BarReader:
         after = None if last is None else Cursor(self._names.symbol_by_id[int(last["symbol_id"])].name, int(last["ts"]))
         return BarPage(self.served(bars[:limit], interval), after)
 
-    async def within(self, interval: Interval, symbol_ids: list[int], start: datetime, end: datetime) -> Rows:
-        """Return the bars of a stored interval that begin in [start, end), of many symbols, by symbol and time."""
+    async def all_of(self, interval: Interval, symbols: Iterable[Symbol]) -> AsyncIterator[Rows]:
+        """Yield all bars of a stored interval, oldest first, in pieces: one symbol after the other."""
+        spans = [_span(symbol, None, None) for symbol in symbols]
+        async for rows in self._bars(spans, interval, lambda _: FAR_FUTURE):
+            yield rows
+
+    async def ends_within(self, interval: Interval, symbol_ids: list[int], start: datetime, end: datetime) -> Rows:
+        """Return the bars of a stored interval that begin in [start, end), of many symbols, by symbol and time.
+
+        Of stored bars, only the first and the last one of each symbol are among them.
+        """
         memory = _priced(await self._in_memory(interval, None))
         inside = (memory["ts"] >= micros(start)) & (memory["ts"] < micros(end))
         memory = memory[inside & np.isin(memory["symbol_id"], symbol_ids)]
+        of_symbol = (
+            f"FROM {TABLE[interval]} t WHERE t.symbol_id = w.id AND t.ts >= $2 AND t.ts < $3 AND t.open <> 'NaN'"
+        )
         async with self._pool.acquire() as connection:
             stored = await copy_out(
                 connection,
-                f"SELECT {_COLUMNS} FROM {TABLE[interval]} WHERE symbol_id = ANY($1::int[])"  # noqa: S608 - ours
-                " AND ts >= $2 AND ts < $3 AND open <> 'NaN'",
+                f"SELECT {', '.join(f'b.{name}' for name in LAYOUT.columns)} FROM unnest($1::int[]) AS w (id), LATERAL"  # noqa: S608
+                f" ((SELECT * {of_symbol} ORDER BY t.ts LIMIT 1) UNION ALL"
+                f" (SELECT * {of_symbol} ORDER BY t.ts DESC LIMIT 1)) b",
                 symbol_ids,
                 start,
                 end,
@@ -202,7 +248,7 @@ class BarReader:
         *,
         descending: bool = False,
         priced: bool = True,
-    ) -> AsyncIterator[Rows]:
+    ) -> AsyncGenerator[Rows]:
         """Yield the bars of each span in turn, in ascending pieces; if `descending`, the latest piece first."""
         derivation = {span.symbol.id: self._derivation(span.symbol, interval) for span in spans}
         span_of = {span.symbol.id: span for span in spans}
@@ -211,46 +257,41 @@ class BarReader:
         held = _NO_BARS  # a bucket whose other parts come with the next piece
         pieces = self._base_bars(reaching, interval.base, rows_at_once or _PAGE_ROWS, descending=descending)
         async for symbol, piece, complete in pieces:
-            how, span = derivation[symbol.id], span_of[symbol.id]
-            rows = np.concatenate([piece, held] if descending else [held, piece])
-            if how.is_stored or complete or len(rows) == 0:
-                whole, held = rows, _NO_BARS
-            else:
-                labels = how.labels(rows)
-                cut = labels == labels[0 if descending else -1]
-                whole, held = rows[~cut], rows[cut]
-            bars = how.derive(whole, micros(closed_until(symbol)))
+            bars, held = await offload.run_for_reader(
+                len(piece),
+                partial(
+                    _derived,
+                    derivation[symbol.id],
+                    [piece, held] if descending else [held, piece],
+                    micros(closed_until(symbol)),
+                    held_at=None if complete else 0 if descending else -1,
+                ),
+            )
+            del piece  # the page is not held while its bars are sent
             bars = _priced(bars) if priced else bars
-            bars = bars[(bars["ts"] >= span.first) & (bars["ts"] < span.last)]
+            bars = _within(bars, span_of[symbol.id])
             if len(bars):
                 yield bars
 
     async def _base_bars(
         self, spans: Sequence[_Span], base: Interval, rows_at_once: int, *, descending: bool
-    ) -> AsyncIterator[tuple[Symbol, Rows, bool]]:
-        """Yield ascending pieces of each span in turn, and whether the piece is the last one of its span."""
+    ) -> AsyncIterator[_Piece]:
+        """Yield the pieces of each span in turn."""
         memory = await self._in_memory(base, spans[0].symbol.id if len(spans) == 1 else None)
         in_memory = _by_symbol(newest_of_each(memory))
         left = list(spans)
         while left:
-            stored = await self._stored(left, base, rows_at_once, descending=descending)
-            of_symbol = _by_symbol(stored)
-            cut = int(stored["symbol_id"][-1]) if len(stored) == rows_at_once else None
-            for at, span in enumerate(left):
-                symbol_id = span.symbol.id
-                mine = of_symbol.get(symbol_id, _NO_BARS)
-                complete = symbol_id != cut
-                here, rest = (span, None) if complete else span.split(int(mine["ts"][-1]), descending=descending)
-                fresh = _within(in_memory.get(symbol_id, _NO_BARS), here)
-                yield span.symbol, newest_of_each(np.concatenate([mine, fresh])), complete
-                if rest is not None:
-                    left = [rest, *left[at + 1 :]]
-                    break
-            else:
-                return
+            data = await self._stored(left, base, rows_at_once, descending=descending)
+            pieces, left = await offload.run_for_reader(
+                len(data) // LAYOUT.row_bytes,
+                partial(_pieces, data, left, in_memory, rows_at_once, descending=descending),
+            )
+            del data
+            while pieces:
+                yield pieces.popleft()
 
-    async def _stored(self, spans: Sequence[_Span], base: Interval, limit: int, *, descending: bool) -> Rows:
-        """Return the first `limit` stored bars of these spans, one span after the other."""
+    async def _stored(self, spans: Sequence[_Span], base: Interval, limit: int, *, descending: bool) -> bytes:
+        """Return the first `limit` stored bars of these spans, one span after the other, as the bytes of a COPY."""
         order = "DESC" if descending else "ASC"
         # The bounds over all spans are constants of the query, so that the planner leaves partitions out.
         query = (
@@ -261,7 +302,7 @@ class BarReader:
             f" ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
         )
         async with self._pool.acquire() as connection:
-            return await copy_out(
+            return await connect.copy_out(
                 connection,
                 query,
                 [span.symbol.id for span in spans],
@@ -270,7 +311,41 @@ class BarReader:
                 from_micros(min(span.first for span in spans)),
                 from_micros(max(span.last for span in spans)),
                 limit,
+                seconds=_READ_SECONDS,
             )
+
+
+def _pieces(
+    data: bytes, spans: Sequence[_Span], in_memory: Mapping[int, Rows], limit: int, *, descending: bool
+) -> tuple[deque[_Piece], list[_Span]]:
+    """Return the pieces of a page: stored bars, with those in memory; and the spans that are left after it."""
+    stored = unpack(data)
+    of_symbol = _by_symbol(stored)
+    cut = int(stored["symbol_id"][-1]) if len(stored) == limit else None
+    pieces: deque[_Piece] = deque()
+    for at, span in enumerate(spans):
+        symbol_id = span.symbol.id
+        mine = of_symbol.get(symbol_id, _NO_BARS)
+        complete = symbol_id != cut
+        here, rest = (span, None) if complete else span.split(int(mine["ts"][-1]), descending=descending)
+        fresh = _within(in_memory.get(symbol_id, _NO_BARS), here)
+        pieces.append((span.symbol, newest_of_each(np.concatenate([mine, fresh])), complete))
+        if rest is not None:
+            return pieces, [rest, *spans[at + 1 :]]
+    return pieces, []
+
+
+def _derived(how: Derivation, parts: Sequence[Rows], closed_until: int, *, held_at: int | None) -> tuple[Rows, Rows]:
+    """Return the bars of an interval, and the base bars of a bucket whose other parts come with the next piece.
+
+    That bucket is the one of the first (0) or last (-1) row; None: all buckets are complete.
+    """
+    rows = np.concatenate(parts)
+    if how.is_stored or held_at is None or len(rows) == 0:
+        return how.derive(rows, closed_until), _NO_BARS
+    labels = how.labels(rows)
+    cut = labels == labels[held_at]
+    return how.derive(rows[~cut], closed_until), rows[cut]
 
 
 def _span(symbol: Symbol, start: datetime | None, end: datetime | None) -> _Span:

@@ -4,13 +4,16 @@ The stored 1-minute bars show where there are ticks, and how many: ticks that ar
 is built from a part of its trades. The definition of a bar is the engine's own, so the bars of a minute add up to it.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from stockpulse.aio import offload
 from stockpulse.engine.bar_math import BAR, Rows, bars_of_symbol
 from stockpulse.engine.batches import tick_batch
 from stockpulse.errors import InvalidInput
@@ -24,6 +27,11 @@ from stockpulse.storage.tick_reader import TickReader
 
 _MOST_TICKS: Final = 500_000
 """The largest number of trades in the minutes of a request."""
+_TICK_BYTES: Final = 250
+"""The memory for a tick from which bars are built."""
+
+Reserve = Callable[[int], Awaitable[object]]
+"""Reserves memory, in bytes, before the work."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class SecondBars:
         start: datetime | None,
         end: datetime | None,
         closed_until: datetime,
+        reserve: Reserve,
     ) -> pl.DataFrame:
         """Return the bars whose start lies in [start, end), oldest first, as `SERVED_BARS`.
 
@@ -57,13 +66,15 @@ class SecondBars:
         """
         first, last = micros(start) if start else 0, micros(end or FAR_FUTURE)
         minutes = await self._minutes(symbol, first, last, closed_until)
-        built = await self._build(symbol, interval, minutes, closed_until, "start")
+        built = await self._build(symbol, interval, minutes, closed_until, "start", reserve)
         if built.kept_from:
             raise _not_kept(symbol, interval, built.kept_from)
         bars = built.bars[(built.bars["ts"] >= first) & (built.bars["ts"] < last)]
         return self._bars.served(bars, interval)
 
-    async def latest(self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime) -> pl.DataFrame:
+    async def latest(
+        self, symbol: Symbol, interval: Interval, limit: int, closed_until: datetime, reserve: Reserve
+    ) -> pl.DataFrame:
         """Return the newest `limit` bars, oldest first, as `SERVED_BARS`: fewer if older ticks are no longer stored.
 
         Raises InvalidInput if the minutes have too many trades, or if the newest ticks are no longer kept.
@@ -73,7 +84,7 @@ class SecondBars:
             priced = await self._bars.latest(symbol, M1, count, closed_until)
             start = 0 if len(priced) < count else int(array_of(priced["ts"])[0])
             minutes = await self._minutes(symbol, start, micros(FAR_FUTURE), closed_until)
-            built = await self._build(symbol, interval, minutes, closed_until, "limit")
+            built = await self._build(symbol, interval, minutes, closed_until, "limit", reserve)
             bars = built.bars[built.bars["ts"] >= built.kept_from]
             if built.kept_from and len(bars) == 0:
                 raise _not_kept(symbol, interval, built.kept_from)
@@ -93,23 +104,34 @@ class SecondBars:
         return pl.concat(pages)
 
     async def _build(
-        self, symbol: Symbol, interval: Interval, minutes: pl.DataFrame, closed_until: datetime, field: str
+        self,
+        symbol: Symbol,
+        interval: Interval,
+        minutes: pl.DataFrame,
+        closed_until: datetime,
+        field: str,
+        reserve: Reserve,
     ) -> _Built:
         if minutes.is_empty():
             return _Built(np.empty(0, BAR), 0)
         starts = array_of(minutes["ts"])
         ticks = None
-        if minutes["trade_count"].sum() <= _MOST_TICKS:
+        trades = int(minutes["trade_count"].sum())
+        if trades <= _MOST_TICKS:
+            await reserve(trades * _TICK_BYTES)
             begin, end = from_micros(int(starts[0])), from_micros(int(starts[-1]) + MINUTE_MICROS)
             ticks = await self._ticks.counted(symbol.id, begin, end, _MOST_TICKS)
         if ticks is None:
             raise InvalidInput(
                 field, f"{interval} bars are built from ticks, and takes at most {_MOST_TICKS:,}: ask for fewer bars"
             )
-        bars = bars_of_symbol(*tick_batch(ticks, self._names).trades, _length(interval))
+        bars = await offload.run_for_reader(len(ticks), partial(self._bars_of, ticks, interval))
         bars["final"] = bars["end"] <= micros(closed_until) - self._lateness
         kept_from = _kept_from(minutes, starts, bars)
         return _Built(bars[~np.isnan(bars["open"])], kept_from)
+
+    def _bars_of(self, ticks: pl.DataFrame, interval: Interval) -> Rows:
+        return bars_of_symbol(*tick_batch(ticks, self._names).trades, _length(interval))
 
 
 def _length(interval: Interval) -> int:
