@@ -255,6 +255,7 @@ class TestProvider:
         assert [frame.schema for frame in frames] == [BARS]
         assert validate_bars(frames[0], now, timedelta(seconds=5)).rejected.is_empty()
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_feeds_the_app(self, tmp_path, monkeypatch):
         text = documents.page("your-own-provider")

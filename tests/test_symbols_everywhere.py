@@ -103,6 +103,7 @@ async def test_from_a_file(tmp_path, name):
     assert pl.concat(frames)["symbol"].to_list() == [sent for sent, _ in VENDOR_SYMBOLS]
 
 
+@pytest.mark.thorough
 def test_from_the_command_line(tmp_path, postgres_dsn):
     """Replayed into the database, and followed by the setting."""
     pl.DataFrame(TICKS).write_csv(tmp_path / "x.csv")

@@ -668,6 +668,7 @@ async def test_a_bar_that_is_forming_says_so_and_leaves_no_trace(market):
     assert after[-1]["rsi"] > before[-1]["rsi"]
 
 
+@pytest.mark.thorough
 async def test_more_history_than_a_page(contexts, compiled, client):
     count = 45_000
     closes = 100 + np.cumsum(np.random.default_rng(9).normal(0, 0.05, count))
@@ -696,6 +697,7 @@ async def test_more_history_than_a_page(contexts, compiled, client):
     assert [row["rsi"] for row in rows] == whole["rsi"][24_000:].to_list()
 
 
+@pytest.mark.thorough
 async def test_more_stored_rows_than_a_page(contexts, compiled, client):
     count = 32_500  # two minutes apart: 13,000 of 5 minutes
     closes = 100 + np.cumsum(np.random.default_rng(9).normal(0, 0.05, count))

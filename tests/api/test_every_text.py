@@ -149,6 +149,7 @@ def refused(answer: httpx2.Response) -> bool:
     return True
 
 
+@pytest.mark.thorough
 async def test_no_parameter_makes_a_500(client: httpx2.AsyncClient) -> None:
     tick = {"symbol": "AAPL", "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
     assert (await client.post("/ticks?clock=event", json=[tick])).json()["accepted"] == 1

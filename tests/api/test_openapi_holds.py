@@ -14,6 +14,7 @@ TICK = {"symbol": "AAPL", "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
 DEPTH = ("--phases=examples,fuzzing", "--max-examples=3")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_the_document_holds(tmp_path: Path, compiled: Path) -> None:
     with AppProcess(tmp_path / "app", cache_dir=str(compiled)) as app:

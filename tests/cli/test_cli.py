@@ -150,6 +150,7 @@ def test_a_recording_becomes_the_bars_of_its_trades_and_a_second_time_only_dupli
     assert counts(again.stdout) == (ROWS, 0, ROWS, 0)
 
 
+@pytest.mark.thorough
 def test_rejected_rows_are_counted_shown_and_kept_in_dead_letters(replay, app, tmp_path):
     (tmp_path / "bad.csv").write_text(BAD_CSV)
     done = replay(tmp_path / "bad.csv", "--url", app.url, "--provider", "bad")
@@ -243,6 +244,7 @@ def test_a_recording_takes_its_time(replay, app, tmp_path):
 # Replay without a server ------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_without_a_server_it_goes_into_the_database(run, postgres_dsn, monkeypatch):
     command = ("replay", BINANCE, "--speed", "max", "--url", f"http://127.0.0.1:{free_port()}", "--calendar", "24/7")
@@ -266,6 +268,7 @@ def test_without_a_server_it_goes_into_the_database(run, postgres_dsn, monkeypat
     assert counts(again.stdout) == (ROWS, 0, ROWS, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_stopped_by_a_signal_it_stores_what_was_sent_and_says_how_much(postgres_dsn, tmp_path):
     file = write_csv(tmp_path / "long.csv", "LONG", 60)
@@ -516,6 +519,7 @@ def test_topics_on_brokers_that_do_not_answer(run, monkeypatch, command):
     assert "secret" not in done.output
 
 
+@pytest.mark.thorough
 def test_topics_are_made_and_shown(run, monkeypatch, kafka, topic):
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka)
     monkeypatch.setenv("STOCKPULSE_KAFKA_PARTITIONS", "3")

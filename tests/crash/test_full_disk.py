@@ -133,6 +133,7 @@ async def test_the_embedded_database_comes_back_when_there_is_room() -> None:
             assert (await app.terminate())[0] == 0
 
 
+@pytest.mark.thorough
 async def test_a_start_on_a_disk_that_is_too_small_says_so() -> None:
     with data_folder() as folder, small_disk(folder / "disk", "20m") as disk:
         app = App(disk)

@@ -98,7 +98,11 @@ async def killed(broker: Broker, meanwhile: Callable[[], Awaitable[None]]) -> No
 
 @pytest.mark.parametrize(
     "outage",
-    [pytest.param(stopped, marks=pytest.mark.longest), frozen, pytest.param(killed, marks=pytest.mark.longest)],
+    [
+        pytest.param(stopped, marks=pytest.mark.longest),
+        pytest.param(frozen, marks=pytest.mark.thorough),
+        pytest.param(killed, marks=pytest.mark.longest),
+    ],
 )
 async def test_an_outage_under_load_loses_nothing_and_doubles_nothing(own_broker: Broker, outage: Outage) -> None:
     seed = seed_of(31)

@@ -43,6 +43,7 @@ async def kill_now_and_then(app: App, load: Load, kills: int, dice: random.Rando
     return seconds
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 async def test_killed_app_loses_nothing_and_doubles_nothing() -> None:
     seed = seed_of(1)

@@ -76,6 +76,7 @@ def test_prepared_is_what_was_prepared(folder):
     assert len(machine_code(folder)) == 2
 
 
+@pytest.mark.thorough
 def test_command_prepares_in_a_process_of_its_own(folder):
     compiler = Compiler(folder)
     done = run(compiler)

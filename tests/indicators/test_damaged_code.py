@@ -118,6 +118,7 @@ def test_a_folder_that_vanishes_is_made_again(folder):
     assert compiler.fault is None
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the invalid instruction is one of x86-64")
 def test_code_that_would_crash_the_process_is_not_run(folder):
     file = code_file(folder)

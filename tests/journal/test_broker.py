@@ -56,6 +56,7 @@ async def test_topics_are_not_made_by_a_slip(kafka: str, topic: str) -> None:
         await send(kafka, topic, VALUES[:1], request_timeout_ms=1000)
 
 
+@pytest.mark.thorough
 async def test_own_broker_is_killed_and_comes_back_with_its_log(own_broker: Broker) -> None:
     await make_topic(own_broker.bootstrap, "killed")
     await send(own_broker.bootstrap, "killed", VALUES)
@@ -68,6 +69,7 @@ async def test_own_broker_is_killed_and_comes_back_with_its_log(own_broker: Brok
     assert await read(own_broker.bootstrap, "killed", len(VALUES)) == VALUES
 
 
+@pytest.mark.thorough
 async def test_own_broker_is_frozen_thaws_and_can_be_stopped_frozen(own_broker: Broker) -> None:
     await make_topic(own_broker.bootstrap, "frozen")
     async with aiokafka.AIOKafkaProducer(bootstrap_servers=own_broker.bootstrap) as producer:
@@ -85,6 +87,7 @@ async def test_own_broker_is_frozen_thaws_and_can_be_stopped_frozen(own_broker: 
         await send(own_broker.bootstrap, "frozen", [b"after"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 async def test_secured_broker_knows_its_user(secured_broker: Broker, mechanism: str) -> None:
     await make_topic(secured_broker.bootstrap, mechanism)
@@ -93,6 +96,7 @@ async def test_secured_broker_knows_its_user(secured_broker: Broker, mechanism: 
     assert await read(secured_broker.secure_bootstrap, mechanism, len(VALUES), **login) == VALUES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 async def test_secured_broker_turns_others_away(
     secured_broker: Broker, mechanism: str, caplog: pytest.LogCaptureFixture

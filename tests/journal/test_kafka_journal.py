@@ -122,6 +122,7 @@ def ticks_in(appended: list[Appended], names: dict[int, str]) -> list[tuple[int,
     return [(seq, names[symbol_id], price) for seq, symbol_id, price in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("identified", [False, True])
 async def test_what_others_write_between_ours_keeps_its_place(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, identified: bool
@@ -207,6 +208,7 @@ async def test_a_redelivery_among_the_records_of_others_is_left_out_also_after_a
 # Transactions -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_transactions_of_others(serve: Serve, postgres_dsn: str, kafka: str, topic: str) -> None:
     """Records of aborted transactions are skipped; an open transaction delays later records; markers delay nothing."""
     raw = f"{topic}.raw"
@@ -374,6 +376,7 @@ async def prices(client: httpx2.AsyncClient) -> list[float]:
     return sorted(tick["price"] for tick in answer.json()["ticks"])
 
 
+@pytest.mark.thorough
 async def test_ticks_are_taken_back_by_us_and_by_others(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

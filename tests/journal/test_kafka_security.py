@@ -25,6 +25,7 @@ def secured(broker: Broker, topic: str, mechanism: str, password: str) -> dict[s
     return on_kafka(broker.secure_bootstrap, topic, **PROTECTED, **login, kafka_ca_file=str(broker.ca_file))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
 async def test_ticks_go_through_a_broker_that_wants_a_password(
     serve: Serve,
@@ -47,6 +48,7 @@ async def test_ticks_go_through_a_broker_that_wants_a_password(
     assert secured_broker.password not in said + caplog.text + captured.out + captured.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mechanism", ["PLAIN"])
 def test_a_wrong_password_stops_the_start_and_is_not_told(
     postgres_dsn: str, secured_broker: Broker, tmp_path: Path, mechanism: str
@@ -61,6 +63,7 @@ def test_a_wrong_password_stops_the_start_and_is_not_told(
     assert WRONG not in said
 
 
+@pytest.mark.thorough
 def test_an_unknown_authority_stops_the_start(postgres_dsn: str, secured_broker: Broker, tmp_path: Path) -> None:
     settings = secured(secured_broker, "unknown", "PLAIN", secured_broker.password) | {"database_url": postgres_dsn}
     missing = tmp_path / "missing.pem"

@@ -104,6 +104,7 @@ async def test_kcat_prints_what_we_write(serve: Serve, postgres_dsn: str, kafka:
     await assert_same_bars(postgres_dsn, [json.loads(line) for line in printed.splitlines()])
 
 
+@pytest.mark.thorough
 async def test_confluents_avro_consumer_reads_what_we_write(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

@@ -159,6 +159,7 @@ async def test_what_came_before_a_move_is_known_again_after_it(
     await assert_stored(postgres_dsn, sent)
 
 
+@pytest.mark.thorough
 async def test_move_works_in_what_a_killed_app_left(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, tmp_path: Path
 ) -> None:

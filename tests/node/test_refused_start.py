@@ -110,6 +110,7 @@ async def no_connections(dsn: str, step: str) -> None:
         await own.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # more than a hundred starts
 async def test_at_every_step(postgres_dsn: str, cache_dir: Path) -> None:

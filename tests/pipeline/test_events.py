@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+import pytest
 
 from derived_recompute import in_plain_python
 from stockpulse.engine.signals import Rule
@@ -108,6 +109,7 @@ async def test_a_late_tick_is_a_revision(postgres_dsn):
         assert heard.newest(M1)[key]["close"] == 12.0
 
 
+@pytest.mark.thorough
 async def test_indicators_and_signals_are_the_stored_ones(postgres_dsn):
     heard = Recorder()
     rule = Rule("up", parse("close > sma(2)"), parse("close < sma(2)"))

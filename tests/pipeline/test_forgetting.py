@@ -378,7 +378,7 @@ class History:
         await parts.flush()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 6))])
 async def test_any_history(postgres_dsn, seed):
     """However often records are forgotten, and the process dies in between, bars stay a function of the log."""
     history = History(seed)

@@ -449,7 +449,7 @@ class TestProviderBars:
 class TestAnySplit:
     """However the records are cut into submissions: the same tables, byte for byte."""
 
-    @pytest.mark.parametrize("seed", range(2))
+    @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.thorough)])
     async def test_leaves_the_same_bars(self, postgres_dsn, empty_dsn, seed):
         random = np.random.default_rng(seed)
         await migrate.upgrade(empty_dsn)

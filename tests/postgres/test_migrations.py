@@ -400,6 +400,7 @@ class TestCommandLine:
         assert SECRET not in said
         assert quote(SECRET, safe="") not in said
 
+    @pytest.mark.thorough
     async def test_upgrades_the_embedded_database(self, tmp_path):
         folder = {"STOCKPULSE_DATA_DIR": str(tmp_path / "data")}
         done = alembic("upgrade", "head", **folder)

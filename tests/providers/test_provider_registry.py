@@ -134,6 +134,7 @@ class TestInstalled:
         with pytest.raises(CannotStart, match="got 'acne'; takes one of simulated, test, acme, acme_inc, none"):
             load_settings()
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_the_app_runs_with_a_provider_that_pip_installed(self, site, tmp_path):
         """Its rule judges its trades, its faults restart its feed, and its missing history is not asked for."""

@@ -42,7 +42,7 @@ def flat(pages):
     return [(row["symbol"], row["ts"], values(row)) for row in itertools.chain(*pages)]
 
 
-@pytest.mark.parametrize("paging", [13, 20_000])
+@pytest.mark.parametrize("paging", [13, pytest.param(20_000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("week", ["spring forward", "thanksgiving"])
 async def test_all_pages_together_are_each_bar_once(postgres_dsn, monkeypatch, week, paging):
     monkeypatch.setattr(bar_reader, "_PAGE_ROWS", paging)

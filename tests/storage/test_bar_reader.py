@@ -140,7 +140,7 @@ WEEKS = {
 }
 
 
-@pytest.mark.parametrize("paging", [17, 20_000])
+@pytest.mark.parametrize("paging", [17, pytest.param(20_000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("week", WEEKS)
 @pytest.mark.parametrize(("feed", "calendar"), [(STOCKS, NewYork()), (COINS, AroundTheClock())], ids=["xnys", "24/7"])
 async def test_bars_are_those_of_the_trades(postgres_dsn, monkeypatch, week, feed, calendar, paging):
