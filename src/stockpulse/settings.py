@@ -279,6 +279,13 @@ class Settings(BaseSettings):
         description="The most kinds of ticks: combinations of provider, exchange, conditions and tape. Ticks of further"
         " kinds are rejected.",
     )
+    dead_letters_per_minute: int = Field(
+        1_000,
+        ge=1,
+        le=1_000_000,
+        description="The most rejected records of one kind (source and reason) that are kept in a minute. Further ones"
+        " are only counted.",
+    )
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."
     )

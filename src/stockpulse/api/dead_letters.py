@@ -33,8 +33,14 @@ class Letter(BaseModel):
     source: str = Field(examples=["market.prices.raw"], description="the provider or the topic of the record")
     reason: str = Field(examples=["price: must be a number > 0 and <= 1e+12"])
     record: str | None = Field(
-        description="the original text if the record could not be read, else the record as StockPulse read it;"
-        " cut to 8 KiB"
+        description="the original text if the record could not be read, cut to 8 KiB, else the record as StockPulse"
+        " read it, its texts cut to 100 characters; a text that was cut ends with …(cut)"
+    )
+    is_cut: bool = Field(description="true if a part of the record was cut; then it cannot be sent again")
+    count: int = Field(
+        examples=[1],
+        description="the number of records that this one stands for; above 1, the others of its kind and minute were"
+        " only counted, and it cannot be sent again",
     )
     topic: str | None = Field(examples=["market.prices.raw"])
     topic_partition: int | None = Field(examples=[3])
@@ -63,7 +69,7 @@ async def dead_letters(letters: DeadLetters, room: AnswerRoom, limit: Limit = 10
     """Return rejected records, newest first. StockPulse keeps them for 30 days."""
     await room.grow_to(limit * _LETTER_BYTES, "ask with a smaller limit")
     found = await letters.newest(limit, source=source)
-    return Letters(dead_letters=[Letter(**asdict(one)) for one in found])
+    return Letters(dead_letters=[Letter(**asdict(one), is_cut=one.is_cut) for one in found])
 
 
 @retries.post("/retry", summary="Send rejected records again", responses=error_responses(413, 422, 503))

@@ -97,7 +97,10 @@ class Accepted(BaseModel):
         examples=[2],
         description="ticks that StockPulse already has: same provider, symbol, exchange, trade_id and time",
     )
-    rejected: list[Rejected]
+    rejected: list[Rejected] = Field(description="the rejected rows; at most 10,000 of them")
+    rejected_further: int = Field(
+        default=0, examples=[5000], description="number of further rejected rows; absent if there are none"
+    )
     warnings: list[str] = Field(
         default=[],
         examples=[["calendar: 24/7 is for new symbols; AAPL keeps XNYS"]],
@@ -105,6 +108,8 @@ class Accepted(BaseModel):
         " none",
     )
 
+
+_LISTED_REJECTS: Final = 10_000
 
 _TICK_EXAMPLE: Final = {
     "symbol": "AAPL",
@@ -221,8 +226,10 @@ async def post_ticks(
     except TimeoutError:
         raise OutcomeUnknown from None
     # Without the model, which would take a second for 100,000 rejected rows.
-    rejected = [{"row": row, "reason": reason} for row, reason in receipt.rejected]
+    rejected = [{"row": row, "reason": reason} for row, reason in receipt.rejected[:_LISTED_REJECTS]]
     became = {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "rejected": rejected}
+    if further := receipt.rejected_rows - len(rejected):
+        became["rejected_further"] = further
     warnings = [*receipt.warnings, *(_other_calendars(parts.names, frame, calendar) if calendar else ())]
     if warnings:
         became["warnings"] = warnings

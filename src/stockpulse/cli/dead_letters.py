@@ -26,6 +26,7 @@ def list_dead_letters(
     for letter in _asked(url, "GET", "", source, limit)["dead_letters"]:
         place = f"[{letter['topic_partition']}]@{letter['topic_offset']}" if letter["topic"] else ""
         again = f" (sent again {letter['retried_at']})" if letter["retried_at"] else ""
+        again += f" (stands for {letter['count']:,} records)" if letter["count"] > 1 else ""
         typer.echo(f"{letter['id']} {letter['received_at']} {letter['source']}{place}: {letter['reason']}{again}")
         typer.echo(f"    {letter['record']}")
 

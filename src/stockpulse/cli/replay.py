@@ -93,7 +93,7 @@ class _Tally:
         self.sent += rows
         self.accepted += receipt.accepted
         self.duplicates += receipt.duplicates
-        self.rejected += len(receipt.rejected)
+        self.rejected += receipt.rejected_rows
         self.stop_clock()
         for row, reason in receipt.rejected[: _SHOWN_REJECTS - len(self.first_rejects)]:
             self.first_rejects.append(f"  {path}, row {before + row + 1:,}: {reason}")

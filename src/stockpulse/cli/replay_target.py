@@ -143,7 +143,12 @@ class _Server:
             for at, part in zip(places, (receipt, refused), strict=True)
             for row, reason in part.rejected
         )
-        return Receipt(receipt.accepted + refused.accepted, receipt.duplicates + refused.duplicates, tuple(rejected))
+        return Receipt(
+            receipt.accepted + refused.accepted,
+            receipt.duplicates + refused.duplicates,
+            tuple(rejected),
+            unlisted=receipt.unlisted + refused.unlisted,
+        )
 
     async def has_bars(self, symbol: str, start: datetime, end: datetime) -> bool:
         query = {"interval": M1.name, "start": start.isoformat(), "end": end.isoformat(), "format": "csv"}
@@ -183,7 +188,8 @@ class _Server:
         if response.is_success:
             answer = response.json()
             rejected = tuple((one["row"], one["reason"]) for one in answer["rejected"])
-            return Receipt(answer["accepted"], answer["duplicates"], rejected)
+            unlisted = answer.get("rejected_further", 0)
+            return Receipt(answer["accepted"], answer["duplicates"], rejected, unlisted=unlisted)
         if response.is_server_error:
             raise OutcomeUnknown(f"the server fails: {http_client.message_of(response)}")
         raise StockPulseError(f"the server refuses: {http_client.message_of(response)}")

@@ -38,3 +38,10 @@ class Receipt:
     duplicates: int = 0
     rejected: tuple[tuple[int, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    unlisted: int = 0
+    """Further rejected rows, which a server has not listed."""
+
+    @property
+    def rejected_rows(self) -> int:
+        """The number of rejected rows."""
+        return len(self.rejected) + self.unlisted

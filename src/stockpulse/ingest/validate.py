@@ -12,6 +12,7 @@ import polars as pl
 
 from stockpulse.market.arrays import Mask, array_of, distinct_texts
 from stockpulse.market.intervals import D1, MINUTES_OF
+from stockpulse.market.rows import LONGEST_RECORD, LONGEST_VALUE, cut
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.market.symbology import SYMBOL_TAKES, read_symbols
 from stockpulse.market.times import MINUTE_MICROS, micros
@@ -31,7 +32,6 @@ LARGEST_COUNT: Final = 10**12
 """The largest number of trades of a provider's bar."""
 
 _NULL_TIME: Final = np.iinfo(np.int64).min
-_RAW_BYTES: Final = 8192
 _TEXTS: Final = {"exchange": 16, "conditions": 64, "trade_id": 64}
 """The longest text of each of these columns."""
 
@@ -208,8 +208,13 @@ def _rejects(frame: pl.DataFrame, passed: Mask, checks: list[Check], columns: li
     wrong = np.stack([np.broadcast_to(~fine, len(frame))[rows] for fine, _ in checks])
     reasons = pl.Series([checks[first][1] for first in wrong.argmax(axis=0)], dtype=pl.String)
     frame = frame[rows]
-    raw = frame.select(pl.struct(columns).struct.json_encode()).to_series()
+    raw = frame.select(pl.struct(*(_short(frame, name) for name in columns)).struct.json_encode()).to_series()
     if "problem" in frame.columns:
         reasons = reasons.zip_with(frame["problem"].is_null(), frame["problem"])
-        raw = raw.zip_with(frame["raw"].is_null(), frame["raw"])
-    return pl.DataFrame({"row": rows, "reason": reasons, "raw": raw.str.slice(0, _RAW_BYTES)})
+        raw = raw.zip_with(frame["raw"].is_null(), cut(frame["raw"], LONGEST_RECORD))
+    return pl.DataFrame({"row": rows, "reason": reasons, "raw": raw})
+
+
+def _short(frame: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column with its texts cut: no valid text is longer than the longest value."""
+    return cut(frame[name], LONGEST_VALUE) if frame.schema[name] == pl.String else frame[name]

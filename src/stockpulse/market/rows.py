@@ -19,7 +19,14 @@ from stockpulse.market.times import DAY_MICROS, LATEST
 
 _INT64_ENDS: Final = 2**63
 _EXACT_INTEGERS: Final = 2**53  # below it, a float holds whole numbers exactly
-_LONGEST_RAW: Final = 8 * 1024
+LONGEST_RECORD: Final = 8 * 1024
+"""The most bytes of a rejected record that could not be read."""
+_LONGEST_READABLE: Final = 300
+"""A longer text is no value of any field."""
+CUT: Final = "…(cut)"
+"""The end of a text that was cut. No valid value contains it."""
+LONGEST_VALUE: Final = 100
+"""The most characters of a text value that a rejected record keeps; every valid value is shorter."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,9 @@ def sent_columns(frame: pl.DataFrame, height: int, raw: Callable[[list[int]], It
 
 
 def _rows_as_json(frame: pl.DataFrame, at: list[int]) -> Iterator[bytes]:
-    plain = [_plain(column.gather(at)).to_list() for column in frame]
-    values = zip(*plain, strict=True) if plain else ((),) * len(at)
+    plain = [_plain(column.gather(at)) for column in frame]
+    lists = [(cut(one, LONGEST_VALUE) if one.dtype == pl.String else one).to_list() for one in plain]
+    values = zip(*lists, strict=True) if lists else ((),) * len(at)
     return (as_json(dict(zip(frame.columns, row, strict=True))) for row in values)
 
 
@@ -149,7 +157,17 @@ def assemble(sent: Sent, fields: Sequence[Field]) -> pl.DataFrame:
 
 def readable(raw: bytes) -> str:
     """Return bytes as text that can be stored anywhere: valid UTF-8 without null bytes, 8 KiB at most."""
-    return raw[:_LONGEST_RAW].decode("utf-8", "replace").replace("\0", "\ufffd")
+    kept = raw if len(raw) <= LONGEST_RECORD else raw[: LONGEST_RECORD - len(CUT)]
+    text = kept.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return text if kept is raw else text + CUT
+
+
+def cut(texts: pl.Series, length: int) -> pl.Series:
+    """Return texts of at most `length` characters, with `CUT` at the end of those that were longer."""
+    long = texts.str.len_chars() > length
+    if not long.any():
+        return texts
+    return texts.zip_with(~long.fill_null(value=False), texts.str.slice(0, length - len(CUT)) + CUT)
 
 
 def _scattered(height: int, at: list[int], texts: list[str]) -> pl.Series:
@@ -188,6 +206,8 @@ def _read(field: Field, values: Values) -> _Read:
         return found, {}
     left = _rows(values.is_not_null() & found.is_null())
     some = values.gather(left)
+    if some.dtype == pl.String:
+        some = some.str.slice(0, _LONGEST_READABLE)  # Python's copies of long texts would take much memory
     if some.dtype.is_temporal():  # one that Python has no date for
         some = pl.Series([f"{count} of {some.dtype}" for count in some.to_physical()])
     return _read_each(field, found, left, some.to_list())
@@ -225,11 +245,17 @@ def _read_each(field: Field, found: pl.Series, rows: list[int], values: list[Any
     """Fill in the values at `rows`, converted one by one."""
     read: dict[int, object] = {}
     wrong: dict[int, str] = {}
+    wrong_texts: dict[str, str] = {}  # many rows may have the same
     for row, value in zip(rows, values, strict=True):
+        if type(value) is str and value in wrong_texts:
+            wrong[row] = wrong_texts[value]
+            continue
         try:
             read[row] = field.reader.one(value)
         except ValueError as why:
             wrong[row] = f"{why}: {shown(value)}"
+            if type(value) is str:
+                wrong_texts[value] = wrong[row]
     return found.scatter(list(read), pl.Series(list(read.values()), dtype=field.reader.dtype)), wrong
 
 

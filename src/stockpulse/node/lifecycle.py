@@ -20,6 +20,7 @@ from stockpulse.pipeline.events import Listener
 from stockpulse.postgres.connect import TRANSIENT
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
+from stockpulse.storage.rejected_kinds import RejectedKinds
 
 _REAL_TIME: Final = Timing()
 
@@ -57,6 +58,7 @@ async def running(
             timing=timing,
             partitions=Partitions(database.pool),
             listeners=tuple(listeners),
+            rejected_kinds=RejectedKinds(settings.dead_letters_per_minute),
         )
         async with ROLES[settings.role](node, registry) as context:
             yield context

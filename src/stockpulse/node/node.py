@@ -14,6 +14,7 @@ from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
 from stockpulse.postgres.database import Database
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
+from stockpulse.storage.rejected_kinds import RejectedKinds
 from stockpulse.telemetry.counters import Counters
 
 
@@ -39,4 +40,5 @@ class Node:
     listeners: tuple[Listener, ...] = ()
     """The receivers of all events of the shards of this process."""
     counters: Counters = field(default_factory=Counters)
+    rejected_kinds: RejectedKinds = field(default_factory=RejectedKinds)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)

@@ -77,6 +77,7 @@ async def open_shards(node: Node, clocks: ProviderClocks, *listeners: Listener) 
         counters=node.counters,
         now=node.timing.now,
         flush_seconds=node.timing.flush_seconds,
+        rejected_kinds=node.rejected_kinds,
     )
     shards = Shards(opener, clocks, node.tasks)
     try:
@@ -143,7 +144,7 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
             encoder, node.redeliveries, timedelta(seconds=node.settings.future_seconds), node.settings.max_tick_kinds
         ),
         journal=journal,
-        dead_letters=DeadLetters(node.database.pool, node.partitions),
+        dead_letters=DeadLetters(node.database.pool, node.partitions, node.rejected_kinds),
         partitions=node.partitions,
         hand_on=shards.hand_on,
         has_room=shards.have_room,

@@ -30,9 +30,10 @@ async def retry(
     letters: list[DeadLetter], ingestor: Ingestor, calendar: str, now: datetime, tolerance: timedelta
 ) -> Retried:
     """Send these letters again, the oldest first. A letter that would be refused again is not changed."""
-    letters = sorted(letters, key=lambda letter: (letter.received_at, letter.id))
+    lost = {letter.id: why for letter in letters if (why := _loss(letter)) is not None}
+    letters = sorted((one for one in letters if one.id not in lost), key=lambda one: (one.received_at, one.id))
     decoded = JsonCodec().decode([(letter.record or "").encode() for letter in letters])
-    refused = {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}
+    refused = lost | {letters[row].id: reason for row, reason in decoded.broken.select("row", "reason").iter_rows()}
     refused |= {letters[row].id: "the end of a recording is not sent again" for row, _ in decoded.ends}
     refused |= {letters[row].id: "a forget is not sent again: see `stockpulse forget`" for row, _ in decoded.forgets}
     done: list[DeadLetter] = []
@@ -47,6 +48,15 @@ async def retry(
                 await ingestor.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
                 done += [letters[row] for row in checked.good["row"]]
     return Retried(done, refused)
+
+
+def _loss(letter: DeadLetter) -> str | None:
+    """Return the reason why the record cannot be sent again in full; None if it can."""
+    if letter.is_cut:
+        return "a part of the record was cut: send it again from its source"
+    if letter.count > 1:
+        return f"stands for {letter.count:,} records that were only counted: send them again from their source"
+    return None
 
 
 def _sender(letters: list[DeadLetter], frame: pl.DataFrame) -> pl.Series:

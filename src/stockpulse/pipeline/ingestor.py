@@ -156,7 +156,7 @@ class Ingestor:
         if len(rejected):
             self._counters.rejected += len(rejected)
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
-            await retry(keep, "storing of rejected rows", is_transient)
+            self._counters.rejected_counted += await retry(keep, "storing of rejected rows", is_transient)
         pieces = in_pieces(submission)
         turn = self._turns[feed.provider]
         await turn.acquire()  # the batches of one provider keep their order

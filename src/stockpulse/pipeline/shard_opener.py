@@ -24,6 +24,7 @@ from stockpulse.storage.analytics_writer import AnalyticsWriter
 from stockpulse.storage.engine_reads import EngineReads
 from stockpulse.storage.kept_records import KeptRecords
 from stockpulse.storage.partitions import Partitions
+from stockpulse.storage.rejected_kinds import RejectedKinds
 from stockpulse.storage.sink import Sink
 from stockpulse.telemetry.counters import Counters
 
@@ -61,6 +62,7 @@ class ShardOpener:
     counters: Counters
     now: Callable[[], datetime]
     flush_seconds: float | None
+    rejected_kinds: RejectedKinds
 
     async def open(self, shard: int, functions: Functions | None) -> OwnedShard:
         """Take the shard over and process the records of the log after its checkpoint.
@@ -87,7 +89,14 @@ class ShardOpener:
         analytics = AnalyticsWriter(self.spec.tracks, self.rule_ids)
         database = self.database
         return Sink(
-            database.dsn, self.partitions, analytics, shard, source.log.identity, source.external, database.disk
+            database.dsn,
+            self.partitions,
+            analytics,
+            shard,
+            source.log.identity,
+            source.external,
+            database.disk,
+            self.rejected_kinds,
         )
 
     async def _restore(self, shard: int, source: ShardOfLog, engine: Engine, sink: Sink) -> ShardRedeliveries | None:

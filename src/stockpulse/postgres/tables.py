@@ -336,11 +336,20 @@ dead_letters = Table(
     Column("received_at", _TIME, nullable=False, server_default=_NOW),
     Column("source", Text, nullable=False, comment="provider or topic of the record"),
     Column("reason", Text, nullable=False),
-    Column("record", Text, comment="original text of the record, or the record as it was read; cut to 8 KiB"),
+    Column(
+        "record", Text, comment="original text of the record, or the record as it was read; cut texts end with …(cut)"
+    ),
     Column("topic", Text, comment="topic of the record; null if it was not read from Kafka"),
     Column("topic_partition", Integer),
     Column("topic_offset", BigInteger),
     Column("retried_at", _TIME, comment="time of the successful retry"),
+    Column(
+        "count",
+        BigInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="number of rejected records that this one stands for; above 1, the others were only counted",
+    ),
     PrimaryKeyConstraint("id", "received_at"),
     postgresql_partition_by="RANGE (received_at)",
 )

@@ -43,6 +43,7 @@ from stockpulse.storage.partitions import (
     PartitionedTable,
     Partitions,
 )
+from stockpulse.storage.rejected_kinds import RejectedKinds
 from stockpulse.storage.upsert import Staging
 
 _LEAST_WHOLE_BYTES: Final = 1 << 20
@@ -93,10 +94,12 @@ class Sink:
         journal: str,
         external: ExternalLog | None = None,
         disk: Disk | None = None,
+        rejected_kinds: RejectedKinds | None = None,
     ) -> None:
         self._reconnecting = ReconnectingConnection(dsn)
         self._disk = disk or Disk()
         self._external = external
+        self._rejected_kinds = rejected_kinds or RejectedKinds()
         self._derived = derived
         # A bar never replaces one of a higher revision.
         self._bars = {
@@ -238,7 +241,7 @@ class Sink:
         if flush.unreadable:
             rows = pl.concat(flush.unreadable)
             place = Place(log_of.topic, self._shard, log_of.first_seq)
-            await keep_unreadable(connection, rows, place, now)
+            await keep_unreadable(connection, rows, self._rejected_kinds, place, now)
 
     async def _connection(self) -> Connection:
         connection, fresh = await self._reconnecting.get()

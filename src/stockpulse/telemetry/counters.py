@@ -11,6 +11,8 @@ class Counters:
     provider_bars: int = 0
     duplicates: int = 0
     rejected: int = 0
+    rejected_counted: int = 0
+    """Rejected rows that were only counted, because many of their kind arrived."""
     dropped: int = 0
     """Ticks that were dropped because the queue was full and their feed cannot be slowed down."""
     unreadable_conditions: int = 0
