@@ -272,6 +272,22 @@ class Settings(BaseSettings):
         " bodies of `POST /ticks`. A request that finds no room waits for some seconds, and then gets 503. By default"
         " an eighth of the memory of the machine or container, at least 384 and at most 1024.",
     )
+    max_symbols: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="The most symbols. Ticks and bars of further symbols are rejected; known symbols are always"
+        " accepted.",
+    )
+    new_symbols_per_minute: int = Field(
+        20_000,
+        ge=1,
+        le=10_000_000,
+        description="The most new symbols per minute; after a quiet time, those of five minutes may come at once.",
+    )
+    max_providers: int = Field(
+        1_000, ge=1, le=100_000, description="The most providers. Ticks of further providers are rejected."
+    )
     max_tick_kinds: int = Field(
         50_000,
         ge=1,

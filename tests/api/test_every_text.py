@@ -217,3 +217,32 @@ async def test_new_kinds_of_ticks_have_a_limit(serve: Serve, postgres_dsn: str) 
         assert [one["row"] for one in answer["rejected"]] == [0, 1]
         letters = (await client.get("/dead-letters")).json()["dead_letters"]
         assert any('"exchange":"C"' in letter["record"] for letter in letters)
+
+
+async def test_new_symbols_have_a_limit_and_can_be_sent_again(serve: Serve, postgres_dsn: str) -> None:
+    def row(symbol: str) -> dict[str, object]:
+        return {"symbol": symbol, "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
+
+    async with serve(postgres_dsn, max_symbols=2) as client:
+        for _ in range(2):
+            answer = (await client.post("/ticks", json=[row("A"), row("B"), row("C"), row("A")])).json()
+            assert answer["accepted"] == 3
+            assert [one["row"] for one in answer["rejected"]] == [2]
+            assert "STOCKPULSE_MAX_SYMBOLS" in answer["rejected"][0]["reason"]
+        retried = (await client.post("/dead-letters/retry")).json()
+        assert (retried["retried"], len(retried["refused"])) == (0, 2)
+        assert len((await client.get("/dead-letters")).json()["dead_letters"]) == 2
+    async with serve(postgres_dsn, max_symbols=1) as client:  # what is known stays so under a lower limit
+        assert (await client.post("/ticks", json=[row("A"), row("B")])).json()["accepted"] == 2
+    async with serve(postgres_dsn) as client:
+        assert (await client.post("/dead-letters/retry")).json() == {"retried": 2, "refused": {}}
+        assert len((await client.get("/ticks/latest?symbol=C")).json()["ticks"]) == 2
+
+
+async def test_new_providers_have_a_limit(serve: Serve, postgres_dsn: str) -> None:
+    row = {"symbol": "A", "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
+    async with serve(postgres_dsn, max_providers=2) as client:
+        assert [
+            (await client.post(f"/ticks?provider={name}", json=[row])).json()["accepted"]
+            for name in ("a", "b", "c", "a")
+        ] == [1, 1, 0, 1]

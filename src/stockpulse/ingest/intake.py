@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from stockpulse.aio import offload
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
+from stockpulse.ingest.new_names import NewNames
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.ingest.validate import Validated, refuse, validate_bars, validate_ticks
 
@@ -29,8 +31,16 @@ class Submission:
 class Intake:
     """Prepares batches one after the other, since redeliveries depend on their order."""
 
-    def __init__(self, encoder: Encoder, redeliveries: Redeliveries, tolerance: timedelta, max_kinds: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        redeliveries: Redeliveries,
+        tolerance: timedelta,
+        max_kinds: int,
+        new_names: NewNames | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._new_names = new_names
         self._max_kinds = max_kinds
         self._redeliveries = redeliveries
         self._tolerance = tolerance
@@ -46,7 +56,19 @@ class Intake:
                 f"exchange, conditions, tape: a new combination, and {self._max_kinds:,} are the most:"
                 " see STOCKPULSE_MAX_TICK_KINDS",
             )
+        if self._new_names is not None:
+            checked = self._with_room(checked, feed, received_at, self._new_names)
         return Submission(feed, received_at, checked, of_bars)
+
+    def _with_room(self, checked: Validated, feed: Feed, now: datetime, new_names: NewNames) -> Validated:
+        """Reject rows of new symbols and new providers that are beyond the limits."""
+        good = checked.good
+        if not len(good):
+            return checked
+        if (reason := new_names.refuses_provider(feed.provider)) is not None:
+            return refuse(checked, np.ones(len(good), np.bool_), reason)
+        symbols, reason = new_names.refused_symbols(good["symbol"], now)
+        return refuse(checked, good["symbol"].is_in(symbols).to_numpy(), reason) if symbols else checked
 
     async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
         """Return the new rows, and the receipt. Call it once for each submission: it remembers the new rows."""

@@ -8,6 +8,7 @@ import polars as pl
 from stockpulse.aio import offload
 from stockpulse.ingest.encode import Numbers, at_labels, number_symbols
 from stockpulse.ingest.feed import Feed
+from stockpulse.ingest.validate import Validated, refuse
 from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
 from stockpulse.market.intervals import INTERVAL_OF, MINUTES_OF
 from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, PRIMARY
@@ -88,12 +89,53 @@ def _by_number(texts: dict[int, str | None] | dict[int, str]) -> pl.Series:
 class RecordEncoder:
     """Replaces the names in records of a topic by ids; new names get ids first."""
 
-    def __init__(self, store: NameStore, calendar: str) -> None:
-        """New symbols get this `calendar`."""
+    def __init__(
+        self, store: NameStore, calendar: str, max_symbols: int | None = None, max_kinds: int | None = None
+    ) -> None:
+        """New symbols get this `calendar`. The limits are for records of other programs; None: no limit."""
         self._store = store
+        self._max_symbols = max_symbols
+        self._max_kinds = max_kinds
         self._feed = Feed("kafka", calendar)
         self._symbols = Numbers("stockpulse.recorded.symbols")
         self._kinds = Numbers("stockpulse.recorded.kinds")
+
+    def within_limits(self, checked: Validated) -> Validated:
+        """Reject records of other programs (`foreign` is true) that have new names beyond the limits.
+
+        StockPulse judged its own records before they entered the log.
+        """
+        names = self._store.names
+        foreign = checked.good["foreign"]
+        if not foreign.any():
+            return checked
+        if self._max_symbols is not None:
+            symbols = checked.good["symbol"]
+            new = [one for one in symbols.filter(foreign).unique(maintain_order=True) if one not in names.symbols]
+            if over := new[max(self._max_symbols - len(names.symbols), 0) :]:
+                reason = f"symbol: new, and {self._max_symbols:,} symbols are the most: see STOCKPULSE_MAX_SYMBOLS"
+                checked = refuse(checked, (foreign & symbols.is_in(over)).to_numpy(), reason)
+        good = checked.good
+        if self._max_kinds is None or "flags" not in good.columns or len(good) + len(names.kinds) <= self._max_kinds:
+            return checked
+        labels, foreign = _labels(good), good["foreign"]
+        new = [one for one in labels.filter(foreign).unique(maintain_order=True) if not self._is_known(one)]
+        if over := new[max(self._max_kinds - len(names.kinds), 0) :]:
+            reason = (
+                f"provider, exchange, conditions, tape: a new combination, and {self._max_kinds:,} are the most: see"
+                " STOCKPULSE_MAX_TICK_KINDS"
+            )
+            checked = refuse(checked, (foreign & labels.is_in(over)).to_numpy(), reason)
+        return checked
+
+    def _is_known(self, label: str) -> bool:
+        provider, exchange, conditions, tape, flags = label.split(_SEPARATOR)
+        known = self._store.names.providers.get(provider)
+        if known is None:
+            return False
+        return TickKind(known.id, exchange, conditions, _counts(provider, conditions, tape, flags), tape) in (
+            self._store.names.kinds
+        )
 
     async def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Convert RECORDED_TICKS with `seq`, and without nulls in provider and received_at, to LOGGED_TICKS."""
@@ -118,7 +160,7 @@ class RecordEncoder:
 
     async def _kind(self, label: str) -> TickKind:
         provider, exchange, conditions, tape, flags = label.split(_SEPARATOR)
-        counts = int(flags) if flags else installed_providers().condition_rule(provider)(conditions, tape) | PRIMARY
+        counts = _counts(provider, conditions, tape, flags)
         return TickKind(await self._store.provider_named(provider), exchange, conditions, counts, tape)
 
     async def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -136,6 +178,11 @@ class RecordEncoder:
             pl.col("vwap").fill_null(float("nan")),
         ).select(list(LOGGED_BARS))
         return encoded.with_columns(at_labels(encoded, self._store.names))
+
+
+def _counts(provider: str, conditions: str, tape: str, flags: str) -> int:
+    """Return the flags of a kind: those of the record, or else those of the provider's rule."""
+    return int(flags) if flags else installed_providers().condition_rule(provider)(conditions, tape) | PRIMARY
 
 
 def _labels(frame: pl.DataFrame) -> pl.Series:

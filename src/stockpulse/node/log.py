@@ -61,7 +61,9 @@ async def kafka_log(settings: Settings, database: Database, tasks: Supervisor) -
     connection, partitions = target.connection, target.partitions
     await _prepare(codec)
     routing = Routing(database.names, partitions)
-    encoder = RecordEncoder(database.name_store, settings.calendar)
+    encoder = RecordEncoder(
+        database.name_store, settings.calendar, max_symbols=settings.max_symbols, max_kinds=settings.max_tick_kinds
+    )
     interpreter = Interpreter(codec, encoder, timedelta(seconds=settings.future_seconds), partitions)
     starts, ends = await bounds_of(connection, topic, partitions)
     first_seqs = await claim(pool, target.identity, starts)

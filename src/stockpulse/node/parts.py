@@ -18,6 +18,7 @@ from stockpulse.indicators.stored import STORED_INDICATORS
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.ingest.intake import Intake
+from stockpulse.ingest.new_names import NewNames
 from stockpulse.ingest.redelivery import LEAST_KEYS
 from stockpulse.journal.backends import KafkaParts
 from stockpulse.journal.kafka.appender import Appender, open_appender
@@ -138,10 +139,20 @@ async def _appenders(node: Node, kafka: KafkaParts, stack: AsyncExitStack) -> di
 
 def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
     """Return the way into the log."""
+    settings = node.settings
     encoder = Encoder(node.database.name_store, FeedArbiter(standby=installed_providers().standby))
     return Ingestor(
         intake=Intake(
-            encoder, node.redeliveries, timedelta(seconds=node.settings.future_seconds), node.settings.max_tick_kinds
+            encoder,
+            node.redeliveries,
+            timedelta(seconds=settings.future_seconds),
+            settings.max_tick_kinds,
+            NewNames(
+                node.database.names,
+                max_symbols=settings.max_symbols,
+                symbols_per_minute=settings.new_symbols_per_minute,
+                max_providers=settings.max_providers,
+            ),
         ),
         journal=journal,
         dead_letters=DeadLetters(node.database.pool, node.partitions, node.rejected_kinds),

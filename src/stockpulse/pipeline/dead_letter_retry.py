@@ -45,8 +45,14 @@ async def retry(
             if len(checked.good):
                 name = str(provider)
                 feed = Feed(name, calendar, rule=RULES.get(name, all_count))
-                await ingestor.submit(checked.good.select(list(columns)), feed, of_bars=of_bars)
-                done += [letters[row] for row in checked.good["row"]]
+                sent = checked.good.select(list(columns))
+                receipt = await ingestor.submit(sent, feed, of_bars=of_bars, keep_rejected=False)
+                beyond = dict(receipt.rejected)  # new names for which there is still no room
+                for at, row in enumerate(checked.good["row"]):
+                    if at in beyond:
+                        refused[letters[row].id] = beyond[at]
+                    else:
+                        done.append(letters[row])
     return Retried(done, refused)
 
 

@@ -9,13 +9,13 @@ The queues between them are bounded; a full queue makes the stage before it wait
 
 import asyncio
 import itertools
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import polars as pl
@@ -114,7 +114,7 @@ class Ingestor:
         self._partitions = partitions
         self._hand_on = hand_on
         self._shards_have_room = has_room
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._counters = counters
         self._now = now
         self._disk = disk
@@ -132,9 +132,11 @@ class Ingestor:
 
     # Submit -------------------------------------------------------------------------------------
 
-    async def submit(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> Receipt:
+    async def submit(
+        self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False, keep_rejected: bool = True
+    ) -> Receipt:
         """Queue a batch of `schemas.TICKS` (or BARS); return when its valid rows are durable."""
-        return await (await self.enqueue(frame, feed, of_bars=of_bars))
+        return await (await self.enqueue(frame, feed, of_bars=of_bars, keep_rejected=keep_rejected))
 
     def require_disk(self) -> None:
         """Raise DiskFull while the disk of the database has no room for more than the accepted records."""
@@ -147,18 +149,23 @@ class Ingestor:
             return False
         return not self._submitted.rows or self._submitted.rows + rows <= _QUEUE_ROWS
 
-    async def enqueue(self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False) -> asyncio.Future[Receipt]:
-        """Queue a batch as soon as there is room; the future is done when its valid rows are durable."""
+    async def enqueue(
+        self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False, keep_rejected: bool = True
+    ) -> asyncio.Future[Receipt]:
+        """Queue a batch as soon as there is room; the future is done when its valid rows are durable.
+
+        Rejected rows become dead letters, unless they already are (`keep_rejected` is False).
+        """
         while self._disk.fault() is not None:  # noqa: ASYNC110 - nothing tells us of free space
             await asyncio.sleep(_DISK_POLL_SECONDS)
         submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
         rejected = submission.checked.rejected
-        if len(rejected):
+        if len(rejected) and keep_rejected:
             self._counters.rejected += len(rejected)
             keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
             self._counters.rejected_counted += await retry(keep, "storing of rejected rows", is_transient)
         pieces = in_pieces(submission)
-        turn = self._turns[feed.provider]
+        turn = self._turn(feed.provider)
         await turn.acquire()  # the batches of one provider keep their order
         try:
             first = await self._enqueue_piece(pieces[0])
@@ -174,6 +181,13 @@ class Ingestor:
         self._later_pieces.add(later)
         later.add_done_callback(self._later_pieces.discard)
         return whole
+
+    def _turn(self, provider: str) -> asyncio.Lock:
+        """Return the lock of a provider's batches; it lasts as long as someone uses it."""
+        turn = self._turns.get(provider)
+        if turn is None:
+            turn = self._turns[provider] = asyncio.Lock()
+        return turn
 
     async def _enqueue_later(
         self,
@@ -234,7 +248,7 @@ class Ingestor:
     async def end(self, feed: Feed) -> None:
         """End a recording, so that its last bars close; return when the bars of this process are stored."""
         ended = _Ended(feed.provider, asyncio.get_running_loop().create_future())
-        async with self._turns[feed.provider]:
+        async with self._turn(feed.provider):
             await self._enqueue(ended, 1)
         await ended.done
 
@@ -254,7 +268,7 @@ class Ingestor:
         if forget.provider is None:
             await self._enqueue(forgetting, 1)
         else:
-            async with self._turns[forget.provider]:
+            async with self._turn(forget.provider):
                 await self._enqueue(forgetting, 1)
         return forgetting.durable, forgetting.done
 

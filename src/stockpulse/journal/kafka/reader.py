@@ -165,9 +165,10 @@ class PartitionReader:
         """Return the valid rows, with `seq`; add the others to `broken`."""
         if len(frame) == 0:
             return pl.DataFrame(schema={**schema, "seq": pl.Int64})
-        frame = _completed(frame, seq, stamps, self._interpreter.tolerance)
+        foreign = frame["received_at"].is_null().alias("foreign")
+        frame = _completed(frame, seq, stamps, self._interpreter.tolerance).with_columns(foreign)
         received = frame["received_at"].max()
-        checked = validate(frame, received, self._interpreter.tolerance)
+        checked = self._interpreter.encoder.within_limits(validate(frame, received, self._interpreter.tolerance))
         broken.append(_placed(checked.rejected, frame[checked.rejected["row"].to_numpy()], seq))
         here = self._here(checked.good)
         if not here.all():
@@ -181,7 +182,7 @@ class PartitionReader:
                     schema=_UNREADABLE,
                 )
             )
-        return checked.good.filter(here)
+        return checked.good.filter(here).drop("foreign")
 
     def _here(self, frame: pl.DataFrame) -> pl.Series:
         symbols = frame["symbol"].unique()
