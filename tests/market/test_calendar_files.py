@@ -1,5 +1,8 @@
 """Calendars in files equal built calendars, also after damage to the file."""
 
+import zoneinfo
+from importlib.resources import files
+
 import numpy as np
 import pytest
 
@@ -52,10 +55,20 @@ def test_a_flipped_bit_never_changes_a_calendar(file, built):
 
 
 def test_a_table_of_other_rules_of_the_time_zone_counts_as_missing(tmp_path, built):
-    moved = calendar_from_library("XLON")
-    moved.midnights[20_000] += 3_600_000_000
-    write_calendar(tmp_path, "XLON", moved)
-    assert read_calendar(tmp_path, "XLON") is None
+    write_calendar(tmp_path, "XNYS", built)
+    rules = files("tzdata").joinpath("zoneinfo")
+    zone = tmp_path / "zones" / "America" / "New_York"
+    zone.parent.mkdir(parents=True)
+    try:
+        zone.write_bytes(rules.joinpath("America", "Chicago").read_bytes())
+        zoneinfo.reset_tzpath([tmp_path / "zones"])
+        assert read_calendar(tmp_path, "XNYS") is None
+        write_calendar(tmp_path, "XNYS", built)
+        assert same(read_calendar(tmp_path, "XNYS"), built)
+        zone.unlink()  # then the rules are those of the package
+        assert read_calendar(tmp_path, "XNYS") is None
+    finally:
+        zoneinfo.reset_tzpath()
 
 
 def test_a_folder_that_cannot_be_written_leaves_no_file(tmp_path, built):

@@ -1,6 +1,7 @@
 """The longer buckets, 5 minutes and a day, that the minutes of a symbol belong to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -16,18 +17,33 @@ class Buckets:
     def __init__(self, *, extended_day: bool = False) -> None:
         """`extended_day` counts trades before and after the regular session to the day."""
         self._extended_day = extended_day
-        self._calendars: list[Calendar] = []
+        self._calendars: list[Calendar | Callable[[], Calendar]] = []
+        self._index: dict[Calendar | str, int] = {}
         self._calendar_of = np.zeros(0, np.int64)  # by symbol id, an index into `_calendars`
 
     def learn(self, symbol_id: int, calendar: Calendar) -> None:
         """Set the calendar of a symbol."""
-        if calendar not in self._calendars:
+        self._learn(symbol_id, self._index.setdefault(calendar, len(self._calendars)), calendar)
+
+    def learn_later(self, symbol_id: int, name: str, load: Callable[[str], Calendar]) -> None:
+        """Set the calendar of a symbol, which is loaded when it is needed."""
+        self._learn(symbol_id, self._index.setdefault(name, len(self._calendars)), partial(load, name))
+
+    def _learn(self, symbol_id: int, index: int, calendar: Calendar | Callable[[], Calendar]) -> None:
+        if index == len(self._calendars):
             self._calendars.append(calendar)
         missing = symbol_id + 1 - len(self._calendar_of)
         if missing > 0:
             grown = max(missing, len(self._calendar_of))
             self._calendar_of = np.concatenate([self._calendar_of, np.zeros(grown, np.int64)])
-        self._calendar_of[symbol_id] = self._calendars.index(calendar)
+        self._calendar_of[symbol_id] = index
+
+    def _calendar(self, index: int) -> Calendar:
+        """Return a calendar; load it if it is needed for the first time."""
+        calendar = self._calendars[index]
+        if not isinstance(calendar, Calendar):
+            calendar = self._calendars[index] = calendar()
+        return calendar
 
     def of(self, interval: Interval, minutes: Rows, *, by_date: bool = False) -> tuple[Ints, Ints]:
         """Return start and end of the 5-minute or daily bucket of each minute.
@@ -42,10 +58,11 @@ class Buckets:
         start = np.full(len(minutes), NO_DAY)
         end = np.full(len(minutes), NO_DAY)
         calendar_of = self._calendar_of[minutes["symbol_id"]]
-        for index, calendar in enumerate(self._calendars):
+        for index in range(len(self._calendars)):
             rows = np.flatnonzero(calendar_of == index)
             if len(rows) == 0:
                 continue
+            calendar = self._calendar(index)
             day = calendar.trading_day(minutes["ts"][rows], extended=extended)
             inside = day != NO_DAY
             start[rows] = day
@@ -78,7 +95,7 @@ class Buckets:
             calendar_of = self._calendar_of[symbol_id]
             for index in np.unique(calendar_of):
                 rows = calendar_of == index
-                labels, opens, _ = self._calendars[index].sessions(label[rows].min(), label[rows].max() + 1)
+                labels, opens, _ = self._calendar(index).sessions(label[rows].min(), label[rows].max() + 1)
                 opening = opens[np.searchsorted(labels, label[rows])]
                 begin[rows] = np.minimum(label[rows], opening) if self._extended_day else opening
         return symbol_id, begin, end, label
@@ -87,4 +104,4 @@ class Buckets:
         """Yield the calendars of these symbols, each with the places of its symbols."""
         calendar_of = self._calendar_of[symbol_id]
         for index in np.unique(calendar_of):
-            yield self._calendars[index], np.flatnonzero(calendar_of == index)
+            yield self._calendar(index), np.flatnonzero(calendar_of == index)

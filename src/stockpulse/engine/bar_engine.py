@@ -4,7 +4,7 @@ The code is pure: no I/O, no clock. The values of the bars depend only on the re
 clocks that it is given only decide when a bar is announced as final.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -47,6 +47,11 @@ class BarEngine:
         """Set the calendar of a symbol; call this before its first record arrives."""
         self._reserve(symbol_id)
         self.buckets.learn(symbol_id, calendar)
+
+    def learn_later(self, symbol_id: int, name: str, load: Callable[[str], Calendar]) -> None:
+        """Set the calendar of a symbol, which is loaded when it is needed; call this before its first record."""
+        self._reserve(symbol_id)
+        self.buckets.learn_later(symbol_id, name, load)
 
     def _reserve(self, symbol_id: int) -> None:
         if symbol_id >= len(self._symbols):

@@ -4,8 +4,12 @@ A file belongs to one version of the library. It is written whole or not at all.
 has other rules now, counts as missing: its calendar is built and written again.
 """
 
+import contextlib
+import hashlib
 import io
+import zoneinfo
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -15,9 +19,8 @@ import structlog
 
 from stockpulse.files.checked_files import DamagedFile, read_whole, write_whole
 from stockpulse.market.calendar import Calendar, calendar_of
-from stockpulse.market.calendar_library import midnights_of
 
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 """Grows when the table of a calendar, or the form of its file, changes."""
 
 log = structlog.get_logger(__name__)
@@ -34,10 +37,10 @@ def read_calendar(folder: Path, name: str) -> Calendar | None:
         return None
     with np.load(io.BytesIO(table), allow_pickle=False) as saved:
         zone = ZoneInfo(str(saved["zone"]))
-        midnights = saved["midnights"]
-        if not np.array_equal(midnights, midnights_of(zone)):
+        if str(saved["rules"]) != rules_of(zone.key):
             return None
-        return calendar_of(str(saved["name"]), zone, midnights, saved["opens"], saved["closes"], saved["traded"])
+        tables = (saved[column] for column in ("midnights", "opens", "closes", "traded"))
+        return calendar_of(str(saved["name"]), zone, *tables)
 
 
 def write_calendar(folder: Path, name: str, calendar: Calendar) -> None:
@@ -47,11 +50,20 @@ def write_calendar(folder: Path, name: str, calendar: Calendar) -> None:
     """
     table = io.BytesIO()
     columns = {column: getattr(calendar, column) for column in ("midnights", "opens", "closes", "traded")}
-    np.savez_compressed(table, name=calendar.name, zone=calendar.timezone.key, **columns)
+    zone = calendar.timezone.key
+    np.savez_compressed(table, name=calendar.name, zone=zone, rules=rules_of(zone), **columns)
     try:
         write_whole(_path(folder, name), table.getvalue())
     except OSError as fault:
         log.warning("the file of a calendar cannot be written", calendar=name, fault=str(fault))
+
+
+def rules_of(zone: str) -> str:
+    """Return a digest of the rules of a time zone: of its file, which `zoneinfo` finds in the same places."""
+    for folder in zoneinfo.TZPATH:
+        with contextlib.suppress(OSError):
+            return hashlib.sha256(Path(folder, zone).read_bytes()).hexdigest()
+    return hashlib.sha256(files("tzdata").joinpath("zoneinfo", zone).read_bytes()).hexdigest()
 
 
 def _path(folder: Path, name: str) -> Path:

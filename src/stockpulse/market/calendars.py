@@ -13,6 +13,7 @@ from stockpulse.market.calendar_names import ALWAYS_OPEN, calendar_name
 
 _BUILDING: Final = threading.Lock()
 _user_corrections: Final[dict[str, Days]] = {}
+_loaded: Final[set[str]] = set()
 _folder: Path | None = None
 
 
@@ -23,7 +24,14 @@ def trading_calendar(name: str) -> Calendar:
     has no file of it; other threads that need a calendar wait.
     """
     with _BUILDING:  # the filters of warnings, which building changes, belong to all threads
-        return _built(calendar_name(name))
+        calendar = _built(calendar_name(name))
+        _loaded.add(name)
+        return calendar
+
+
+def is_loaded(name: str) -> bool:
+    """Return True if `trading_calendar` returns the calendar of this name at once."""
+    return name in _loaded
 
 
 def keep_calendars_in(folder: Path) -> None:
@@ -43,6 +51,7 @@ def use_corrections(corrections: Corrections) -> None:
         _user_corrections.clear()
         _user_corrections.update(corrections)
         _built.cache_clear()
+        _loaded.clear()
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from stockpulse.node.parts import (
     remember_deliveries,
 )
 from stockpulse.node.stopping import drained_at_the_end
+from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.followed_shard import follow_names
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
@@ -51,6 +52,7 @@ async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
         pipeline = Pipeline(build_ingestor(node, node.log.appended, shards), shards, clocks, node.counters)
         start_maintenance(node, shards)
         start_audit(node, pipeline)
+        _load_calendars(node)
         context = _context(node, registry, pipeline, newest_of_shards(node, shards), compiler)
         async with drained_at_the_end(node, pipeline):
             for shard in shards.owned:
@@ -83,6 +85,7 @@ async def run_process(node: Node, registry: CollectorRegistry) -> AsyncIterator[
         pipeline = Pipeline(None, shards, clocks, node.counters)
         compiler = start_compiler(node, shards)
         start_maintenance(node, shards)
+        _load_calendars(node)
         membership = Membership(kafka.connection, settings.kafka_topic_raw, settings.kafka_group)
         context = _context(node, registry, pipeline, newest_of_shards(node, shards), compiler)
         async with drained_at_the_end(node, pipeline):
@@ -99,6 +102,7 @@ async def run_api(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
     async with open_shards(node, clocks) as shards:
         pipeline = Pipeline(None, shards, clocks, node.counters)
         compiler = start_compiler(node, shards)
+        _load_calendars(node)
         yield _context(node, registry, pipeline, follow_newest(node, clocks), compiler)
 
 
@@ -120,6 +124,11 @@ def _start_intake(node: Node, pipeline: Pipeline) -> None:
 def _request_memory(settings: Settings) -> int:
     megabytes = settings.request_memory_mb
     return (default_request_memory_mb() if megabytes is None else megabytes) * MEGABYTE
+
+
+def _load_calendars(node: Node) -> None:
+    """Load the calendars of all symbols in the background, so that later requests do not wait for them."""
+    node.tasks.start("calendars", CalendarLoading(node.database.names).load_all)
 
 
 def _compiler(node: Node) -> Compiler:

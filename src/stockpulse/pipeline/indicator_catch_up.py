@@ -12,6 +12,7 @@ from stockpulse.engine.bar_math import Rows, keys, newest_of_each
 from stockpulse.engine.indicator_track import ANCHOR_BARS, Track
 from stockpulse.market.arrays import Ints, Mask
 from stockpulse.market.intervals import Interval
+from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.locked_engine import LockedEngine
 from stockpulse.storage.engine_reads import EngineReads
 
@@ -25,10 +26,13 @@ _PAUSE_SECONDS: Final = 0.01
 class IndicatorCatchUp:
     """Calculates missing indicators between two batches, while no bar changes."""
 
-    def __init__(self, engine: LockedEngine, reads: EngineReads, room: Callable[[], int]) -> None:
+    def __init__(
+        self, engine: LockedEngine, reads: EngineReads, calendars: CalendarLoading, room: Callable[[], int]
+    ) -> None:
         """`room` returns the number of further rows that the next flush takes."""
         self._engine = engine
         self._reads = reads
+        self._calendars = calendars
         self._room = room
 
     async def advance(self) -> bool:
@@ -52,6 +56,7 @@ class IndicatorCatchUp:
     async def _go_on(self, track: Track, most: int) -> None:
         symbol_id, start = track.positions(min(_SYMBOLS, most // _LEAST_BARS))
         if len(symbol_id):
+            await self._calendars.need(symbol_id.tolist())
             rows, complete = await self._bars(track.interval, symbol_id, start, most)
             async with self._engine:
                 await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))

@@ -31,6 +31,7 @@ from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UNREADABLE
 from stockpulse.market.symbology import Names
+from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.forgetting import Forgetting, Forgotten
 from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
 from stockpulse.pipeline.locked_engine import LockedEngine
@@ -87,7 +88,8 @@ class ShardProcessor:
         self._forgetting = forgetting
         self._forgotten = forgotten
         self._extended_day = extended_day
-        self._catch_up = IndicatorCatchUp(engine, reads, writer.room)
+        self._calendars = CalendarLoading(names)
+        self._catch_up = IndicatorCatchUp(engine, reads, self._calendars, writer.room)
         self._handed_on: RowQueue[_Item] = RowQueue(_QUEUE_ROWS)
         self._taken: deque[_Item] = deque()
         self._expected = 0  # the end of the batches that were handed on
@@ -239,6 +241,7 @@ class ShardProcessor:
         return Ticks(fresh)
 
     async def _process_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
+        await self._calendars.need(batch.frame["symbol_id"].unique())
         async with self.engine as engine:
             step = engine.step(await self._records(batch), self._clocks() if clocks is None else clocks)
             stored: Rows | None = None
@@ -270,7 +273,7 @@ class ShardProcessor:
     def _learn_symbols(self) -> None:
         """Add new symbols to the engine."""
         for symbol in self._names.in_order[self._taught :]:
-            self.engine.unlocked.bars.learn(symbol.id, trading_calendar(symbol.calendar))
+            self.engine.unlocked.bars.learn_later(symbol.id, symbol.calendar, trading_calendar)
         self._taught = len(self._names.in_order)
 
     def _clocks(self) -> dict[int, int]:
