@@ -5,6 +5,7 @@ from typing import Final
 
 import polars as pl
 
+from stockpulse.market.arrays import distinct_texts
 from stockpulse.market.symbology import Names
 
 _BURST_MINUTES: Final = 5
@@ -39,7 +40,7 @@ class NewNames:
     def refused_symbols(self, symbols: pl.Series, now: datetime) -> tuple[list[str], str]:
         """Return the new symbols for which there is no room, and the reason; the other new ones have a place now."""
         known = self._names.symbols
-        new = [symbol for symbol in symbols.unique(maintain_order=True) if symbol not in known]
+        new = [symbol for symbol in distinct_texts(symbols) if symbol is not None and symbol not in known]
         if not new:
             return [], ""
         self._coming = {symbol: until for symbol, until in self._coming.items() if symbol not in known and until > now}
