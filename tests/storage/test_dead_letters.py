@@ -96,29 +96,37 @@ async def post(client: httpx2.AsyncClient, frame: pl.DataFrame) -> dict[str, obj
 
 
 async def test_a_flood_of_rejected_rows(postgres_dsn: str, serve: Serve) -> None:
-    """100,000 rows of one symbol of 2,600 characters: a count and some examples, and none can be sent again."""
-    ticks = pl.DataFrame({"symbol": ["X" * 2600], "ts": [datetime.now(UTC)], "price": [1.0], "size": [1.0]})
-    flood = pl.concat([ticks] * 100_000)
+    """100,000 rows of symbols of 2,600 characters: a count and some examples, and none can be sent again."""
+    symbols = [f"{number:05}{'X' * 2595}" for number in range(10_000)]
+    flood = pl.DataFrame({"symbol": symbols, "price": 1.0, "size": 1.0, "ts": datetime.now(UTC)})
     async with serve(postgres_dsn, durable_timeout_seconds=100) as client:
-        answer = await post(client, flood)
-        assert (answer["accepted"], answer["rejected_further"]) == (0, 90_000)
-        assert len(answer["rejected"]) == 10_000
+        for _ in range(10):
+            answer = await post(client, flood)
+            assert (answer["accepted"], len(answer["rejected"])) == (0, 10_000)
         letters = (await client.get("/api/v1/dead-letters?limit=10000")).json()["dead_letters"]
         retried = (await client.post("/api/v1/dead-letters/retry")).json()
         metrics = (await client.get("/metrics")).text
     assert sum(one["count"] for one in letters) == 100_000
-    assert len(letters) <= 1_001
+    assert len(letters) % 1_001 == 0  # the flood may last for more than a minute
+    kept = len(letters) // 1_001 * 1_000
     assert all(one["is_cut"] and CUT in one["record"] and len(one["record"]) < 500 for one in letters)
     assert retried["retried"] == 0
     assert all("cut" in why for why in retried["refused"].values())
-    assert "stockpulse_rejected_counted_total 99000.0" in metrics
+    assert f"stockpulse_rejected_counted_total {100_000 - kept}.0" in metrics
     connection = await asyncpg.connect(postgres_dsn)
     size = await connection.fetchval(
         "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c"
         " WHERE relname LIKE 'dead_letters%' AND relkind = 'r'"
     )
     await connection.close()
-    assert size < 3_000_000
+    assert size < 1_500_000 + 500 * len(letters)
+
+
+async def test_the_answer_lists_rejected_rows_up_to_a_number(client: httpx2.AsyncClient) -> None:
+    ticks = pl.DataFrame({"symbol": ["AAA"], "ts": [datetime.now(UTC)], "price": [-1.0], "size": [1.0]})
+    answer = await post(client, pl.concat([ticks] * 12_000))
+    assert (answer["accepted"], len(answer["rejected"]), answer["rejected_further"]) == (0, 10_000, 2_000)
+    assert "rejected_further" not in await post(client, ticks)
 
 
 async def test_ticks_beyond_the_limit_stay_with_their_sender(postgres_dsn: str, serve: Serve) -> None:
