@@ -18,7 +18,7 @@ import pytest
 import uvloop
 
 from stockpulse.errors import CannotStart, DataFolderInUse
-from stockpulse.postgres.embedded import folders, processes, server_settings, unprivileged
+from stockpulse.postgres.embedded import cluster, folders, processes, server_settings, unprivileged
 from stockpulse.postgres.embedded import server as server_code
 from stockpulse.postgres.embedded.server import EmbeddedPostgres
 
@@ -57,8 +57,8 @@ def postmaster(data_dir: Path) -> int:
 def processes_of(server: EmbeddedPostgres) -> list[str]:
     """All processes of this server: initdb and the postmaster name the folder, the others the cluster."""
     marks = [str(server._data_dir)]
-    if server._cluster.exists():
-        marks.append(server._cluster_name())
+    if server._cluster.path.exists():
+        marks.append(server._cluster.name())
     return [line for line in processes.command_lines().values() if any(mark in line for mark in marks)]
 
 
@@ -249,7 +249,7 @@ class TestDataFolder:
         before = modes_above(tmp_path / "data")
         server = app(tmp_path / "data")
         await server.start()
-        folders = (tmp_path / "data", tmp_path / "data" / "postgres", server._sockets)
+        folders = (tmp_path / "data", tmp_path / "data" / "postgres", server._cluster.sockets)
         assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
         assert modes_above(tmp_path / "data") == before
 
@@ -265,8 +265,8 @@ class TestDataFolder:
             monkeypatch.setenv("XDG_RUNTIME_DIR", short)
             server = app(tmp_path / ("long, 'odd' " * 10) / "data")
             await server.start()
-            assert server._sockets.parent.samefile(short)
-            assert stat.S_IMODE(server._sockets.stat().st_mode) == 0o700
+            assert server._cluster.sockets.parent.samefile(short)
+            assert stat.S_IMODE(server._cluster.sockets.stat().st_mode) == 0o700
             assert await query(server, "SELECT 1") == 1
             await server.stop()
 
@@ -274,8 +274,8 @@ class TestDataFolder:
         with tempfile.TemporaryDirectory() as short:
             monkeypatch.setenv("XDG_RUNTIME_DIR", short)
             server = app(tmp_path / ("long" * 30))
-            server._sockets.mkdir()
-            server._sockets.chmod(0o777)
+            server._cluster.sockets.mkdir()
+            server._cluster.sockets.chmod(0o777)
             with pytest.raises(CannotStart, match="open to others"):
                 await server.start()
 
@@ -284,8 +284,8 @@ class TestDataFolder:
         with tempfile.TemporaryDirectory() as short:
             monkeypatch.setenv("XDG_RUNTIME_DIR", short)
             server = app(tmp_path / ("long" * 30))
-            server._sockets.mkdir(mode=0o700)
-            os.chown(server._sockets, 12345, 12345)
+            server._cluster.sockets.mkdir(mode=0o700)
+            os.chown(server._cluster.sockets, 12345, 12345)
             with pytest.raises(CannotStart, match="not a folder of ours"):
                 await server.start()
 
@@ -400,7 +400,7 @@ class TestAfterAKill:
         pid_file = data_dir / "postgres" / "postmaster.pid"
         with unrelated_process() as pid:
             server = app(data_dir)
-            for file in (pid_file, server._sockets / ".s.PGSQL.5432.lock"):
+            for file in (pid_file, server._cluster.sockets / ".s.PGSQL.5432.lock"):
                 file.write_text("\n".join([str(pid), *file.read_text().splitlines()[1:]]) + "\n")
             await server.start()
             assert postmaster(data_dir) != pid
@@ -442,10 +442,10 @@ class TestWhoGetsIn:
             pytest.skip("this machine's root does not have it")
         server = app(data_dir)
         await server.start()
-        uid, gid = pwd.getpwnam("nobody")[2:4] if user == "nobody" else server._account
-        if (uid, gid) == server._account:
+        uid, gid = pwd.getpwnam("nobody")[2:4] if user == "nobody" else server._cluster.account
+        if (uid, gid) == server._cluster.account:
             refusal = "Peer authentication failed"  # the socket is its own
-        psql = (server_code._binary("psql"), "-h", server._sockets, "-U", "stockpulse", "-c", "SELECT 1")
+        psql = (cluster.binary("psql"), "-h", server._cluster.sockets, "-U", "stockpulse", "-c", "SELECT 1")
         with run_as(uid, gid, capability, *psql) as process:
             assert refusal in process.stderr.read()
 
@@ -465,8 +465,8 @@ class TestUnprivileged:
         server = app(data_dir)
         await server.start()
         process = psutil.Process(postmaster(data_dir))
-        assert process.uids().effective == server._account.uid != 0
-        assert process.gids().effective == server._account.gid
+        assert process.uids().effective == server._cluster.account.uid != 0
+        assert process.gids().effective == server._cluster.account.gid
         assert stat.S_IMODE(data_dir.parent.stat().st_mode) == 0o700
 
     @as_root
