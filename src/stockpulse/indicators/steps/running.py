@@ -26,10 +26,8 @@ def skip(seen: int, x: float, n: int) -> tuple[int, float]:
 
 def cumsum(total: float, x: float) -> tuple[float, float]:
     """Return the sum of all values so far."""
-    if isnan(x):
-        return total, nan
-    total += x
-    return total, total
+    result = total + x
+    return total if isnan(x) else result, result
 
 
 def session_mean(
@@ -71,10 +69,8 @@ def ema(known: int, value: float, x: float, n: int, alpha: float) -> tuple[int, 
 
 def ema_of_all(known: int, value: float, x: float, alpha: float) -> tuple[int, float, float]:
     """Return the exponential average, seeded with the first value."""
-    if isnan(x):
-        return known, value, nan
-    value, shown = approach(value, x, alpha) if known else (x, x)
-    return 1, value, shown
+    moved, shown = approach(value, x, alpha if known else 1.0)  # the first value is reached at once, from zero
+    return (known, value, nan) if isnan(x) else (1, moved, shown)
 
 
 def adaptive_ema(known: int, value: float, x: float, alpha: float, seed: float) -> tuple[int, float, float]:
