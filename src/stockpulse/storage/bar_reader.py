@@ -1,5 +1,7 @@
 """Reading bars: the bars in the engine's memory replace stored bars of the same time."""
 
+import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -29,6 +31,8 @@ FAR_FUTURE: Final = datetime(2201, 1, 1, tzinfo=UTC)
 
 _PAGE_ROWS: Final = 10_000
 """An answer of any length holds one page in memory: the largest number of base bars that are read at once."""
+_PAGES_AT_ONCE: Final = os.cpu_count() or 1
+"""More pages at once would not come sooner, and the database has processes for the intake on the same processors."""
 _FEW: Final = 200
 """For up to this many rows a prepared query is faster than a COPY."""
 _READ_SECONDS: Final = 60
@@ -82,6 +86,7 @@ class BarReader:
         self._names = names
         self._in_memory = in_memory
         self._extended_day = extended_day
+        self._page_turns = asyncio.Semaphore(_PAGES_AT_ONCE)
 
     # The newest bars --------------------------------------------------------------------------------
 
@@ -301,7 +306,7 @@ class BarReader:
             f" AND t.ts >= {_AT} w.first_us AND t.ts < {_AT} w.last_us AND t.ts >= $4 AND t.ts < $5"
             f" ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
         )
-        async with self._pool.acquire() as connection:
+        async with self._page_turns, self._pool.acquire() as connection:
             return await connect.copy_out(
                 connection,
                 query,
