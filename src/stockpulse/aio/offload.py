@@ -8,6 +8,7 @@ Work for requests that read has a few threads of its own: the intake and the flu
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -17,6 +18,7 @@ T = TypeVar("T")
 INLINE_ROWS: Final = 2000
 """For up to this number of rows, the work takes about as long as handing it to a thread."""
 
+_LATE_SECONDS: Final = 0.002
 _READERS: Final = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="readers")
 
 
@@ -28,6 +30,15 @@ async def run(rows: int, work: Callable[[], T]) -> T:
 async def run_for_reader(rows: int, work: Callable[[], T]) -> T:
     """Do the same as `run` for a request that reads: its threads are few, and it waits for its turn."""
     return work() if rows <= INLINE_ROWS else await in_reader_thread(work)
+
+
+async def give_way() -> None:
+    """Let other work go first: pause for as long as the event loop takes for one round, if that is long."""
+    began = time.perf_counter()
+    await asyncio.sleep(0)
+    late = time.perf_counter() - began
+    if late > _LATE_SECONDS:
+        await asyncio.sleep(late)
 
 
 async def in_reader_thread(work: Callable[[], T]) -> T:

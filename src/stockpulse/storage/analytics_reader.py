@@ -19,6 +19,8 @@ from stockpulse.market.intervals import D1, M5, Interval
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import Symbol
 from stockpulse.market.times import from_micros
+from stockpulse.postgres import connect
+from stockpulse.postgres.binary_copy import Layout
 from stockpulse.postgres.connect import Pool
 from stockpulse.storage.bar_reader import FAR_FUTURE, BarReader
 
@@ -40,10 +42,13 @@ SERVED_REALTIME: Final = pl.Schema(
 """The newest price, the mean of the newest five, and the indicators of the newest 5-minute bar."""
 
 _TABLE: Final = {M5: "intraday_analytics", D1: "daily_analytics"}
-_PAGE_ROWS: Final = 1_000
+_LAYOUT: Final = Layout({"ts": "timestamptz", "revision": "int8"} | dict.fromkeys(STORED_INDICATORS, "float8"))
+_SELECTED: Final = ", ".join(["ts", "revision", *(f"coalesce({name}, 'NaN')" for name in STORED_INDICATORS)])
+_PAGE_ROWS: Final = 1_500
 _CALCULATED_CELLS: Final = 250_000
 """The approximate number of values (bars x outputs) that are calculated at once."""
 _FEW_ROWS: Final = 100
+"""For up to this many rows a prepared query is faster than a COPY."""
 _EPOCH: Final = from_micros(0)
 
 
@@ -62,40 +67,40 @@ class AnalyticsReader:
         pages: list[pl.DataFrame] = []
         end = end or FAR_FUTURE
         while limit > 0:
-            rows = await self._pool.fetch(
-                f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
-                " WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts DESC LIMIT $4",
-                symbol.id,
-                start or _EPOCH,
-                end,
-                min(limit, _PAGE_ROWS),
-            )
-            if rows:
-                end = rows[-1]["ts"]
-                pages.insert(0, await _frame_of(rows[::-1], SERVED_ANALYTICS))
-            if len(rows) < _PAGE_ROWS:
+            page = await self._page(symbol, interval, start or _EPOCH, end, min(limit, _PAGE_ROWS), "DESC")
+            pages.insert(0, page[::-1])
+            if page.height < _PAGE_ROWS:
                 break
-            limit -= len(rows)
-        return pl.concat(pages) if pages else SERVED_ANALYTICS.to_frame()
+            end = page["ts"][-1]
+            limit -= page.height
+        return pl.concat(pages)
 
     async def between(
         self, symbol: Symbol, interval: Interval, start: datetime, end: datetime | None
     ) -> AsyncIterator[pl.DataFrame]:
         """Yield all stored rows of bars in [start, end), oldest first, page by page."""
         while True:
-            rows = await self._pool.fetch(
-                f"SELECT {', '.join(SERVED_ANALYTICS)} FROM {_TABLE[interval]}"  # noqa: S608 - names of ours
-                " WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4",
-                symbol.id,
-                start,
-                end or FAR_FUTURE,
-                _PAGE_ROWS,
-            )
-            if rows:
-                yield await _frame_of(rows, SERVED_ANALYTICS)
-            if len(rows) < _PAGE_ROWS:
+            page = await self._page(symbol, interval, start, end or FAR_FUTURE, _PAGE_ROWS, "ASC")
+            if page.height:
+                start = page["ts"][-1] + (from_micros(1) - _EPOCH)
+                yield page
+            if page.height < _PAGE_ROWS:
                 return
-            start = rows[-1]["ts"] + (from_micros(1) - _EPOCH)
+
+    async def _page(
+        self, symbol: Symbol, interval: Interval, start: datetime, end: datetime, limit: int, order: str
+    ) -> pl.DataFrame:
+        """Return the first `limit` stored rows in [start, end) in this order of time."""
+        condition = (
+            f"FROM {_TABLE[interval]} WHERE symbol_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts {order} LIMIT $4"
+        )
+        arguments = (symbol.id, start, end, limit)
+        if limit <= _FEW_ROWS:
+            query = f"SELECT {', '.join(SERVED_ANALYTICS)} {condition}"
+            return _frame(await self._pool.fetch(query, *arguments), SERVED_ANALYTICS)
+        async with self._pool.acquire() as connection:
+            data = await connect.copy_out(connection, f"SELECT {_SELECTED} {condition}", *arguments, seconds=60)
+        return await offload.in_reader_thread(partial(_unpacked, data))
 
     async def realtime(self, symbol: Symbol) -> pl.DataFrame:
         """Return the newest real-time row of a symbol, as `SERVED_REALTIME`; empty if the symbol has no row."""
@@ -104,7 +109,7 @@ class AnalyticsReader:
             " WHERE symbol_id = $1 ORDER BY calculated_at DESC LIMIT 1",
             symbol.id,
         )
-        return await _frame_of(rows, SERVED_REALTIME)
+        return _frame(rows, SERVED_REALTIME)
 
     async def calculated(
         self,
@@ -154,8 +159,12 @@ def frame_inputs(bars: pl.DataFrame, symbol: Symbol, interval: Interval) -> Colu
     return columns | calendar_inputs(trading_calendar(symbol.calendar), interval, array_of(bars["ts"]))
 
 
-async def _frame_of(rows: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
-    def frame() -> pl.DataFrame:
-        return pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")
+def _unpacked(data: bytes) -> pl.DataFrame:
+    """Return the rows of a COPY of `_SELECTED`."""
+    columns = _LAYOUT.unpack(data)
+    series = [pl.Series("ts", columns.pop("ts")).cast(UTC_MICROS), pl.Series("revision", columns.pop("revision"))]
+    return pl.DataFrame([*series, *(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())])
 
-    return frame() if len(rows) <= _FEW_ROWS else await offload.in_reader_thread(frame)
+
+def _frame(rows: Sequence[Any], schema: pl.Schema) -> pl.DataFrame:
+    return pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row")

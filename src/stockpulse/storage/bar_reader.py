@@ -306,18 +306,20 @@ class BarReader:
             f" AND t.ts >= {_AT} w.first_us AND t.ts < {_AT} w.last_us AND t.ts >= $4 AND t.ts < $5"
             f" ORDER BY t.ts {order} LIMIT $6) b ORDER BY w.place, b.ts {order} LIMIT $6"
         )
-        async with self._page_turns, self._pool.acquire() as connection:
-            return await connect.copy_out(
-                connection,
-                query,
-                [span.symbol.id for span in spans],
-                [span.first for span in spans],
-                [span.last for span in spans],
-                from_micros(min(span.first for span in spans)),
-                from_micros(max(span.last for span in spans)),
-                limit,
-                seconds=_READ_SECONDS,
-            )
+        async with self._page_turns:
+            await offload.give_way()
+            async with self._pool.acquire() as connection:
+                return await connect.copy_out(
+                    connection,
+                    query,
+                    [span.symbol.id for span in spans],
+                    [span.first for span in spans],
+                    [span.last for span in spans],
+                    from_micros(min(span.first for span in spans)),
+                    from_micros(max(span.last for span in spans)),
+                    limit,
+                    seconds=_READ_SECONDS,
+                )
 
 
 def _pieces(
