@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 
 from stockpulse import errors
 from stockpulse.api.browser_headers import BROWSER_HEADERS
@@ -21,6 +22,7 @@ from stockpulse.postgres.connect import TRANSIENT, is_outage
 _log = structlog.get_logger(__name__)
 
 _RETRY_SOON: Final = {"Retry-After": "1"}
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _REFERENCE: Final = "#/components/schemas/"
 _LONGEST_MESSAGE: Final = 2_000
 _MOST_DETAILS: Final = 20
@@ -111,9 +113,19 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code
     if status < 200 or status in (204, 304):  # noqa: PLR2004  # these have no body
         return Response(status_code=status, headers=error.headers)
+    headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
     if isinstance(error.detail, str):
-        return _answer(status, _code(status), _http_message(request, error), headers=error.headers)
+        return _answer(status, _code(status), _http_message(request, error), headers=headers)
     return _answer(status, _code(status), HTTPStatus(status).phrase, error.detail, headers=error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of all routes of a path. Starlette names those of the first one only."""
+    routes = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return ", ".join(
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )
 
 
 async def _on_possible_outage(request: Request, error: Exception) -> Response:

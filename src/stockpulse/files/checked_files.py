@@ -8,12 +8,15 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Final
 
 from stockpulse.errors import StockPulseError
 
 _DIGEST_BYTES: Final = 32
+_DAY_SECONDS: Final = 86_400
+_UNUSED_SECONDS: Final = 90 * _DAY_SECONDS
 _UNFINISHED: Final = ".unfinished"
 
 
@@ -52,7 +55,27 @@ def read_whole(path: Path) -> bytes | None:
     digest, content = found[:_DIGEST_BYTES], found[_DIGEST_BYTES:]
     if digest != _digest(path, content):
         raise DamagedFile(f"{path}: its content does not match its digest")
+    _note_use(path)
     return content
+
+
+def remove_unused(folder: Path, pattern: str, now: float) -> None:
+    """Remove files of caches that no process has read for 90 days: older versions made them.
+
+    `read_whole` notes the time of use. A process that needs a removed file makes it again.
+    """
+    with contextlib.suppress(OSError):
+        for file in folder.glob(pattern):
+            with contextlib.suppress(OSError):  # another process may have removed it
+                if file.stat().st_mtime < now - _UNUSED_SECONDS:
+                    file.unlink()
+
+
+def _note_use(path: Path) -> None:
+    """Set the time of a file to now, at most once a day."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mtime < time.time() - _DAY_SECONDS:
+            os.utime(path)
 
 
 def remove_left_over(folder: Path, oldest: float) -> None:

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
-from stockpulse.files.checked_files import DamagedFile, read_whole, remove_left_over, write_whole
+from stockpulse.files.checked_files import DamagedFile, read_whole, remove_left_over, remove_unused, write_whole
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance, LoopFunction
@@ -65,6 +65,8 @@ class Compiler:
             self._folder = self._folder_for_this_run()
         if self._folder is not None:
             remove_left_over(self._folder, time.time() - _LEFT_OVER_SECONDS)
+            for pattern in ("*.code", "loop_*.py", "*.nbi", "*.nbc"):  # the last three: of older versions
+                remove_unused(self._folder, pattern, time.time())
 
     def _folder_for_this_run(self) -> Path | None:
         try:

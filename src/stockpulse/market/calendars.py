@@ -2,9 +2,11 @@
 
 import functools
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
+from stockpulse.files.checked_files import remove_unused
 from stockpulse.market.calendar import Calendar, always_open
 from stockpulse.market.calendar_corrections import Corrections, Days, shipped_corrections
 from stockpulse.market.calendar_files import read_calendar, write_calendar
@@ -38,6 +40,7 @@ def keep_calendars_in(folder: Path) -> None:
     """Keep the tables of calendars in files of a folder from now on, so that the next process need not build them."""
     global _folder  # noqa: PLW0603 (calendars are the same for all parts of a process, and so is their folder)
     _folder = folder
+    remove_unused(folder, "*.calendar", time.time())
 
 
 def use_corrections(corrections: Corrections) -> None:
