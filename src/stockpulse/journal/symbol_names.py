@@ -27,10 +27,12 @@ class SymbolNames:
         self._names = names
         self._symbols = pl.Series(dtype=pl.String)
         self._kinds = pl.DataFrame()
+        self._known_symbols = self._known_kinds = 0
 
     def symbols(self, symbol_id: pl.Series) -> pl.Series:
         """Return the name of each symbol."""
-        if len(self._symbols) <= max(self._names.symbol_by_id, default=0):
+        if self._known_symbols != len(self._names.symbol_by_id):
+            self._known_symbols = len(self._names.symbol_by_id)
             self._symbols = _by_number({number: one.name for number, one in self._names.symbol_by_id.items()})
         return self._symbols.gather(symbol_id)
 
@@ -47,7 +49,8 @@ class SymbolNames:
 
     def _all_kinds(self) -> pl.DataFrame:
         known = self._names.kind_by_id
-        if len(self._kinds) <= max(known, default=0):
+        if self._known_kinds != len(known):
+            self._known_kinds = len(known)
             provider = {number: self._names.provider_by_id[kind.provider_id].name for number, kind in known.items()}
             flags = {number: kind.flags for number, kind in known.items()}
             self._kinds = pl.DataFrame(

@@ -87,9 +87,12 @@ class DerivedTopic:
 
     def _encoded(self, frame: pl.DataFrame) -> dict[int, tuple[list[bytes], list[bytes]]]:
         symbols = frame["symbol"]
-        for symbol in set(symbols.unique()) - self._partition_of.keys():
+        distinct = symbols.unique().to_list()
+        for symbol in [one for one in distinct if one not in self._partition_of]:
             self._partition_of[symbol] = partition_of(symbol, self._partitions)
-        places = symbols.replace_strict(self._partition_of, return_dtype=pl.Int64).to_numpy()
+        places = symbols.replace_strict(
+            {symbol: self._partition_of[symbol] for symbol in distinct}, return_dtype=pl.Int64
+        ).to_numpy()
         parts = {}
         for number in np.unique(places).tolist():
             part = frame[np.flatnonzero(places == number)]

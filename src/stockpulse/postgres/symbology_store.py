@@ -34,7 +34,7 @@ class NameStore:
 
     async def ensure_symbols(self, symbols: Iterable[str], calendar: str) -> None:
         """Assign ids to new symbols, with this calendar."""
-        new = sorted(set(symbols) - self.names.symbols.keys())
+        new = sorted({symbol for symbol in symbols if symbol not in self.names.symbols})
         if not new:
             return
         async with self._pool.acquire() as connection:
@@ -83,7 +83,8 @@ class NameStore:
 
     async def ensure_kinds(self, kinds: Iterable[TickKind]) -> None:
         """Assign ids to new kinds of ticks."""
-        new = list(set(kinds) - self.names.kinds.keys())
+        # Not set(kinds) - keys(): that goes through all known kinds, and takes a quarter of a second for 400,000.
+        new = list({kind for kind in kinds if kind not in self.names.kinds})
         if not new:
             return
         columns = list(zip(*((k.provider_id, k.exchange, k.conditions, k.flags, k.tape) for k in new), strict=True))
