@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +74,7 @@ def remove_unused(folder: Path, pattern: str, now: float) -> None:
 def _note_use(path: Path) -> None:
     """Set the time of a file to now, at most once a day."""
     with contextlib.suppress(OSError):
-        if path.stat().st_mtime < time.time() - _DAY_SECONDS:
+        if path.stat().st_mtime < datetime.now(UTC).timestamp() - _DAY_SECONDS:
             os.utime(path)
 
 
