@@ -97,7 +97,11 @@ class ConnectionReport(BaseModel):
         examples=[{"header_size": 0, "per_peer": 3}],
         description="connections that were refused or closed at a limit since the start, by reason",
     )
-    fault: str | None = Field(None, description="the reason why the limits do not hold; null if they hold")
+    fault: str | None = Field(
+        None,
+        examples=["the server is not uvicorn"],
+        description="the reason why the limits do not hold; null if they hold",
+    )
 
 
 class Health(BaseModel):

@@ -27,7 +27,7 @@ class SymbolNames:
         self._names = names
         self._symbols = pl.Series(dtype=pl.String)
         self._kinds = pl.DataFrame()
-        self._known_symbols = self._known_kinds = 0
+        self._known_symbols = self._known_kinds = -1
 
     def symbols(self, symbol_id: pl.Series) -> pl.Series:
         """Return the name of each symbol."""
