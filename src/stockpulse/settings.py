@@ -299,8 +299,8 @@ class Settings(BaseSettings):
         1_000,
         ge=1,
         le=1_000_000,
-        description="The most rejected records of one kind (source and reason) that are kept in a minute. Further ones"
-        " are only counted.",
+        description="The most rejected records of one kind (source and reason) that are kept in a minute, and a"
+        " twentieth of those of all kinds. Further ones are only counted.",
     )
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."

@@ -46,12 +46,13 @@ class TestKinds:
         rows = pl.DataFrame({"reason": reasons, "raw": reasons})
         assert shares(kinds, "api", rows) == [(3, 7), (3, 7)]
 
-    def test_many_kinds_share_the_limit_of_one(self) -> None:
+    def test_many_kinds_share_a_limit(self) -> None:
         kinds = RejectedKinds(KEPT)
         kept = [shares(kinds, f"provider_{at}", rejected(1)) for at in range(5_000)]
-        assert kept[999] == [(1, 0)]
+        assert kept[0] == [(1, 0)]
         assert kept[-1] == [(0, 1)]
-        assert sum(one[0][0] for one in kept) == 1_000 + KEPT
+        assert sum(one[0][0] for one in kept) == 20 * KEPT
+        assert sum(one[0][1] for one in kept) == 5_000 - 20 * KEPT
 
     def test_a_batch_that_was_not_stored_does_not_count(self) -> None:
         kinds = RejectedKinds(KEPT)

@@ -13,6 +13,8 @@ _VARYING: Final = r"""'[^']*'|"[^"]*"|\d+"""
 """The parts of a reason that differ between records of one kind: quoted values and numbers."""
 KEPT_PER_MINUTE: Final = 1_000
 _MOST_KINDS: Final = 1_000
+_FULL_KINDS: Final = 20
+"""All kinds together keep as many records in a minute as this number of full kinds."""
 _OTHERS: Final = ("", "")
 """The kind of all records in a minute that has more kinds than that."""
 
@@ -72,7 +74,8 @@ class RejectedKinds:
         kind = (source, reason)
         if kind not in self._kept and len(self._kept) >= _MOST_KINDS:
             kind = _OTHERS
-        room = max(self._per_minute - self._kept[kind], 0)
+        room_of_all = _FULL_KINDS * self._per_minute - self._kept.total()
+        room = max(min(self._per_minute - self._kept[kind], room_of_all), 0)
         share = Share(kind, part[:room], part[room : room + 1], max(len(part) - room, 0))
         self._kept[kind] += len(share.kept)
         return share
