@@ -273,7 +273,7 @@ class Settings(BaseSettings):
         " an eighth of the memory of the machine or container, at least 384 and at most 1024.",
     )
     max_symbols: int = Field(
-        100_000,
+        30_000,  # all shares and funds of the USA and the pairs of several exchanges: about 1 GB
         ge=1,
         le=10_000_000,
         description="The most symbols. Ticks and bars of further symbols are rejected; known symbols are always"
