@@ -115,6 +115,14 @@ def content(frame, schema):
     return frame.filter(pl.col("problem").is_null()).select(list(schema))
 
 
+def kept_text(record):
+    """Return the text of a record as dead letters keep it: of a long one the beginning, and the sign that it is cut."""
+    record = record or b""
+    kept = record if len(record) <= 8192 else record[: 8192 - len("…(cut)")]
+    text = kept.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return text if kept is record else text + "…(cut)"
+
+
 def places(decoded):
     """Return the input indexes of all decoded values: each must occur once."""
     return sorted(

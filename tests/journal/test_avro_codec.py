@@ -26,6 +26,7 @@ from records_data import (
     bars,
     bits,
     content,
+    kept_text,
     ohlcv,
     places,
     signals,
@@ -366,7 +367,7 @@ def test_what_is_no_record_says_why_and_harms_nobody(server, codec):
         assert decoded.ticks["row"].to_list() == [0, 2], name
         ((row, why, raw),) = decoded.broken.rows()
         assert (row, reason in why, len(why) < 400) == (1, True, True), (name, why)
-        assert raw == (value or b"")[:8192].decode("utf-8", "replace").replace("\0", "�")
+        assert raw == kept_text(value)
 
 
 def test_all_of_it_together_harms_nobody(server, codec):

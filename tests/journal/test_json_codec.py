@@ -22,6 +22,7 @@ from records_data import (
     bars,
     bits,
     content,
+    kept_text,
     ohlcv,
     places,
     signals,
@@ -386,7 +387,7 @@ def test_what_is_no_record_says_why(name):
     ((row, why, raw),) = decoded.broken.rows()
     assert (row, why[: len(reason)]) == (1, reason)
     assert len(why) < 300
-    assert raw == (value or b"")[:8192].decode("utf-8", "replace").replace("\0", "�")
+    assert raw == kept_text(value)
 
 
 def test_all_of_it_together_harms_nobody():
