@@ -82,7 +82,7 @@ class Compiler:
         found = _FUNCTIONS.get(place)
         if found is None:
             with _LOADING:
-                found = _FUNCTIONS.get(place) or _compiled(loop, _Code(self, _file_name(loop)))
+                found = _FUNCTIONS.get(place) or _compiled(loop, _Code(self, file_name(loop)))
                 _FUNCTIONS[place] = found
         return found
 
@@ -93,7 +93,7 @@ class Compiler:
 
     def is_prepared(self, instances: Iterable[Instance]) -> bool:
         """Return True if all of these lie on disk undamaged, compiled for this processor."""
-        return all(self.read(_file_name(one.loop)) is not None for one in instances)
+        return all(self.read(file_name(one.loop)) is not None for one in instances)
 
     async def prepare_aside(self, instances: Iterable[Instance]) -> None:
         """Compile these in a separate process, which ends with this one; RuntimeError has the reason of a failure."""
@@ -175,7 +175,8 @@ def _machine() -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
-def _file_name(loop: Loop) -> str:
+def file_name(loop: Loop) -> str:
+    """Return the name of the file with the machine code of a loop for this processor."""
     return f"{loop.name}.{_machine()}.code"
 
 
