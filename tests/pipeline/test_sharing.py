@@ -14,6 +14,7 @@ from stockpulse.aio.supervisor import State, Supervisor
 from stockpulse.engine.bar_math import BAR
 from stockpulse.engine.batches import tick_batch
 from stockpulse.engine.forgetting import build_bars
+from stockpulse.errors import Fenced
 from stockpulse.journal.backends import LogParts
 from stockpulse.journal.records import Forget, Ticks
 from stockpulse.journal.routing import Routing
@@ -133,8 +134,11 @@ class Cluster:
         at_end = all(known.get(shard, 0) >= self.log.end(shard) for shard in self.log.batches)
         if not at_end or any(one.engine.unlocked.bars.forming() for one in working):
             return False
-        for one in working:
-            await one.writer.flush_once()
+        try:
+            for one in working:
+                await one.writer.flush_once()
+        except Fenced:  # it has just lost the shard, and leaves
+            return False
         return True
 
     async def assert_right(self) -> None:
