@@ -43,7 +43,7 @@ def names_of(*named: str) -> Names:
 async def test_only_the_calendars_of_the_symbols_are_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(calendars, "_loaded", set())
     loading = CalendarLoading(names_of("XNYS", "XLON", "24/7"))
-    await loading.need([0, 2, 77])
+    await loading.need(np.array([0, 2, 77]))
     assert [is_loaded(name) for name in ("XNYS", "XLON", "24/7")] == [True, False, True]
     await loading.load_all()
     assert is_loaded("XLON")

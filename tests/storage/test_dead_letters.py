@@ -131,7 +131,7 @@ async def test_the_answer_lists_rejected_rows_up_to_a_number(client: httpx2.Asyn
 
 
 async def test_ticks_beyond_the_limit_stay_with_their_sender(postgres_dsn: str, serve: Serve) -> None:
-    """What was kept can be sent again; the row that counts the others refuses."""
+    """Kept records can be sent again. The row that only counts further records cannot."""
     now = datetime.now(UTC)
     early = pl.DataFrame({"symbol": ["AAA"], "ts": [now + timedelta(seconds=8)], "price": [1.0], "size": [1.0]})
     async with serve(postgres_dsn, dead_letters_per_minute=5, future_seconds=1) as client:

@@ -88,7 +88,7 @@ def _split(file: bytes) -> tuple[bytes, Struct]:
 
 
 def _move(group: Struct, distance: int) -> None:
-    """Add a distance to all offsets of a row group; an offset of 0 means that there is none."""
+    """Add a distance to all offsets of a row group. Offsets of 0 stay: they stand for missing ones."""
     _add(group, (_GROUP_OFFSET,), distance)
     for chunk in group[_GROUP_COLUMNS][1].items:
         _add(chunk, _CHUNK_OFFSETS, distance)

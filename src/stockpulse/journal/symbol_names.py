@@ -1,5 +1,6 @@
 """Convert between the ids in the frames of the log and the names in the records of a topic."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -108,27 +109,21 @@ class RecordEncoder:
 
         StockPulse judged its own records before they entered the log.
         """
+        if not checked.good["foreign"].any():
+            return checked
         names = self._store.names
-        foreign = checked.good["foreign"]
-        if not foreign.any():
-            return checked
         if self._max_symbols is not None:
-            symbols = checked.good["symbol"]
-            new = [one for one in symbols.filter(foreign).unique(maintain_order=True) if one not in names.symbols]
-            if over := new[max(self._max_symbols - len(names.symbols), 0) :]:
-                reason = f"symbol: new, and {self._max_symbols:,} symbols are the most: see STOCKPULSE_MAX_SYMBOLS"
-                checked = refuse(checked, (foreign & symbols.is_in(over)).to_numpy(), reason)
-        good = checked.good
-        if self._max_kinds is None or "flags" not in good.columns or len(good) + len(names.kinds) <= self._max_kinds:
-            return checked
-        labels, foreign = _labels(good), good["foreign"]
-        new = [one for one in labels.filter(foreign).unique(maintain_order=True) if not self._is_known(one)]
-        if over := new[max(self._max_kinds - len(names.kinds), 0) :]:
-            reason = (
-                f"provider, exchange, conditions, tape: a new combination, and {self._max_kinds:,} are the most: see"
-                " STOCKPULSE_MAX_TICK_KINDS"
-            )
-            checked = refuse(checked, (foreign & labels.is_in(over)).to_numpy(), reason)
+            reason = f"symbol: new, and {self._max_symbols:,} symbols are the most: see STOCKPULSE_MAX_SYMBOLS"
+            room = self._max_symbols - len(names.symbols)
+            checked = _with_room(checked, checked.good["symbol"], names.symbols.__contains__, room, reason)
+        if self._max_kinds is not None and "flags" in checked.good.columns:
+            room = self._max_kinds - len(names.kinds)
+            if len(checked.good) > room:
+                reason = (
+                    f"provider, exchange, conditions, tape: a new combination, and {self._max_kinds:,} are the most:"
+                    " see STOCKPULSE_MAX_TICK_KINDS"
+                )
+                checked = _with_room(checked, _labels(checked.good), self._is_known, room, reason)
         return checked
 
     def _is_known(self, label: str) -> bool:
@@ -181,6 +176,16 @@ class RecordEncoder:
             pl.col("vwap").fill_null(float("nan")),
         ).select(list(LOGGED_BARS))
         return encoded.with_columns(at_labels(encoded, self._store.names))
+
+
+def _with_room(
+    checked: Validated, values: pl.Series, is_known: Callable[[str], bool], room: int, reason: str
+) -> Validated:
+    """Reject foreign records whose value is new, once `room` new values are accepted."""
+    foreign = checked.good["foreign"]
+    new = [one for one in values.filter(foreign).unique(maintain_order=True) if not is_known(one)]
+    over = new[max(room, 0) :]
+    return refuse(checked, (foreign & values.is_in(over)).to_numpy(), reason) if over else checked
 
 
 def _counts(provider: str, conditions: str, tape: str, flags: str) -> int:

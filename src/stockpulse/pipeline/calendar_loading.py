@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from stockpulse.market.calendars import is_loaded, trading_calendar
 from stockpulse.market.symbology import Names
@@ -19,12 +21,12 @@ class CalendarLoading:
         self._seen = 0
         self._missing: set[str] = set()
 
-    async def need(self, symbol_ids: Iterable[int]) -> None:
-        """Return when the calendars of these symbols are loaded."""
+    async def need(self, symbol_ids: npt.NDArray[np.integer]) -> None:
+        """Return when the calendars of these symbols are loaded; an id may be there many times."""
         if not self._look():
             return
         known = self._names.symbol_by_id
-        wanted = {known[number].calendar for number in symbol_ids if number in known}
+        wanted = {known[number].calendar for number in np.unique(symbol_ids).tolist() if number in known}
         for name in sorted(wanted & self._missing):
             await asyncio.to_thread(trading_calendar, name)
 

@@ -56,7 +56,7 @@ class IndicatorCatchUp:
     async def _go_on(self, track: Track, most: int) -> None:
         symbol_id, start = track.positions(min(_SYMBOLS, most // _LEAST_BARS))
         if len(symbol_id):
-            await self._calendars.need(symbol_id.tolist())
+            await self._calendars.need(symbol_id)
             rows, complete = await self._bars(track.interval, symbol_id, start, most)
             async with self._engine:
                 await offload.run(len(rows), partial(track.catch_up, symbol_id, rows, complete=complete))

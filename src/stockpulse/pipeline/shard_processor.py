@@ -241,7 +241,7 @@ class ShardProcessor:
         return Ticks(fresh)
 
     async def _process_records(self, batch: Ticks | Bars, clocks: dict[int, int] | None) -> None:
-        await self._calendars.need(batch.frame["symbol_id"].unique())
+        await self._calendars.need(batch.frame["symbol_id"].to_numpy())
         async with self.engine as engine:
             step = engine.step(await self._records(batch), self._clocks() if clocks is None else clocks)
             stored: Rows | None = None
