@@ -27,13 +27,14 @@ from stockpulse.cli import cli
 from stockpulse.indicators import momentum
 from stockpulse.indicators.algebra import INPUTS
 from stockpulse.indicators.evaluation import Instance
-from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.ingest.validate import validate_ticks
 from stockpulse.market.rows import TICK_FIELDS
-from stockpulse.market.schemas import BARS, DAY_FIRST_PRICE, DAY_PRICE, DAY_VOLUME, TICKS
+from stockpulse.market.schemas import DAY_FIRST_PRICE, DAY_PRICE, DAY_VOLUME, TICKS
 from stockpulse.market.symbology import read_symbol
 from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
+from stockpulse.providers.faults import BadRequest
 from stockpulse.providers.trade_conditions import ALL, RULES, alpaca
 from stockpulse.rules import parse
 from stockpulse.settings import Settings, variables_of
@@ -249,11 +250,10 @@ class TestProvider:
         assert checked.rejected.is_empty()
         assert checked.good["symbol"].to_list() == ["BTC-USD", "ETH-USD"]
 
-    async def test_has_a_history_that_is_taken(self, provider):
+    async def test_refuses_what_it_does_not_have(self, provider):
         now = datetime.now(UTC)
-        frames = [frame async for frame in provider.history("BTC-USD", "1d", now - timedelta(days=9), now)]
-        assert [frame.schema for frame in frames] == [BARS]
-        assert validate_bars(frames[0], now, timedelta(seconds=5)).rejected.is_empty()
+        with pytest.raises(BadRequest, match="polled has no bars of the past"):
+            await anext(provider.history(["BTC-USD"], "1d", now - timedelta(days=9), now))
 
     @pytest.mark.thorough
     @pytest.mark.slow

@@ -94,19 +94,19 @@ class TestScriptedProvider:
     async def test_answers_from_its_bars_and_remembers_the_requests(self):
         rows = [minute_bar(symbol, NOW - n * MINUTE, n) for n in range(5) for symbol in "AB"]
         provider = ScriptedProvider(bars=bars_frame(*rows))
-        [found] = [frame async for frame in provider.history("B", "1m", NOW - 3 * MINUTE, NOW)]
+        [found] = [frame async for frame in provider.history(["B"], "1m", NOW - 3 * MINUTE, NOW)]
         assert found.schema == BARS
         assert found["symbol"].unique().to_list() == ["B"]
         assert found["close"].to_list() == [3.0, 2.0, 1.0]
-        assert [frame async for frame in provider.history("B", "5m", NOW - 3 * MINUTE, NOW)] == []
-        assert provider.requests == [("B", interval, NOW - 3 * MINUTE, NOW) for interval in ("1m", "5m")]
+        assert [frame async for frame in provider.history(["B"], "5m", NOW - 3 * MINUTE, NOW)] == []
+        assert provider.requests == [(("B",), interval, NOW - 3 * MINUTE, NOW) for interval in ("1m", "5m")]
 
     async def test_history_fails_as_often_as_it_is_told(self):
         provider = ScriptedProvider(bars=bars_frame(minute_bar("A", NOW, 1)))
         provider.history_faults += [TimeoutError()]
         with pytest.raises(TimeoutError):
-            await anext(provider.history("A", "1m", NOW, NOW + MINUTE))
-        assert len(await anext(provider.history("A", "1m", NOW, NOW + MINUTE))) == 1
+            await anext(provider.history(["A"], "1m", NOW, NOW + MINUTE))
+        assert len(await anext(provider.history(["A"], "1m", NOW, NOW + MINUTE))) == 1
 
 
 class TestWithThePipeline:

@@ -37,7 +37,7 @@ async def fill(folder: Path, days: int) -> None:
     async with running(Settings(data_dir=folder, provider="none"), CollectorRegistry()) as context:
         feed = Feed("simulated", "24/7", Clock.WALL)
         for interval, back in (("5m", days), ("1m", 1)):
-            async for bars in provider.history("AAPL", interval, now - timedelta(days=back), now):
+            async for bars in provider.history(["AAPL"], interval, now - timedelta(days=back), now):
                 await context.pipeline.intake.submit(bars, feed, of_bars=True)
 
 

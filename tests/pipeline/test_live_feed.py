@@ -41,7 +41,8 @@ class Vendor:
         return
         yield TICKS.to_frame()
 
-    async def history(self, symbol, interval, start, end):
+    async def history(self, symbols, interval, start, end):
+        (symbol,) = symbols
         self.asked.append((symbol, interval, start, end))
         length = LENGTHS[interval]
         first = max(start, self._since)

@@ -54,7 +54,7 @@ class AcmeProvider:
         yield pl.DataFrame(rows, schema=TICKS)
         await asyncio.Event().wait()
 
-    async def history(self, symbol, interval, start, end):
+    async def history(self, symbols, interval, start, end):
         raise RuntimeError("nobody may ask: it has no history")
         yield BARS.to_frame()
 
@@ -67,7 +67,7 @@ ENTRY = ProviderEntry(
     "acme",
     AcmeProvider,
     aliases=("acme_inc",),
-    capabilities=Capabilities(history=False),
+    capabilities=Capabilities(),
     conditions=rule,
     transient=(VendorError,),
 )

@@ -13,6 +13,7 @@ from stockpulse.errors import InvalidInput
 from stockpulse.market.rows import PARSED_TICKS
 from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import Clock, Provider
+from stockpulse.providers.faults import BadRequest
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 
 START = datetime(2013, 10, 7, 8, 0, 0, 464_000, tzinfo=UTC)
@@ -415,7 +416,8 @@ async def test_it_says_what_it_is(parquet):
         0,
     )
     assert ReplayProvider(parquet(trades()), calendar="24/7").calendar == "24/7"
-    assert [frame async for frame in provider.history("SPY", "1m", START, START)] == []
+    with pytest.raises(BadRequest, match="replay has no bars of the past"):
+        await anext(provider.history(["SPY"], "1m", START, START))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ async def stream_for(provider, clock, seconds):
 
 
 async def bars(provider, symbol, interval, start, end):
-    frames = [frame async for frame in provider.history(symbol, interval, start, end)]
+    frames = [frame async for frame in provider.history((symbol,), interval, start, end)]
     return pl.concat(frames) if frames else BARS.to_frame()
 
 
@@ -324,7 +324,7 @@ async def test_history_is_the_same_whenever_it_is_asked():
 
 
 async def test_history_comes_in_bounded_chunks():
-    frames = [frame async for frame in simulated().history("AAPL", "1m", START - timedelta(days=10), START)]
+    frames = [frame async for frame in simulated().history(["AAPL"], "1m", START - timedelta(days=10), START)]
     assert sum(map(len, frames)) == 14_400
     assert max(map(len, frames)) <= 10_000
 

@@ -43,7 +43,7 @@ class Backfill:
         start, end = await self._missing(symbol, interval, now)
         count = 0
         if start < end:
-            async for bars in self._provider.history(symbol, interval.name, start, end):
+            async for bars in self._provider.history((symbol,), interval.name, start, end):
                 receipt = await self._ingestor.submit(bars, feed_of(self._provider), of_bars=True)
                 count += receipt.accepted
         return count

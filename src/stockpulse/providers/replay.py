@@ -14,9 +14,9 @@ import polars as pl
 
 from stockpulse.errors import InvalidInput
 from stockpulse.market.rows import TICK_FIELDS, assemble, sent_columns
-from stockpulse.market.schemas import BARS, UTC_MICROS
+from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.times import SECOND_MICROS
-from stockpulse.providers.base import Clock
+from stockpulse.providers.base import Clock, ProviderBase
 from stockpulse.providers.recording import find_columns, open_recording, reading, to_ticks
 
 YIELD_SECONDS: Final = 0.05  # the least pause between two frames at a finite speed
@@ -51,7 +51,7 @@ class Overview:
         return 0.0 if self.first is None or self.last is None else (self.last - self.first).total_seconds()
 
 
-class ReplayProvider:
+class ReplayProvider(ProviderBase):
     """The trades of one file, in the file's order; its clock is the greatest event time that it has sent.
 
     Raises InvalidInput for a file that cannot be read: at once if its beginning shows it, otherwise from `stream`.
@@ -59,7 +59,6 @@ class ReplayProvider:
 
     name = "replay"
     clock = Clock.EVENT
-    delay_seconds = 0.0
     can_wait = True
 
     def __init__(
@@ -116,17 +115,6 @@ class ReplayProvider:
             else:
                 async for due in pace.release(frame):
                     yield due
-
-    async def history(
-        self,
-        symbol: str,  # noqa: ARG002  (the interface has them)
-        interval: str,  # noqa: ARG002
-        start: datetime,  # noqa: ARG002
-        end: datetime,  # noqa: ARG002
-    ) -> AsyncIterator[pl.DataFrame]:
-        """Yield nothing: a recording of trades has no bars."""
-        return
-        yield pl.DataFrame(schema=BARS)  # never: it makes this an iterator
 
     def _frames(self) -> Iterator[pl.DataFrame]:
         """Yield the rows of the file, `batch_rows` at a time."""

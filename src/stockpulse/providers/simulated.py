@@ -7,7 +7,7 @@ history ends, a restart continues where the last run would be by now, and tests 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from stockpulse.market.arrays import Floats, Ints
 from stockpulse.market.clocks import utc_now
 from stockpulse.market.schemas import BARS, TICKS, UTC_MICROS
 from stockpulse.market.times import SECOND_MICROS, micros
-from stockpulse.providers.base import Clock, ProviderConfig, ProviderEntry
+from stockpulse.providers.base import Capabilities, Clock, History, ProviderBase, ProviderConfig, ProviderEntry
 from stockpulse.providers.random_walk import (
     Hashes,
     RandomWalk,
@@ -85,7 +85,7 @@ class _Schedule:
         return tick + 1 if self.due_of(tick) <= micros else tick
 
 
-class SimulatedProvider:
+class SimulatedProvider(ProviderBase):
     """Random walks of prices, paced by the wall clock.
 
     `rate` is in ticks per second over all symbols together (default: each symbol every two seconds;
@@ -197,22 +197,33 @@ class SimulatedProvider:
             self._seconds[second] = self._walk.at(np.array([second]))[0]
         return self._seconds[second]
 
-    async def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield bars of any symbol, for the whole UTC buckets in [start, end) that are over by now.
+    async def history(
+        self, symbols: Sequence[str], interval: str, start: datetime, end: datetime
+    ) -> AsyncIterator[pl.DataFrame]:
+        """Yield bars of any symbols, for the whole UTC buckets in [start, end) that are over by now.
 
         Raises InvalidInput for an interval other than 1m, 5m and 1d.
         """
         if interval not in INTERVALS:
             raise InvalidInput("interval", f"got {interval!r}; takes {', '.join(INTERVALS)}")
         length, step = INTERVALS[interval]
-        walk = RandomWalk((symbol,), self._seed)
         first = -(-micros(start) // (length * SECOND_MICROS))
         stop = min(micros(end), self._now_micros()) // (length * SECOND_MICROS)
         rows = min(HISTORY_ROWS, HISTORY_PRICES // (length // step + 1))
-        for begin in range(first, stop, rows):
-            starts = np.arange(begin, min(begin + rows, stop)) * length
-            yield self._bars(walk, symbol, interval, starts)
-            await self._sleep(0)
+        for symbol in symbols:
+            walk = RandomWalk((symbol,), self._seed)
+            for begin in range(first, stop, rows):
+                starts = np.arange(begin, min(begin + rows, stop)) * length
+                yield self._bars(walk, symbol, interval, starts)
+                await self._sleep(0)
+
+    async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:
+        """Return the price of any symbols at this moment, as trades of one share."""
+        now = self._now_micros()
+        prices = to_cents(RandomWalk(symbols, self._seed).at(np.array([now // SECOND_MICROS]))[0])
+        columns = {"symbol": pl.Series(symbols, dtype=pl.String), "price": pl.Series(prices)}
+        rows = pl.DataFrame(columns).with_columns(ts=pl.lit(now).cast(UTC_MICROS), size=1.0)
+        return pl.concat([TICKS.to_frame(), rows], how="diagonal")
 
     def _bars(self, walk: RandomWalk, symbol: str, interval: str, starts: Ints) -> pl.DataFrame:
         """Return the bars of the buckets that start at these seconds."""
@@ -262,4 +273,19 @@ def _create(config: ProviderConfig) -> SimulatedProvider:
     return SimulatedProvider(config.symbols, config.rate * len(config.symbols), config.seed, config.now)
 
 
-SIMULATED: Final = ProviderEntry("simulated", _create, aliases=("test",), standby=True)
+SIMULATED: Final = ProviderEntry(
+    "simulated",
+    _create,
+    aliases=("test",),
+    capabilities=Capabilities(
+        history={
+            "1d": History(timedelta(days=3_650)),
+            "5m": History(timedelta(days=365)),
+            "1m": History(timedelta(days=30)),
+        },
+        latest=True,
+        limits="none: it is made up here",
+    ),
+    standby=True,
+    description="A made-up market that never closes and needs no key.",
+)

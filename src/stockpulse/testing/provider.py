@@ -2,17 +2,18 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 
 import polars as pl
 
 from stockpulse.market.clocks import Clock
 from stockpulse.market.symbology import check_provider_name
+from stockpulse.providers.base import ProviderBase
 from stockpulse.testing.frames import bars_frame
 
 
-class ScriptedProvider:
+class ScriptedProvider(ProviderBase):
     """A provider that streams the steps of a script, and whose history is a frame of bars.
 
     A step of the script is a frame of ticks, which the stream yields, or an exception, which it raises. A stream that
@@ -39,8 +40,8 @@ class ScriptedProvider:
         self.can_wait = can_wait
         self.delay_seconds = delay_seconds
         self.bars = bars_frame() if bars is None else bars
-        self.requests: list[tuple[str, str, datetime, datetime]] = []
-        """Symbol, interval, start and end of each call of `history`."""
+        self.requests: list[tuple[tuple[str, ...], str, datetime, datetime]] = []
+        """Symbols, interval, start and end of each call of `history`."""
         self.history_faults: deque[Exception] = deque()
         """The next calls of `history` raise these, one each."""
         self._script = deque(script)
@@ -69,12 +70,15 @@ class ScriptedProvider:
                 raise step
             yield step
 
-    async def history(self, symbol: str, interval: str, start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield the bars of `symbol` with start <= ts < end, ascending."""
-        self.requests.append((symbol, interval, start, end))
+    async def history(
+        self, symbols: Sequence[str], interval: str, start: datetime, end: datetime
+    ) -> AsyncIterator[pl.DataFrame]:
+        """Yield the bars of `symbols` with start <= ts < end, symbol by symbol, ascending."""
+        self.requests.append((tuple(symbols), interval, start, end))
         if self.history_faults:
             raise self.history_faults.popleft()
-        of_interval = (pl.col("symbol") == symbol) & (pl.col("interval") == interval)
-        found = self.bars.filter(of_interval & pl.col("ts").is_between(start, end, closed="left")).sort("ts")
-        if len(found):
-            yield found
+        chosen = (pl.col("interval") == interval) & pl.col("ts").is_between(start, end, closed="left")
+        for symbol in symbols:
+            found = self.bars.filter(chosen & (pl.col("symbol") == symbol)).sort("ts")
+            if len(found):
+                yield found
