@@ -14,7 +14,7 @@ Markers, for `pytest -m`:
     kafka      the test needs a real Kafka broker (every test that uses one of its fixtures)
     crash      the test kills, freezes or cuts off running processes (every test in tests/crash)
     slow       the test needs a database, the app or another process, or it takes more than a second
-    thorough   the test takes about five seconds or more: it runs only with `--thorough`, as in `.ci/run`
+    thorough   the test takes more than a second of processor time: it runs only with `--thorough`, as in `.ci/run`
     longest    the test takes about a minute or more: it runs only with `--longest`
 
 Commands:

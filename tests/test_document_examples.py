@@ -98,6 +98,7 @@ def _without_figures(line: str) -> str:
     return re.sub(r"\d[\d.,:TZ-]*", "0", line).strip()
 
 
+@pytest.mark.thorough
 def test_every_request_answers_as_documented(app: AppProcess, folder: Path, subtests: pytest.Subtests) -> None:
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("needs bash and curl")
@@ -108,6 +109,7 @@ def test_every_request_answers_as_documented(app: AppProcess, folder: Path, subt
             check(example, run(["bash", "-c", f"set -e -o pipefail; {at_server(example.command, app)}"], app, folder))
 
 
+@pytest.mark.thorough
 def test_the_python_that_sends_ticks_runs(app: AppProcess, folder: Path) -> None:
     snippets = [one for one in documents.code(documents.page("sending-ticks"), "python") if SERVER in one]
     assert len(snippets) == 1
@@ -115,6 +117,7 @@ def test_the_python_that_sends_ticks_runs(app: AppProcess, folder: Path) -> None
     assert printed.strip() == "{'accepted': 1, 'duplicates': 0, 'rejected': []}"
 
 
+@pytest.mark.thorough
 def test_the_documented_metrics_are_those_that_are_served(app: AppProcess) -> None:
     text = httpx2.get(f"{app.url}/metrics", timeout=10).text
     served = {

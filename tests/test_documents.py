@@ -334,6 +334,7 @@ class TestPages:
             assert long == [], name
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_message_of_troubleshooting_is_one_of_ours():
     trees = [ast.parse(path.read_text()) for path in (PROJECT / "src").rglob("*.py")]

@@ -217,6 +217,7 @@ class TestKafka:
             codec_of(settings)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [[sys.executable, "-m", "uvicorn", "stockpulse.app:app"], [sys.executable, "-m", "stockpulse", "serve"]]

@@ -51,6 +51,7 @@ async def post(client, kind, **query):
     return answer.json()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", DOORS)
 async def test_by_post_and_out_by_path_query_and_sql(client, postgres_dsn, kind):
     count = len(VENDOR_SYMBOLS)

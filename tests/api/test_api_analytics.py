@@ -82,6 +82,7 @@ async def submit_minutes(context, client, closes, *, symbol="BTC/USD", provider=
 # --- stored indicators -------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_stored_values_are_those_of_one_calculation_over_all_closed_bars(market, compiled):
     assert set(OUTPUTS) == set(STORED_INDICATORS)
     for tier, interval in TIERS.items():
@@ -99,6 +100,7 @@ async def test_stored_values_are_those_of_one_calculation_over_all_closed_bars(m
         assert stored["revision"].to_list() == closed["revision"].cum_max().to_list()
 
 
+@pytest.mark.thorough
 async def test_stored_values_are_those_of_ta_lib(market):
     talib = pytest.importorskip("talib")
     for tier, interval in TIERS.items():
@@ -124,6 +126,7 @@ async def test_stored_values_are_those_of_ta_lib(market):
             np.testing.assert_allclose(found[80:], values[80:], rtol=1e-8, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.thorough
 async def test_values_are_null_before_there_is_enough_history(market):
     described = {one["name"]: one for one in (await get(market, "/indicators"))["indicators"]}
     for tier in TIERS:
@@ -181,6 +184,7 @@ async def test_ranges_and_limits_of_what_is_stored(market):
         assert datetime.fromisoformat(in_tokyo["ts"]) == datetime.fromisoformat(rows[-1]["ts"])
 
 
+@pytest.mark.thorough
 async def test_a_late_trade_changes_all_that_follows_from_its_bar(market, compiled):
     before = await frame(market, "/analytics/daily/BTC/USD", start=0)
     late = FIRST_DAY + timedelta(days=100, hours=9)
@@ -231,6 +235,7 @@ async def test_what_is_stored_is_there_after_a_restart(serve, postgres_dsn, comp
 # --- formats -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_the_four_formats_say_the_same(market):
     for path, key in (
         ("/analytics/intraday/BTC/USD?limit=30", "analytics"),
@@ -540,6 +545,7 @@ async def test_factors_that_hardly_differ_have_columns_of_their_own(market):
     assert list(body["values"][0]) == ["ts", "close", "final", *columns]
 
 
+@pytest.mark.thorough
 async def test_a_start_gives_the_tail_of_the_whole_history(market):
     for interval in ("1m", "5m", "30m", "1d", "1w", "1mo"):
         whole = await frame(market, "/indicators/BTC/USD", type=ALL, interval=interval)
@@ -551,6 +557,7 @@ async def test_a_start_gives_the_tail_of_the_whole_history(market):
             same(head, OUTPUTS, [whole[name][:at].fill_null(np.nan).to_numpy() for name in OUTPUTS])
 
 
+@pytest.mark.thorough
 async def test_every_interval(market, compiled):
     instances = [Instance(CATALOGUE[name]) for name in ("rsi", "vwap", "macd")]
     columns = ["rsi", "vwap", "macd", "macd_signal", "macd_histogram"]
@@ -718,6 +725,7 @@ async def test_more_stored_rows_than_a_page(contexts, compiled, client):
 # --- special symbols ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_symbols_as_they_are_written(compiled, client):
     names = ["AAPL", "BRK.B", "BTC/USD", "EURUSD=X", "A^B", "AB/CD/EF"]
     for price, name in enumerate(names, 1):

@@ -258,6 +258,7 @@ async def test_filled_bars_come_on_top_of_the_limit(market):
 # --- special symbols ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_symbols_as_they_are_written(client):
     names = ["AAPL", "BRK.B", "BTC/USD", "EURUSD=X", "ES-MINI", "0700.HK", "A^B", "AB/CD/EF"]
     for price, name in enumerate(names, 1):
@@ -446,6 +447,7 @@ async def test_a_providers_bars_count_before_trades(contexts, client):
     assert (hour["source"], hour["trade_count"], hour["vwap"]) == ("trades", None, None)
 
 
+@pytest.mark.thorough
 async def test_more_bars_than_a_page(contexts, client):
     (context,) = contexts
     start = datetime(2024, 1, 1, tzinfo=UTC)

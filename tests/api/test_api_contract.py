@@ -308,6 +308,7 @@ SQL = [
 ]
 
 
+@pytest.mark.thorough
 async def test_no_text_finds_its_way_into_a_query(market):
     paths = [
         *(f"{path}?symbol=" for path in ("/ticks/latest", "/ticks/summary", "/bars/latest", "/bars/summary")),

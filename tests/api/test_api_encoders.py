@@ -7,6 +7,7 @@ from unittest import mock
 from zoneinfo import ZoneInfo
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,7 @@ rows = st.tuples(
 )
 
 
+@pytest.mark.thorough
 @given(st.lists(rows, max_size=6), st.sampled_from(ZONES))
 def test_few_rows_are_written_as_many_are(given_rows, zone):
     frame = pl.DataFrame(given_rows, schema=SCHEMA, orient="row")

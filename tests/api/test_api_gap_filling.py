@@ -122,6 +122,7 @@ async def test_neither_no_bar_nor_one_has_a_gap():
     assert page.equals(bar)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 async def test_a_gap_of_years_comes_in_pieces():
     bars = bars_at([MONDAY - 20 * 365 * DAY, MONDAY], "1m")
@@ -155,6 +156,7 @@ def scattered(draw):
     return known, interval, bars, pages, draw(st.sampled_from([3, 100, 20_000]))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @given(scattered())
 @settings(max_examples=60)

@@ -118,6 +118,7 @@ async def test_the_documented_shape(market):
         assert len(body["signals"]) == min(body["total"], {"10": 10, "5": 5}.get(path.rpartition("=")[2], 100))
 
 
+@pytest.mark.thorough
 async def test_the_total_counts_all_that_match_and_not_the_page(market):
     said = {"DIP/USD": rule_of_the_default(DIP[:-1]), "JUMP/USD": rule_of_the_default(JUMP[:-1])}
     both = [one for signals in said.values() for one in signals]
@@ -155,6 +156,7 @@ async def test_a_rule_with_a_zero_byte_in_its_name(market):
     assert (await market.get("/signals?rule=%00")).status_code in (200, 422)
 
 
+@pytest.mark.thorough
 async def test_what_is_not_taken(market):
     for path in ("/signals", "/signals/DIP/USD"):
         for query, field in (
@@ -200,6 +202,7 @@ async def test_the_four_formats_say_the_same(market):
     assert answer.headers["content-disposition"] == 'attachment; filename="all_signals.csv"'
 
 
+@pytest.mark.thorough
 async def test_the_view_of_signals(market, postgres_dsn):
     connection = await asyncpg.connect(postgres_dsn)
     rows = await connection.fetch("SELECT * FROM stock_signals ORDER BY ts DESC, symbol, rule")
@@ -271,6 +274,7 @@ async def test_rules_of_ones_own_on_another_interval(compiled, serve, postgres_d
         assert {"BUY", "SELL"} <= set(expected["a-1_b"])
 
 
+@pytest.mark.thorough
 async def test_a_rule_without_any_indicator(compiled, serve, postgres_dsn):
     random = np.random.default_rng(5)
     closes = np.round(100 + np.cumsum(random.integers(-1, 2, 200)), 2).tolist()
@@ -399,6 +403,7 @@ class TestWrongRules:
                 with pytest.raises(CannotStart, match=r"^STOCKPULSE_SIGNAL_RULES: got "):
                     load_settings()
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     def test_stop_the_start_with_nothing_but_that(self):
         wrong = {
@@ -446,6 +451,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.thorough
 async def test_matches_are_those_of_a_direct_evaluation(many):
     found = set()
     for interval in ("1m", "5m", "1d"):
@@ -540,6 +546,7 @@ SPOTS = [
 ]
 
 
+@pytest.mark.thorough
 async def test_a_price_that_never_moves_gives_no_signal_and_matches_nothing(compiled, client):
     """Rounding decides no comparison: a public report had 77 times BUY in 140 bars at 0.7."""
     flat = [0.7, 0.1, 1.1, 33.33, 123.45, 0.07, 5.55, 19.99]
@@ -580,6 +587,7 @@ async def test_screens_of_earlier_bars(compiled, client):
     assert (match["symbol"], match["close"], match["close[1]"]) == ("DOWN", 1, 2)
 
 
+@pytest.mark.thorough
 async def test_signals_of_earlier_bars(compiled, serve, postgres_dsn):
     """They are those of a direct evaluation, also after a late trade and a restart."""
     rules = {

@@ -318,6 +318,7 @@ async def test_ten_thousand_new_symbols_in_one_request(client):
     assert len((await client.get("/symbols")).json()["symbols"]) == 10_000
 
 
+@pytest.mark.thorough
 async def test_requests_at_once_lose_nothing(client):
     async def one(number):
         rows = [tick(second, symbol=f"S{number}", trade_id=f"{second}") for second in range(50)]

@@ -177,6 +177,7 @@ async def test_no_parameter_makes_a_500(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/ready")).status_code == 200
 
 
+@pytest.mark.thorough
 async def test_no_field_of_a_tick_makes_a_500(client: httpx2.AsyncClient) -> None:
     good = {"symbol": "AAPL", "ts": "2025-11-28T15:00:00Z", "price": 1, "size": 1}
     for content_type in ("application/json", "application/x-ndjson"):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import orjson
+import pytest
 
 START = datetime(2025, 11, 24, tzinfo=UTC)
 
@@ -16,6 +17,7 @@ async def is_done(client):
     return not (shard["unprocessed"] or shard["unflushed"] or health["analytics"]["behind"])
 
 
+@pytest.mark.thorough
 async def test_indicators_count_until_they_are_stored(serve, postgres_dsn, compiled):
     connection = await asyncpg.connect(postgres_dsn)
     count = "SELECT (SELECT count(*) FROM intraday_analytics), (SELECT count(*) FROM intraday_ohlcv)"

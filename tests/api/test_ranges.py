@@ -59,6 +59,7 @@ RANGES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 async def test_a_date_is_the_exchanges_date(markets):
     for calendar in MARKETS:

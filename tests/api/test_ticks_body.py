@@ -427,6 +427,7 @@ def test_any_bytes(body, content_type):
     parses_or_refuses(body, content_type)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @given(st.lists(OBJECTS | VALUES))
 def test_any_json(rows):
@@ -446,6 +447,7 @@ def test_any_damage_to_arrow(damage, kind):
     parses_or_refuses(bytes(body), ARROW)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @given(st.lists(OBJECTS, min_size=1), st.data())
 def test_a_row_is_read_the_same_among_any_others(rows, data):

@@ -133,6 +133,7 @@ def write_csv(path: Path, symbol: str, rows: int, **columns: Any) -> Path:
 # Replay into a running server -------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_recording_becomes_the_bars_of_its_trades_and_a_second_time_only_duplicates(replay, app):
     command = (BINANCE, "--url", app.url, "--provider", "binance")
     done = replay(*command)
@@ -195,6 +196,7 @@ def test_what_cannot_be_read_is_said_and_its_dead_letter_has_the_original(
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("with_server", [True, False])
 def test_a_second_time_without_ids_is_warned_of(replay, app, tmp_path, postgres_dsn, monkeypatch, with_server):
     if not with_server:
@@ -543,6 +545,7 @@ def test_a_move_that_there_is_nothing_to_do_for(run, postgres_dsn, monkeypatch):
     assert run("move", "elsewhere").exit_code == 2
 
 
+@pytest.mark.thorough
 def test_forget_takes_back_what_a_server_has_stored(run, replay, app, tmp_path):
     path = write_csv(tmp_path / "f.csv", "FGT", 30)
     replay(path, "--url", app.url)
@@ -559,6 +562,7 @@ def test_forget_takes_back_what_a_server_has_stored(run, replay, app, tmp_path):
     run("forget", "FGT", "--url", app.url)
 
 
+@pytest.mark.thorough
 def test_forget_without_a_server_writes_the_database(run, postgres_dsn, monkeypatch, tmp_path):
     monkeypatch.setenv("DATABASE_URL", postgres_dsn)
     away = ("--url", f"http://127.0.0.1:{free_port()}")

@@ -130,6 +130,7 @@ async def assert_log_holds(way: Way, count: int, base: int) -> None:
 # The journal ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cut", CUTS)
 async def test_append_cut_at_any_message_is_there_once(way: Way, cut: Cut) -> None:
     size = 15_000  # several slices of COPY data
@@ -244,6 +245,7 @@ async def copy_out_all(way: Way, table: str) -> np.ndarray:
         return await copy_out(connection, f"SELECT {', '.join(LAYOUT.columns)} FROM {table}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("whole", [False, True])
 async def test_flush_cut_at_any_message_is_there_once(way: Way, cut: Cut, whole: bool) -> None:

@@ -63,6 +63,7 @@ def test_only_the_user_can_read_a_new_folder(folder):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.thorough
 def test_prepared_is_what_was_prepared(folder):
     compiler = Compiler(folder)
     assert not compiler.is_prepared(CHEAP)

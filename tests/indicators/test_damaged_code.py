@@ -78,6 +78,7 @@ def of_zeros(content: bytes) -> bytes:
 DAMAGES = (cut, without_its_end, emptied, with_a_flipped_bit, with_four_other_bytes, with_more, of_zeros)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_file_is_made_anew(folder, damage: Callable[[bytes], bytes]):
     file = code_file(folder)
@@ -184,6 +185,7 @@ def test_a_full_disk_needs_no_cache(tmp_path):
         assert compiler.is_prepared([ONE])
 
 
+@pytest.mark.thorough
 async def test_what_another_process_compiled_is_used_even_if_the_disk_is_full(tmp_path, monkeypatch):
     with small_disk(tmp_path / "disk", "1m") as disk:
         (disk / "loops").mkdir(mode=0o700)

@@ -86,6 +86,7 @@ def test_the_catalogue_has_a_value_for_each_output():
     assert {"sma", "ema", "wma", "kama", "vwap", "bb_upper", "keltner_lower", "ichimoku_base", "sar"} <= {*in_price}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds, st.booleans())
@@ -114,6 +115,7 @@ def test_as_a_stream(compiler):
                 check(out[:, place : place + 1], price, OUTPUTS, SPECIFIED)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(seeds)

@@ -107,6 +107,7 @@ def test_so_do_our_bars(codec, frame):
     assert bits(codec.decode_ohlcv(codec.encode_ohlcv(frame))).equals(bits(frame))
 
 
+@pytest.mark.thorough
 @given(some_ticks=ANY_TICKS)
 @pytest.mark.slow
 def test_another_process_reads_it_by_the_registry(server, codec, some_ticks):

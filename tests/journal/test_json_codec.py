@@ -322,6 +322,7 @@ VALUES = st.recursive(
 KEYS = st.sampled_from([*TICKS, "timestamp", "event_time", "time", "volume"]) | st.text()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @given(st.lists(st.dictionaries(KEYS, VALUES), min_size=1))
 def test_the_rules_are_those_of_post_ticks(sent):
@@ -402,6 +403,7 @@ def test_a_huge_number_is_one_all_the_same():
     assert decoded.ticks["price"].to_list() == [float("9" * 300), 189.72]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @given(st.lists(st.binary() | st.none() | st.dictionaries(KEYS, VALUES).map(lambda one: json.dumps(one).encode())))
 def test_any_values_at_all(values):

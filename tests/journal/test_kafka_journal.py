@@ -75,6 +75,7 @@ def test_partition_is_that_of_other_clients(symbol: str, partitions: int) -> Non
 # Offsets and order ------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_every_batch_stands_where_the_journal_says(
     serve: Serve, contexts: list[Context], postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -191,6 +192,7 @@ async def test_our_own_read_back_because_of_somebody_elses_is_stored(
         await assert_all_stored(postgres_dsn, kafka, topic, 2)
 
 
+@pytest.mark.thorough
 async def test_a_redelivery_among_the_records_of_others_is_left_out_also_after_a_restart(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:
@@ -275,6 +277,7 @@ async def test_a_record_on_a_wrong_partition_is_a_dead_letter_and_can_be_sent_ag
 # Settling ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("before", [1, 8])
 async def test_a_batch_whose_sequence_the_broker_refuses_lands_once(
     serve: Serve, contexts: list[Context], postgres_dsn: str, kafka: str, topic: str, before: int
@@ -299,6 +302,7 @@ async def test_a_batch_whose_sequence_the_broker_refuses_lands_once(
 # Topics -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 async def test_topics_are_made_as_they_are_set(serve: Serve, postgres_dsn: str, kafka: str, topic: str) -> None:
     settings = on_kafka(kafka, topic, kafka_partitions=3, kafka_retention_hours=5, kafka_replication=1)
     async with serve(postgres_dsn, **settings):

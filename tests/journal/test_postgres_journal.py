@@ -58,6 +58,7 @@ class TestAppend:
             after = (await journal.append(ticks(2)))[0]
         assert (after.before, offsets([after])) == (before.after, [before.after, before.after + 1])
 
+    @pytest.mark.thorough
     async def test_a_large_batch(self, postgres_dsn):
         async with opened(postgres_dsn) as journal:
             done = (await journal.append(ticks(250_000)))[0]

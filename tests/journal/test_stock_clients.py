@@ -174,6 +174,7 @@ def by_kcat(kafka: str, topic: str, ticks: list[dict[str, Any]]) -> None:
     kcat(kafka, "-P", "-t", topic, "-K", "|", "-X", "topic.partitioner=murmur2_random", given=given)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "write", [pytest.param(by_confluent("murmur2_random"), id="confluent"), pytest.param(by_kcat, marks=needs_kcat)]
 )
@@ -199,6 +200,7 @@ async def test_what_they_write_becomes_bars(
         assert (await client.get("/dead-letters")).json() == {"dead_letters": []}
 
 
+@pytest.mark.thorough
 async def test_librdkafkas_default_puts_them_astray_and_nothing_is_lost(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

@@ -31,6 +31,7 @@ def same(calendar, other) -> bool:
     return equal and (calendar.name, calendar.timezone) == (other.name, other.timezone)
 
 
+@pytest.mark.thorough
 def test_a_calendar_comes_back_as_it_was(file, built):
     assert same(read_calendar(file.parent, "XNYS"), built)
 
@@ -39,6 +40,7 @@ def test_a_calendar_without_a_file_is_unknown(tmp_path):
     assert read_calendar(tmp_path, "XNYS") is None
 
 
+@pytest.mark.thorough
 def test_a_file_that_was_cut_counts_as_missing(file):
     whole = file.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
@@ -54,6 +56,7 @@ def test_a_flipped_bit_never_changes_a_calendar(file, built):
         assert calendar is None or same(calendar, built), at
 
 
+@pytest.mark.thorough
 def test_a_table_of_other_rules_of_the_time_zone_counts_as_missing(tmp_path, built):
     write_calendar(tmp_path, "XNYS", built)
     rules = files("tzdata").joinpath("zoneinfo")

@@ -122,6 +122,7 @@ async def test_at_every_step(postgres_dsn: str, cache_dir: Path) -> None:
         await no_connections(postgres_dsn, names[at])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 async def test_with_a_server_of_its_own(tmp_path: Path, cache_dir: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path / "data", provider="none")

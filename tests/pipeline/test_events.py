@@ -73,6 +73,7 @@ class Slow(Listener):
         await self.delivered.wait()
 
 
+@pytest.mark.thorough
 async def test_the_highest_revisions_are_the_stored_bars(postgres_dsn):
     heard, random = Recorder(), np.random.default_rng(1)
     async with stack(postgres_dsn, listeners=[heard]) as parts:
@@ -135,6 +136,7 @@ async def test_indicators_and_signals_are_the_stored_ones(postgres_dsn):
     assert {event.interval for event in heard.bars} == {M1, M5, D1}
 
 
+@pytest.mark.thorough
 async def test_a_fault_of_a_listener_harms_nobody_else(postgres_dsn, capsys):
     heard = Recorder()
     async with stack(postgres_dsn, listeners=[Faulty(), heard]) as parts:

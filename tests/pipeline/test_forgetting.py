@@ -251,6 +251,7 @@ class TestBars:
 
 
 class TestTicks:
+    @pytest.mark.thorough
     async def test_are_served_no_more(self, postgres_dsn):
         async with plain(postgres_dsn, segment_rows=20) as parts:
             for n in range(4):  # in indexed segments, in sealed segments and in memory
@@ -268,6 +269,7 @@ class TestTicks:
             assert len(await parts.ticks.latest(symbol, 100)) == 40
             await assert_right(parts)
 
+    @pytest.mark.thorough
     async def test_are_accepted_when_they_come_again(self, postgres_dsn):
         rows = [tick("A", AT + n * SECOND, 10 + n, trade_id=str(n)) for n in range(5)]
         async with plain(postgres_dsn) as parts:
@@ -298,6 +300,7 @@ class TestTicks:
 
 
 class TestCrash:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("moment", ["before", "between", "after"])
     async def test_in_the_middle_of_a_forget(self, postgres_dsn, monkeypatch, moment):
         """The record is durable: the next start completes a partial forget."""

@@ -157,6 +157,7 @@ class TestBackfill:
             today = (await parts.between("BTC/USD", D1))[-1]
             assert (today["ts"], today["source"], today["trade_count"]) == (MIDNIGHT, "trades", 2 * 930)
 
+    @pytest.mark.thorough
     async def test_of_the_simulated_market(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             provider = SimulatedProvider(("AAPL",), now=parts.clock)

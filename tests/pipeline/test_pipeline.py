@@ -115,6 +115,7 @@ class TestSubmit:
             assert parts.ingestor.unanswered == 0
             assert (await parts.latest("B", M1, 1))[0]["trade_count"] == 20
 
+    @pytest.mark.thorough
     async def test_many_at_once_are_all_there_in_the_order_of_each(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
 
@@ -195,6 +196,7 @@ async def submit_days(parts, days):
 
 
 class TestRedelivery:
+    @pytest.mark.thorough
     async def test_across_a_restart(self, postgres_dsn):
         rows = [tick("A", NOW, n + 1, trade_id=str(n), exchange="Q" if n % 2 else None) for n in range(6)]
         async with stack(postgres_dsn) as parts:
@@ -368,6 +370,7 @@ class TestLateTicks:
             wanted = await recomputed(parts)
         assert_same_tables(revised, wanted)
 
+    @pytest.mark.thorough
     async def test_after_a_restart(self, postgres_dsn):
         random = np.random.default_rng(12)
         days = [random_ticks(random, NOW - day * DAY, 60) for day in (8, 5, 2)]
@@ -380,6 +383,7 @@ class TestLateTicks:
 
 
 class TestRestart:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("seed", [1, 2])
     async def test_state_of_the_database_is_the_live_state(self, postgres_dsn, seed):
         random = np.random.default_rng(seed)

@@ -210,6 +210,7 @@ async def test_one_process_works_on_what_it_is_assigned(cluster):
     assert process.node.tasks.of_stage("flush", "step", "follow") == {}
 
 
+@pytest.mark.thorough
 async def test_shards_move_between_processes_under_load(cluster):
     first = await cluster.join(0, 1, 2)
     async with load(cluster):
@@ -223,6 +224,7 @@ async def test_shards_move_between_processes_under_load(cluster):
     await cluster.assert_right()
 
 
+@pytest.mark.thorough
 async def test_a_shard_that_two_processes_are_assigned_has_one_owner(cluster):
     """Assignment alone grants no ownership: the last process that took the shard owns it, and the other one stops."""
     first = await cluster.join(0, 1, 2)
@@ -242,6 +244,7 @@ async def test_a_shard_that_two_processes_are_assigned_has_one_owner(cluster):
         assert process.node.tasks.health["shards"].state is State.RUNNING
 
 
+@pytest.mark.thorough
 async def test_the_owner_that_was_fenced_takes_the_shard_back_once_it_is_free(cluster):
     first, second = await cluster.join(0, 1, 2), await cluster.join(2)
     async with load(cluster):
@@ -262,6 +265,7 @@ async def test_a_log_that_is_away_for_a_moment_is_read_again(cluster):
     assert process.node.tasks.health["shards"].restarts > 0
 
 
+@pytest.mark.thorough
 async def test_a_forget_is_processed_by_whoever_owns_the_shard(cluster):
     first, second = await cluster.join(0), await cluster.join(1, 2)
     await cluster.put(300)

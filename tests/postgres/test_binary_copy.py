@@ -81,6 +81,7 @@ def database(postgres_dsn):
 one_database = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.thorough
 @one_database
 @given(rows=rows_of)
 def test_fixed_rows_there_and_back(database, rows):

@@ -160,6 +160,7 @@ async def until(happens: Callable[[], Awaitable[bool]]) -> None:
 
 
 class TestStart:
+    @pytest.mark.thorough
     async def test_makes_a_cluster_and_keeps_its_data(self, app, tmp_path):
         server = app(tmp_path / "new" / "data")
         await server.start()
@@ -170,6 +171,7 @@ class TestStart:
         await server.start()
         assert await query(server, "SELECT answer FROM kept") == 42
 
+    @pytest.mark.thorough
     def test_runs_under_uvloop(self, data_dir):
         async def run() -> object:
             server = EmbeddedPostgres(data_dir)
@@ -219,6 +221,7 @@ class TestStart:
         await server.stop()
         await server.start()
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
     async def test_leaves_nothing_when_it_is_cancelled(self, app, tmp_path, seconds):
         server = app(tmp_path / "data")

@@ -223,6 +223,7 @@ class TestSchema:
         assert {name for name in await relations(postgres_dsn) if name.startswith("bars_1m_p")}
         await in_alembic(postgres_dsn, lambda config, _: command.check(config))
 
+    @pytest.mark.thorough
     async def test_goes_down_to_nothing_and_up_again(self, empty_dsn):
         await migrate.upgrade(empty_dsn)
         whole = await relations(empty_dsn)
@@ -355,16 +356,19 @@ class TestViews:
 
 
 class TestCommandLine:
+    @pytest.mark.thorough
     async def test_upgrades_the_database_that_is_set(self, empty_dsn):
         done = alembic("upgrade", "head", DATABASE_URL=empty_dsn)
         assert done.returncode == 0, done.stderr
         assert await migrate.is_current(empty_dsn)
 
+    @pytest.mark.thorough
     def test_writes_a_script_without_a_database(self):
         script = alembic("upgrade", "head", "--sql", DATABASE_URL="postgresql://nobody@localhost:1/none")
         assert script.returncode == 0, script.stderr
         assert "CREATE TABLE realtime_prices" in script.stdout
 
+    @pytest.mark.thorough
     async def test_the_script_makes_the_same_schema(self, empty_dsn, postgres_dsn):
         script = await asyncio.to_thread(alembic, "upgrade", "head", "--sql")
         assert script.returncode == 0, script.stderr
@@ -375,6 +379,7 @@ class TestCommandLine:
         assert min(len(rows) for rows in online.values()) > 2
         assert offline == online
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("parameters", ["sslmode=disable", "sslmode=prefer&channel_binding=prefer", "ssl=allow"])
     async def test_takes_the_address_as_clouds_print_it(self, empty_dsn, tcp, parameters):
         """Over TCP, the second of two hosts, with a password."""
@@ -385,6 +390,7 @@ class TestCommandLine:
         assert await migrate.is_current(empty_dsn)
         assert await migrate.is_current(normal_dsn(url))
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("url", [
         "postgresql://me:{}@127.0.0.1:1/prices?sslmode=require",
         "postgresql://me:{}@127.0.0.1:port/prices",
@@ -431,6 +437,7 @@ class TestStart:
             async with serve(postgres_dsn):
                 pass
 
+    @pytest.mark.thorough
     def test_under_uvicorn_one_line_says_why(self, empty_dsn):
         ended = subprocess.run(
             [sys.executable, "-m", "uvicorn", "stockpulse.app:app", "--port", "0"],

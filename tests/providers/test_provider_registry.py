@@ -198,6 +198,7 @@ class TestRefusals:
             "entry point 'acme' (acme_feed:ENTRY) of package acme-feed 1.0; remove one"
         )
 
+    @pytest.mark.thorough
     @pytest.mark.slow
     @pytest.mark.parametrize("provider", ["acme", "none"])
     def test_the_server_says_so_in_one_line(self, site, tmp_path, provider):

@@ -467,6 +467,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.thorough
 @hypothesis.settings(max_examples=2000)
 @hypothesis.given(
     st.one_of(
@@ -594,6 +595,7 @@ def test_a_number_is_to_the_last_digit_what_python_computes(tree, row, data):
     assert np.isnan(value) if found is None else value == found[0]
 
 
+@pytest.mark.thorough
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(CONDITIONS, st.lists(ROWS, min_size=1, max_size=4), st.data())
 @pytest.mark.slow

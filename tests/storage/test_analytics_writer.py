@@ -112,6 +112,7 @@ def small_steps(monkeypatch):
 
 
 class TestAnyOrder:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("seed", range(SEEDS))
     async def test_of_ticks_with_kills_and_flushes(self, postgres_dsn, small_steps, seed):
         random = np.random.default_rng(seed)
@@ -185,6 +186,7 @@ class TestAnyOrder:
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
+    @pytest.mark.thorough
     async def test_back_to_an_anchor_again_and_again(self, postgres_dsn, monkeypatch):
         monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 50)
         random = np.random.default_rng(5)
@@ -257,6 +259,7 @@ class TestDefinition:
             await self.fill(parts, ticks, micros(BEGIN) + 3_600_000_000)
             await assert_right(parts)
 
+    @pytest.mark.thorough
     async def test_that_comes_back_does_not_go_on_from_its_old_state(self, postgres_dsn, monkeypatch):
         """It also has the bars that arrived during the time of the other rule."""
         monkeypatch.setattr(indicator_track, "ANCHOR_BARS", 40)
@@ -290,6 +293,7 @@ class TestDefinition:
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
+    @pytest.mark.thorough
     async def test_without_rules_for_a_while(self, postgres_dsn):
         ticks = Ticks(np.random.default_rng(4))
         for n, rules in enumerate([[RULE], [], [RULE]]):
@@ -328,6 +332,7 @@ class TestLateLoops:
             await caught_up(parts, TAPE)
             await assert_right(parts)
 
+    @pytest.mark.thorough
     async def test_after_a_restart(self, postgres_dsn, small_steps):
         ticks = Ticks(np.random.default_rng(2))
         now = micros(BEGIN)

@@ -300,6 +300,7 @@ class TestSource:
 class TestManyRows:
     """Pages of the size that they have."""
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("count", [20_000, 20_001, 40_000])
     async def test_no_bar_is_lost_or_double_at_the_edge_of_a_page(self, postgres_dsn, count):
         async with stack(postgres_dsn) as parts:

@@ -77,6 +77,7 @@ async def stored_minutes(parts):
     return pl.concat([page async for page in pages]).select(COLUMNS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 async def test_add_up_to_the_stored_minutes(postgres_dsn, seed):
     """With late ticks, a forget, several feeds, and ticks in memory, in sealed and in indexed segments."""

@@ -77,6 +77,7 @@ async def assert_reads_are(scan, parts, symbol, limit, start, end):
     assert summary.sum_volume == inside["size"].sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_reads_are_those_of_a_scan(postgres_dsn, seed):
     random = np.random.default_rng(seed)
@@ -173,6 +174,7 @@ async def test_what_is_not_said_is_null(postgres_dsn):
         assert first["received_at"] == NOW
 
 
+@pytest.mark.thorough
 async def test_every_tick_is_seen_once_while_segments_are_sealed_and_indexed(postgres_dsn):
     """A reader that never stops sees each answered tick, once, at every moment."""
     async with stack(postgres_dsn, segment_rows=40) as parts:

@@ -61,6 +61,7 @@ def refused(app: AppProcess) -> int:
     return sum(map(int, counts))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("site", ["evil.test", "localhost"])
 def test_a_page_of_another_origin_changes_nothing(
     app: AppProcess, evil: tuple[int, "queue.Queue[dict[str, object]]"], site: str
@@ -83,6 +84,7 @@ def test_a_rebound_name_reads_nothing(app: AppProcess) -> None:
     assert "OURS" not in document.replace("symbol=OURS", "")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("path", "content"), [("/docs", "opblock-summary"), ("/redoc", "operation/post_ticks"), ("/manual", "<nav")]
 )
@@ -93,6 +95,7 @@ def test_our_pages_work_under_their_policy(app: AppProcess, path: str, content: 
     assert [line for line in blocked if "https://cdn.redoc.ly/redoc/logo-mini.svg" not in line] == []
 
 
+@pytest.mark.thorough
 def test_our_pages_cannot_be_framed(app: AppProcess) -> None:
     for path in ("/docs", "/redoc", "/manual", "/symbols", "/nothing"):
         assert "frame-ancestors 'none'" in httpx2.get(app.url + path).headers["content-security-policy"]

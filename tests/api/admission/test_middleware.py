@@ -102,6 +102,7 @@ def test_a_websocket_of_a_foreign_page_is_refused() -> None:
         assert list(refused.value.json()) == ["error"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", ["/thing", "/nowhere", "/broken"])
 def test_every_answer_tells_browsers_what_it_may_do(path: str) -> None:
     for one in (client(), client("192.0.2.1")):
