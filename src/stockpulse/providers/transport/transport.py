@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+from stockpulse.providers.transport.live_socket import LiveSocket, StreamDialect, live_socket
 from stockpulse.providers.transport.quota import CountsInMemory, DayQuota, QuotaStore, quota_key
 from stockpulse.providers.transport.rate_limit import RateLimit, Window
 from stockpulse.providers.transport.redaction import Redactor
@@ -28,6 +30,12 @@ class Transport:
         return RestClient(
             provider, dialect, limit, Redactor(secrets), on_reply=self.on_reply, sleep=self.sleep, now=self.now
         )
+
+    def stream(
+        self, provider: str, dialect: StreamDialect, secrets: Iterable[str] = ()
+    ) -> AbstractAsyncContextManager[LiveSocket]:
+        """Return a WebSocket connection to a provider, open inside `async with`."""
+        return live_socket(provider, dialect, Redactor(secrets))
 
     def limit(
         self,
