@@ -12,7 +12,7 @@ from stockpulse.engine.step import TickBatch
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import BASE_INTERVALS, D1, M1, M5
 from stockpulse.market.schemas import PRIMARY
-from stockpulse.providers.trade_conditions import algoseek, alpaca
+from stockpulse.providers.trade_conditions import PRICE_ONLY, algoseek, alpaca, prices_and_trades
 
 CALENDAR = "XNYS"
 OPEN = "2026-07-14T13:30"  # 09:30 in New York
@@ -158,3 +158,25 @@ class TestAlgoseek:
         bars = bars_of(algoseek, (f"{OPEN}:00", 10.0, 5, "20"), ("2026-07-14T13:31", 11.0, 1, "1"))
         assert [volume_of(bars[interval]).tolist() for interval in BASE_INTERVALS] == [[5, 1], [6], [6]]
         assert vwap_of(bars[M5]).tolist() == [11]
+
+
+class TestPricesWithoutTrades:
+    @pytest.mark.parametrize("batches", [1, 3])
+    def test_a_price_alone_adds_no_volume_and_no_trade(self, batches):
+        trade, high, low = (
+            (f"{OPEN}:01", 10.0, 100, ""),
+            (f"{OPEN}:02", 11.0, 0, PRICE_ONLY),
+            (f"{OPEN}:03", 9, 0, PRICE_ONLY),
+        )
+        bars = bars_of(prices_and_trades, trade, high, low, batches=batches)
+        for interval in (M1, M5, D1):
+            assert shown(bars[interval]) == (10.0, 11.0, 9.0, 9.0, 100.0, 10.0)
+            assert bars[interval]["trade_count"].tolist() == [1]
+
+    def test_prices_alone_make_a_bar_without_volume(self):
+        bars = bars_of(prices_and_trades, (f"{OPEN}:01", 10.0, 0, PRICE_ONLY))
+        *prices, volume, vwap = shown(bars[M1])
+        assert prices == [10.0] * 4
+        assert volume == 0
+        assert math.isnan(vwap)
+        assert bars[M1]["trade_count"].tolist() == [0]

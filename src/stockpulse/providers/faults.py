@@ -15,6 +15,11 @@ class ProviderFault(StockPulseError):
     code = "fault"
     """A short word for counters and stored states."""
 
+    def __init__(self, message: str, symbol: str | None = None) -> None:
+        super().__init__(message)
+        self.symbol = symbol
+        """The refused symbol of a request for several, if the provider names it."""
+
 
 class WrongKey(ProviderFault):
     """The provider refuses the key. Do not ask again before the key is changed."""
@@ -38,11 +43,6 @@ class UnknownSymbol(BadRequest):
     """The provider does not know the symbol."""
 
     code = "unknown_symbol"
-
-    def __init__(self, message: str, symbol: str | None = None) -> None:
-        super().__init__(message)
-        self.symbol = symbol
-        """The refused symbol of a request for several, if the provider names it."""
 
 
 class RateLimited(ProviderFault):

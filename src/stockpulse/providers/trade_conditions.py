@@ -35,6 +35,15 @@ def all_count(_conditions: str, _tape: str = "") -> int:
     return ALL
 
 
+PRICE_ONLY: Final = "price-only"
+"""The condition that our own code gives to a price without a trade: a quote, or a price update without a size."""
+
+
+def prices_and_trades(conditions: str, _tape: str = "") -> int:
+    """Count a price without a trade for prices, not for volume and number of trades; count all else for everything."""
+    return COUNTS_FOR_PRICE if conditions == PRICE_ONLY else ALL
+
+
 # AlgoSeek -------------------------------------------------------------------------------------------
 
 _REGULAR: Final = 0x1
