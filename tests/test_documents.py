@@ -35,6 +35,7 @@ from stockpulse.market.times import read_time
 from stockpulse.node.log_migration import Target
 from stockpulse.providers.base import ProviderConfig, ProviderEntry
 from stockpulse.providers.faults import BadRequest
+from stockpulse.providers.registry import OURS
 from stockpulse.providers.trade_conditions import ALL, RULES, alpaca
 from stockpulse.rules import parse
 from stockpulse.settings import Settings, variables_of
@@ -67,8 +68,17 @@ class TestSettings:
             f"| {', '.join(map(in_backticks, variables_of(name)))} | {in_backticks(default_of(name))} | {meaning} |"
             for name, meaning in ((name, field.description) for name, field in Settings.model_fields.items())
         ]
-        written = [line for line in documents.page("settings").splitlines() if line.startswith("| `")]
-        assert written == documented
+        table = documents.page("settings").partition("\n## ")[0]
+        assert [line for line in table.splitlines() if line.startswith("| `")] == documented
+
+    def test_the_tables_of_the_providers_are_their_options(self):
+        for entry in [entry for entry in OURS if entry.options]:
+            documented = [
+                f"| {', '.join(map(in_backticks, one.variables))} | {in_backticks(one.default)} | {one.description} |"
+                for one in entry.options
+            ]
+            table = documents.section(documents.page("settings"), entry.name)
+            assert [line for line in table.splitlines() if line.startswith("| `")] == documented
 
     def test_the_example_names_every_variable_and_changes_nothing(self):
         example = PROJECT / ".env.example"
@@ -85,6 +95,7 @@ class TestSettings:
 
     def test_no_page_names_a_variable_that_does_not_exist(self):
         known = {name for field in Settings.model_fields for name in variables_of(field)}
+        known |= {name for entry in OURS for option in entry.options for name in option.variables}
         tests_only = {"STOCKPULSE_CRASH_KILLS", "STOCKPULSE_CRASH_THOROUGH"}
         for name, path in PAGES.items():
             named = set(re.findall(r"\bSTOCKPULSE_[A-Z0-9_]+", path.read_text()))

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from plugin_package import lay_out
 from stockpulse.errors import CannotStart
 from stockpulse.node.kafka import codec_of, connection_of
 from stockpulse.node.lifecycle import running
 from stockpulse.postgres.address import normal_dsn
-from stockpulse.settings import Settings, load_settings, variables_of
+from stockpulse.providers.options import read_options
+from stockpulse.providers.registry import installed_providers
+from stockpulse.settings import Settings, given_variables, load_settings, variables_of
 
 SECRET = "hunter2"
 
@@ -22,6 +25,25 @@ SECRET = "hunter2"
 def external(tmp_path, monkeypatch):
     """No `.env` of the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def polled(tmp_path, monkeypatch):
+    """An installed provider with options."""
+    module = """
+from stockpulse.providers.base import Option, ProviderEntry
+from stockpulse.testing import ScriptedProvider
+
+KEY = Option("key", ("STOCKPULSE_POLLED_KEY", "POLLED_KEY"), "Key, from polled.example.", secret=True)
+URL = Option("url", ("STOCKPULSE_POLLED_URL",), "Address.", default="http://polled.example")
+ENTRY = ProviderEntry("polled", lambda config: ScriptedProvider(name="polled", live=True), options=(KEY, URL))
+"""
+    lay_out(tmp_path / "site", "polled-feed", {"polled_feed.py": module}, {"polled": "polled_feed:ENTRY"})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    installed_providers.cache_clear()
+    yield installed_providers().named("polled")
+    installed_providers.cache_clear()
+    sys.modules.pop("polled_feed")
 
 
 def given(monkeypatch, **variables):
@@ -218,6 +240,62 @@ class TestKafka:
 
 
 @pytest.mark.thorough
+class TestFeeds:
+    def test_the_simple_case_is_one_feed(self, monkeypatch):
+        (one,) = given(monkeypatch, DEFAULT_PROVIDER="test", STOCKPULSE_SYMBOLS="AAPL,BTC/USD").followed
+        assert (one.provider, one.symbols) == ("simulated", ("AAPL", "BTC/USD"))
+        assert given(monkeypatch, DEFAULT_PROVIDER="none").followed == ()
+        assert given(monkeypatch, DEFAULT_PROVIDER="test", STOCKPULSE_SYMBOLS=",").followed == ()
+
+    def test_several_have_symbols_and_calendars(self, monkeypatch, polled):
+        text = " test (nyse): aapl, MSFT,BTC/USD (crypto) ; polled: BINANCE:BTCUSDT (24/7), aapl,AAPL; Test: IBM;"
+        one, two = given(monkeypatch, STOCKPULSE_FEEDS=text, DEFAULT_PROVIDER="none").followed
+        assert (one.provider, one.symbols) == ("simulated", ("AAPL", "MSFT", "BTC/USD", "IBM"))
+        assert one.calendars == {"AAPL": "XNYS", "MSFT": "XNYS", "BTC/USD": "24/7"}
+        assert (two.provider, two.symbols) == ("polled", ("BINANCE:BTCUSDT", "AAPL"))
+        assert str(two) == "polled: BINANCE:BTCUSDT (24/7), AAPL"
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("AAPL, MSFT", "takes feeds `provider: SYMBOL, SYMBOL` separated by semicolons; 'AAPL, MSFT' is none"),
+            ("test:", "takes feeds `provider: SYMBOL, SYMBOL` separated by semicolons; 'test:' is none"),
+            ("test: ,", "takes feeds `provider: SYMBOL, SYMBOL` separated by semicolons; 'test: ,' is none"),
+            ("tset: AAPL", "takes one of simulated, test"),
+            ("test: A$", "takes symbols separated by commas; 'A$' is not a symbol"),
+            ("test: AAPL (XNYZ)", "'XNYZ' is not a trading calendar; XNYS and 24/7 are two"),
+            ("test: AAPL (", "takes symbols separated by commas; 'AAPL (' is not a symbol"),
+            ("test: AAPL (XNYS) x", "takes symbols separated by commas; 'AAPL (XNYS) x' is not a symbol"),
+            ("test: AAPL (XNYS), AAPL (XLON)", "simulated: AAPL has two calendars"),
+        ],
+    )
+    def test_a_wrong_list_is_refused_with_its_wrong_part(self, monkeypatch, text, why):
+        said = refusal(monkeypatch, STOCKPULSE_FEEDS=text)
+        assert said.startswith(f"STOCKPULSE_FEEDS: got {text!r}; {why}")
+
+    def test_fallbacks_are_providers(self, monkeypatch, polled):
+        assert given(monkeypatch, STOCKPULSE_FALLBACKS="Test, polled,test").fallbacks == ("simulated", "polled")
+        assert "got 'test, yaho'; takes one of" in refusal(monkeypatch, STOCKPULSE_FALLBACKS="test, yaho")
+
+    @pytest.mark.parametrize("setting", [{"STOCKPULSE_FEEDS": "polled: A"}, {"STOCKPULSE_FALLBACKS": "polled"}])
+    async def test_a_missing_key_stops_the_start(self, monkeypatch, polled, setting, tmp_path):
+        settings = given(monkeypatch, STOCKPULSE_DATA_DIR=str(tmp_path / "data"), **setting)
+        with pytest.raises(CannotStart) as refused:
+            async with running(settings, CollectorRegistry()):
+                pass
+        assert str(refused.value) == (
+            "STOCKPULSE_POLLED_KEY (or POLLED_KEY): is not set, and polled needs it. Key, from polled.example."
+        )
+        assert not (tmp_path / "data").exists()
+
+    def test_options_come_from_the_environment_and_the_file(self, monkeypatch, polled, tmp_path):
+        (tmp_path / ".env").write_text("STOCKPULSE_POLLED_KEY=of the file\nSTOCKPULSE_POLLED_URL=\n")
+        assert read_options(polled, given_variables()) == {"key": "of the file", "url": "http://polled.example"}
+        monkeypatch.setenv("POLLED_KEY", "of the environment")
+        monkeypatch.setenv("STOCKPULSE_POLLED_URL", "http://127.0.0.1:1")
+        assert read_options(polled, given_variables()) == {"key": "of the environment", "url": "http://127.0.0.1:1"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [[sys.executable, "-m", "uvicorn", "stockpulse.app:app"], [sys.executable, "-m", "stockpulse", "serve"]]

@@ -19,7 +19,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from stockpulse.api.admission.hosts import read_host_name, read_origin
 from stockpulse.engine.signals import RULE_NAME
@@ -28,6 +34,8 @@ from stockpulse.market.calendar_corrections import read_corrections
 from stockpulse.market.intervals import BASE_INTERVALS, parse_interval
 from stockpulse.market.symbology import read_symbol
 from stockpulse.postgres.address import normal_dsn
+from stockpulse.providers.feed_list import FollowedSymbols, read_feeds, read_provider
+from stockpulse.providers.options import Variables
 from stockpulse.providers.registry import NO_PROVIDER, installed_providers
 from stockpulse.rules import parse
 
@@ -217,6 +225,17 @@ class Settings(BaseSettings):
         ("AAPL", "MSFT", "GOOG", "AMZN", "TSLA", "NVDA"),
         description="Symbols to follow, separated by commas.",
     )
+    feeds: Annotated[tuple[FollowedSymbols, ...], NoDecode] = Field(
+        (),
+        description="Several providers with their symbols, instead of the provider and symbols above:"
+        " `alpaca: AAPL, MSFT; finnhub: BINANCE:BTCUSDT (24/7)`. A trading calendar in parentheses is for a symbol, or"
+        " behind the name of the provider for its symbols; it counts for symbols that are not known yet.",
+    )
+    fallbacks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Providers to ask for latest prices and for history of symbols that no feed has, or after the"
+        " provider of the feed, in this order: `alpaca, yahoo`.",
+    )
     simulated_rate: float = Field(
         0.5,
         gt=0,
@@ -325,6 +344,28 @@ class Settings(BaseSettings):
             return providers.named(value.lower()).name
         except NotFound:
             raise ValueError(f"takes one of {', '.join(providers.names)}, {NO_PROVIDER}") from None
+
+    @field_validator("feeds", mode="before")
+    @classmethod
+    def _readable_feeds(cls, value: object) -> object:
+        return read_feeds(value, installed_providers()) if isinstance(value, str) else value
+
+    @field_validator("fallbacks", mode="before")
+    @classmethod
+    def _known_fallbacks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part for part in value.split(",") if part.strip()]
+        return tuple(dict.fromkeys(read_provider(part, installed_providers()) for part in parts))
+
+    @property
+    def followed(self) -> tuple[FollowedSymbols, ...]:
+        """The symbols of each live feed."""
+        if self.feeds:
+            return self.feeds
+        if self.provider == NO_PROVIDER or not self.symbols:
+            return ()
+        return (FollowedSymbols(self.provider, self.symbols),)
 
     @field_validator("calendar_corrections")
     @classmethod
@@ -437,6 +478,11 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as wrong:
         raise CannotStart("\n".join(_complaint(error) for error in wrong.errors())) from None
+
+
+def given_variables() -> Variables:
+    """Return the variables of the environment and those of `.env`, for options of providers."""
+    return EnvSettingsSource(Settings).env_vars, DotEnvSettingsSource(Settings).env_vars
 
 
 def variables_of(field: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A sender of ticks and the properties of its ticks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stockpulse.market.calendar_names import ALWAYS_OPEN, calendar_name
@@ -17,6 +18,8 @@ class Feed:
     clock: Clock = Clock.WALL
     delay_micros: int = 0
     rule: Rule = field(default=all_count)
+    calendars: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The calendars of symbols that have one of their own."""
 
     def __post_init__(self) -> None:
         """Store the calendar under its canonical name."""
@@ -24,7 +27,7 @@ class Feed:
 
     def calendar_of(self, symbol: str) -> str:
         """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, from every provider."""
-        return ALWAYS_OPEN if is_pair(symbol) else self.calendar
+        return self.calendars.get(symbol) or (ALWAYS_OPEN if is_pair(symbol) else self.calendar)
 
 
 @dataclass(frozen=True)

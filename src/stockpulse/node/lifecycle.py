@@ -16,8 +16,10 @@ from stockpulse.node.log import open_log
 from stockpulse.node.node import Node, Timing
 from stockpulse.node.parts import build_engine_spec
 from stockpulse.node.roles import ROLES
+from stockpulse.node.sources import check_options, open_sources
 from stockpulse.pipeline.events import Listener
 from stockpulse.postgres.connect import TRANSIENT
+from stockpulse.providers.transport.transport import Transport
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
 from stockpulse.storage.rejected_kinds import RejectedKinds
@@ -44,10 +46,12 @@ async def running(
     process. Raises CannotStart, with the remedy in one line; then no task, connection or server is left.
     """
     _check_role(settings)
+    check_options(settings)
     async with (
         supervisor() as tasks,
         open_database(settings, tasks) as database,
         open_log(settings, database, tasks) as log,
+        open_sources(settings, Transport(now=timing.now), timing.now) as sources,
     ):
         node = Node(
             settings=settings,
@@ -57,6 +61,7 @@ async def running(
             tasks=tasks,
             timing=timing,
             partitions=Partitions(database.pool),
+            sources=sources,
             listeners=tuple(listeners),
             rejected_kinds=RejectedKinds(settings.dead_letters_per_minute),
         )

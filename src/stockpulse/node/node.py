@@ -11,6 +11,7 @@ from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.backends import LogParts
 from stockpulse.pipeline.events import Listener
 from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
+from stockpulse.pipeline.sources import Sources
 from stockpulse.postgres.database import Database
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
@@ -39,6 +40,7 @@ class Node:
     partitions: Partitions
     listeners: tuple[Listener, ...] = ()
     """The receivers of all events of the shards of this process."""
+    sources: Sources = field(default_factory=Sources)
     counters: Counters = field(default_factory=Counters)
     rejected_kinds: RejectedKinds = field(default_factory=RejectedKinds)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)

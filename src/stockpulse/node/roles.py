@@ -11,7 +11,7 @@ from stockpulse.api.context import Context
 from stockpulse.api.metrics import PipelineCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
-from stockpulse.node.feed import start_feed
+from stockpulse.node.feeds import start_feeds
 from stockpulse.node.machine_memory import MEGABYTE, default_request_memory_mb
 from stockpulse.node.maintenance import start_audit, start_compiler, start_maintenance
 from stockpulse.node.node import Node
@@ -58,7 +58,7 @@ async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
             for shard in shards.owned:
                 shards.start(shard)
             _start_intake(node, pipeline)
-            start_feed(node, pipeline, context.bars)
+            start_feeds(node, pipeline, context.bars)
             yield context
 
 
@@ -73,7 +73,7 @@ async def run_ingest(node: Node, registry: CollectorRegistry) -> AsyncIterator[C
         context = _context(node, registry, pipeline, newest_of_shards(node, shards), _compiler(node))
         async with drained_at_the_end(node, pipeline):
             _start_intake(node, pipeline)
-            start_feed(node, pipeline, context.bars)
+            start_feeds(node, pipeline, context.bars)
             yield context
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from stockpulse.ingest.feed import Feed
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, M1, M5, Interval
 from stockpulse.market.symbology import Names
@@ -25,8 +26,11 @@ DEPTH: Final[dict[Interval, timedelta]] = {
 class Backfill:
     """Fetches all history of a provider on the first start, and the gap since the last stop on later starts."""
 
-    def __init__(self, provider: Provider, ingestor: Ingestor, bars: BarReader, names: Names) -> None:
+    def __init__(
+        self, provider: Provider, ingestor: Ingestor, bars: BarReader, names: Names, feed: Feed | None = None
+    ) -> None:
         self._provider = provider
+        self._feed = feed or feed_of(provider)
         self._ingestor = ingestor
         self._bars = bars
         self._names = names
@@ -44,14 +48,14 @@ class Backfill:
         count = 0
         if start < end:
             async for bars in self._provider.history((symbol,), interval.name, start, end):
-                receipt = await self._ingestor.submit(bars, feed_of(self._provider), of_bars=True)
+                receipt = await self._ingestor.submit(bars, self._feed, of_bars=True)
                 count += receipt.accepted
         return count
 
     async def _missing(self, symbol: str, interval: Interval, now: datetime) -> tuple[datetime, datetime]:
         """Return the range from the newest stored bar, which may be incomplete, to the last whole bucket before now."""
         known = self._names.symbols.get(symbol)
-        calendar = trading_calendar(known.calendar if known else feed_of(self._provider).calendar_of(symbol))
+        calendar = trading_calendar(known.calendar if known else self._feed.calendar_of(symbol))
         present = np.array([micros(now)])
         today = int(calendar.floor_date(present)[0])
         if interval is D1:

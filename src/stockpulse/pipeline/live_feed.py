@@ -1,7 +1,8 @@
 """Live ticks: from a provider's stream into the pipeline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 import polars as pl
 import structlog
@@ -16,25 +17,34 @@ from stockpulse.telemetry.counters import Counters
 log = structlog.get_logger(__name__)
 
 
-def feed_of(provider: Provider) -> Feed:
-    """Return a provider as ingest sees it; the rule for its trade conditions has the provider's name."""
+def feed_of(provider: Provider, calendars: Mapping[str, str] = MappingProxyType({})) -> Feed:
+    """Return a provider as ingest sees it; the rule for its trade conditions has the provider's name.
+
+    `calendars` are those of symbols that have one of their own.
+    """
     return Feed(
         provider.name,
         provider.calendar,
         provider.clock,
         delay_micros=int(provider.delay_seconds * 1_000_000),
         rule=installed_providers().condition_rule(provider.name),
+        calendars=calendars,
     )
 
 
 async def follow(
-    provider: Provider, ingestor: Ingestor, counters: Counters, runs: RunLog, now: Callable[[], datetime]
+    provider: Provider,
+    ingestor: Ingestor,
+    counters: Counters,
+    runs: RunLog,
+    now: Callable[[], datetime],
+    feed: Feed | None = None,
 ) -> None:
     """Queue the ticks that a provider streams, until the stream ends.
 
     A full pipeline slows the provider. A provider that cannot wait loses ticks: the gap is counted and recorded.
     """
-    feed, gap = feed_of(provider), None
+    feed, gap = feed or feed_of(provider), None
     async for ticks in provider.stream():
         if not provider.can_wait and not ingestor.has_room(len(ticks)):
             gap = gap or _Gap(now())

@@ -116,6 +116,7 @@ class Option:
     variables: tuple[str, ...]
     """Environment variables, the first that is set wins: ("STOCKPULSE_ALPACA_KEY", "APCA_API_KEY_ID")."""
     description: str
+    """One sentence for the table of settings; for a key, it says where to get one."""
     default: str | None = None
     """None: the provider cannot be used without it."""
     secret: bool = False
@@ -133,7 +134,7 @@ class ProviderConfig:
     """Seed of the simulated market."""
     now: Callable[[], datetime] = utc_now
     """The clock of the process, for a provider that makes its ticks from the time."""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The values of the entry's options, by name; defaults are filled in."""
     transport: Transport = field(default_factory=Transport)
     """Makes the provider's connections."""
