@@ -17,12 +17,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app_signals import stopping_by_signal
-from stockpulse.node import database, feed, lifecycle, log, maintenance, parts, roles
+from stockpulse.node import database, feeds, lifecycle, log, maintenance, parts, roles, sources
 from stockpulse.node.lifecycle import running
 from stockpulse.pipeline import shard_opener, shards
 from stockpulse.settings import Settings
 
-MODULES = (database, feed, lifecycle, log, maintenance, parts, roles, shard_opener, shards)
+MODULES = (database, feeds, lifecycle, log, maintenance, parts, roles, sources, shard_opener, shards)
 
 
 class Refused(Exception):
