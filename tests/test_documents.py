@@ -11,6 +11,7 @@ import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 import asyncpg
 import numpy as np
@@ -395,6 +396,7 @@ def test_no_file_names_the_machine_that_it_was_written_on():
 def test_the_project_refers_to_no_other_hosts():
     """Nor to a package index: the user chooses the source of packages."""
     hosts = {"127.0.0.1", "127.0.0.1:8000", "keepachangelog.com", "semver.org", "desk.example", "market.example"}
+    hosts |= {urlsplit(option.default or "").netloc for entry in OURS for option in entry.options}
     found = {
         (name, host)
         for name, text in tracked_texts()

@@ -100,7 +100,7 @@ def serving(**environment):
 class TestOurs:
     def test_simulated_is_there_by_both_names(self):
         providers = ProviderRegistry([("StockPulse", entry) for entry in OURS])
-        assert providers.names == ("simulated", "test")
+        assert providers.names[:2] == ("simulated", "test")
         assert providers.named("test") is providers.named("simulated")
         assert providers.standby == {"simulated"}
 
@@ -126,12 +126,12 @@ class TestOurs:
 class TestInstalled:
     def test_the_setting_knows_a_provider_of_a_package_and_its_alias(self, site, monkeypatch):
         lay_out(site, "acme-feed", {"acme_feed.py": ACME}, {"acme": "acme_feed:ENTRY"})
-        assert installed_providers().names == ("simulated", "test", "acme", "acme_inc")
+        assert {"simulated", "test", "acme", "acme_inc"} <= set(installed_providers().names)
         for name in ("acme", "ACME_INC"):
             monkeypatch.setenv("STOCKPULSE_PROVIDER", name)
             assert load_settings().provider == "acme"
         monkeypatch.setenv("STOCKPULSE_PROVIDER", "acne")
-        with pytest.raises(CannotStart, match="got 'acne'; takes one of simulated, test, acme, acme_inc, none"):
+        with pytest.raises(CannotStart, match=r"got 'acne'; takes one of simulated, test, .*acme, acme_inc, none"):
             load_settings()
 
     @pytest.mark.thorough

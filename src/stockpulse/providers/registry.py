@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from stockpulse.errors import CannotStart, NotFound
+from stockpulse.providers.alpha_vantage.provider import ALPHA_VANTAGE
 from stockpulse.providers.base import ProviderEntry
 from stockpulse.providers.simulated import SIMULATED
 from stockpulse.providers.trade_conditions import RULES, Rule, all_count
@@ -22,7 +23,7 @@ GROUP: Final = "stockpulse.providers"
 NO_PROVIDER: Final = "none"
 """The setting for a process without a provider."""
 
-OURS: Final = (SIMULATED,)
+OURS: Final = (SIMULATED, ALPHA_VANTAGE)
 
 
 class ProviderRegistry:

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx2
@@ -62,6 +62,8 @@ class Dialect:
     """Parameters of each request, such as the key."""
     pause_seconds: Callable[[Reply], float] = lambda _reply: 0.0
     """Return the seconds to hold requests back after a reply, by its headers."""
+    attempts: int = ATTEMPTS
+    """The most attempts of a request; each counts for the limits."""
 
 
 class RestClient:
@@ -96,13 +98,13 @@ class RestClient:
         Transient faults are tried again, a few times with growing delays. Urgent requests go before others and are
         for a user who waits. Raises ProviderFault.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._dialect.attempts + 1):
             try:
                 return await self._try(path, params or {}, cost, urgent=urgent)
             except QuotaUsedUp:
                 raise
             except (RateLimited, Unreachable) as fault:
-                if attempt == ATTEMPTS or self.limit.paused_seconds > LONGEST_WAIT_SECONDS:
+                if attempt == self._dialect.attempts or self.limit.paused_seconds > LONGEST_WAIT_SECONDS:
                     raise
                 delay = FIRST_DELAY_SECONDS * 2 ** (attempt - 1)
                 if isinstance(fault, RateLimited) and not self.limit.paused_seconds:
@@ -116,6 +118,9 @@ class RestClient:
             await self._http.aclose()
 
     async def _try(self, path: str, params: Mapping[str, str], cost: int, *, urgent: bool) -> Reply:
+        if (pause := self.limit.paused_seconds) > LONGEST_WAIT_SECONDS:
+            until = self._now() + timedelta(seconds=pause)
+            raise RateLimited(f"{self._provider} gets no requests until {until.isoformat()}: it had too many", until)
         await self.limit.acquire(cost, urgent=urgent)
         reply = await self._send(path, params)
         fault = self._dialect.read_fault(reply)

@@ -1,6 +1,7 @@
 """The connections of all providers of a process: they share limits, quotas and listeners."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ class Transport:
     """Gets each reply with its outcome: "ok" or the code of its fault."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], float] = time.monotonic
+    """The clock by which limits on the pace count."""
     _limits: dict[str, RateLimit] = field(default_factory=dict)
 
     def rest(self, provider: str, dialect: Dialect, limit: RateLimit, secrets: Iterable[str] = ()) -> RestClient:
@@ -52,5 +55,5 @@ class Transport:
             quota = None
             if per_day is not None:
                 quota = DayQuota(provider, name, per_day, zone or ZoneInfo("UTC"), self.quotas, self.now)
-            self._limits[name] = RateLimit(windows, quota, sleep=self.sleep)
+            self._limits[name] = RateLimit(windows, quota, clock=self.clock, sleep=self.sleep)
         return self._limits[name]
