@@ -11,10 +11,10 @@ from stockpulse.market.schemas import BARS, TICKS
 from store_stack import DAY, MINUTE, NOW, bar, tick
 
 
-def submission(rows, schema, *, of_bars=False):
+def submission(rows, schema, kind="ticks"):
     frame = pl.DataFrame([dict.fromkeys(schema) | row for row in rows], schema=schema, orient="row")
     rejected = pl.DataFrame({"row": [7], "reason": ["price: missing"], "raw": [""]})
-    return Submission(Feed("history", "24/7"), NOW, Validated(frame, rejected), of_bars)
+    return Submission(Feed("history", "24/7"), NOW, Validated(frame, rejected), kind)
 
 
 BUSY_MINUTE = [tick(f"S{at % 50}", NOW) for at in range(9_000)]
@@ -42,9 +42,9 @@ def test_of_ticks(rows, sizes):
 
 def test_of_bars():
     rows = [bar("A", "1d", NOW - at * DAY) for at in range(5_001)]
-    pieces = in_pieces(submission(rows, BARS, of_bars=True))
+    pieces = in_pieces(submission(rows, BARS, "bars"))
     assert [len(piece.checked.good) for piece in pieces] == [2_500, 2_500, 1]
-    assert all(piece.of_bars for piece in pieces)
+    assert all(piece.kind == "bars" for piece in pieces)
 
 
 def test_one_receipt():

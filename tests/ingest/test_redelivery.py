@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpulse.ingest.redelivery import KEY, Redeliveries, RedeliveryWindow, ShardRedeliveries
+from stockpulse.ingest.redelivery import KEY, Redeliveries, RedeliveryWindow
+from stockpulse.ingest.shard_redeliveries import ShardRedeliveries
 from stockpulse.market.clocks import Clock
 from stockpulse.market.schemas import TICKS, UTC_MICROS
 from stockpulse.market.symbology import Names, ProviderName, Symbol, TickKind

@@ -309,7 +309,7 @@ def poison(server, codec):
     other = {"type": "record", "name": "Quote", "fields": [{"name": "symbol", "type": "string"}]}
     without_price = of_fields(symbol="string", ts=MICROS, size="double")
     price_as_text = of_fields(symbol="string", ts=MICROS, price="string", size="double")
-    takes = "takes a record called Tick, Bar, End, Forget"
+    takes = "takes a record called Tick, Bar, Correction, End, Forget"
     return {
         "tombstone": (None, "no value: a tombstone"),
         "nothing": (b"", "not Avro of a schema registry: "),

@@ -43,9 +43,9 @@ def with_fields(*fields):
 
 def test_our_schemas_are_registered_once(server):
     numbers = [fresh(server).register(subject_of(name), schema_of(name)) for name in (*NAMES, *NAMES)]
-    assert numbers == [1, 2, 3, 4, 5, 6, 7] * 2
+    assert numbers == [1, 2, 3, 4, 5, 6, 7, 8] * 2
     assert set(server.subjects) == {
-        f"stockpulse.{name}" for name in ("Tick", "Bar", "End", "Forget", "Ohlcv", "Analytics", "Signal")
+        f"stockpulse.{name}" for name in ("Tick", "Bar", "End", "Forget", "Ohlcv", "Analytics", "Signal", "Correction")
     }
     assert json.loads(server.schemas[1]["schema"]) == TICK
 
@@ -173,7 +173,7 @@ def test_the_codec_is_chosen_by_name(server):
     codec = choose("avro", server.url)
     assert isinstance(codec, AvroCodec)
     codec.prepare()
-    assert len(server.schemas) == 7
+    assert len(server.schemas) == 8
 
 
 @pytest.mark.parametrize(

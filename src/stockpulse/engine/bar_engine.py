@@ -74,7 +74,7 @@ class BarEngine:
             yield from self._load_buckets(minutes)
             if days is not None:
                 yield from self._load_missing(D1, *self.buckets.distinct(D1, days[1], by_date=True)[:2])
-            self._watch(batch)
+            self.watch(batch)
             self._merge_trades(touched, minutes, days)
             self.offset = max(self.offset, int(batch.seq[-1]) + 1)
         else:
@@ -86,7 +86,7 @@ class BarEngine:
                 self.offset = max(self.offset, int(bars.rows["revision"].max()) + 1)
         return self._revised(touched) + self.close(clocks)
 
-    def _watch(self, batch: TickBatch) -> None:
+    def watch(self, batch: TickBatch) -> None:
         """Advance the watermarks of the symbols, and note whose clock each symbol follows."""
         counts = batch.flags & PRIMARY != 0
         symbol_id = batch.symbol_id[counts]

@@ -36,7 +36,7 @@ class Amendment:
     changed: Rows
     """Bars that replace the present ones, complete."""
     removed: Rows
-    """Deleted bars: none of their records is left."""
+    """Deleted bars: none of their records is left. Their revision is the record that deletes them."""
     refused: int
     """The number of bars that stay unchanged, because not all of their records are stored."""
 
@@ -68,23 +68,39 @@ def touched(before: Rows, after: Rows, candidates: Ints) -> Ints:
     return chosen
 
 
-def amendment(present: Rows, before: Rows, after: Rows, buckets: Ints, seq: int) -> Amendment:
-    """Return the amendment of the present bars in these buckets, which the forget `seq` touches.
+def amendment(
+    present: Rows, before: Rows, after: Rows, buckets: Ints, seqs: Ints, fresh: Ints | None = None
+) -> Amendment:
+    """Return the amendment of the present bars in these buckets; `seqs` has the record that amends each of them.
 
-    All rows are of one symbol and sorted by time. A bucket whose bar this forget has changed already, before a crash,
-    is left alone.
+    All rows are of one symbol and sorted by time. A bucket whose bar this record has changed already, before a crash,
+    is left alone. A bucket without a present bar gets one only if it is among the `fresh` ones, which have new trades.
     """
     at, there = _find(present, buckets)
-    buckets, bars = buckets[there], present[at[there]]  # what is not there is kept no longer, or removed already
-    open_ones = bars["revision"] < seq
-    buckets, bars = buckets[open_ones], bars[open_ones]
+    created = after[:0]
+    if fresh is not None:
+        missing = ~there & np.isin(buckets, fresh)
+        created = _revised(after, buckets[missing], seqs[missing])
+        created["final"] = False
+    # What is not there is kept no longer, or removed already.
+    buckets, seqs, bars = buckets[there], seqs[there], present[at[there]]
+    open_ones = bars["revision"] < seqs
+    buckets, seqs, bars = buckets[open_ones], seqs[open_ones], bars[open_ones]
     at, known = _find(before, buckets)
     known[known] = _same(before[at[known]], bars[known])
-    buckets = buckets[known]
-    at, stays = _find(after, buckets)
-    changed = after[at[stays]]
-    changed["revision"], changed["dirty"] = seq, True
-    return Amendment(changed, bars[known][~stays], int((~known).sum()))
+    _, stays = _find(after, buckets)
+    changed = np.concatenate([_revised(after, buckets[known & stays], seqs[known & stays]), created])
+    removed = bars[known & ~stays]
+    removed["revision"] = seqs[known & ~stays]
+    return Amendment(changed, removed, int((~known).sum()))
+
+
+def _revised(after: Rows, buckets: Ints, seqs: Ints) -> Rows:
+    """Return the bars of these buckets, with these revisions; buckets without a bar are left out."""
+    at, found = _find(after, buckets)
+    bars: Rows = after[at[found]]
+    bars["revision"], bars["dirty"] = seqs[found], True
+    return bars
 
 
 def _find(bars: Rows, ts: Ints) -> tuple[Ints, Mask]:

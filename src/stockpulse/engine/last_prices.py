@@ -83,6 +83,13 @@ class LastPrices:
         known = symbol_id < len(self._symbols) and self._symbols["known"][symbol_id] > 0
         return int(self._symbols["ts"][symbol_id, -1]) if known else -1
 
+    def holds(self, symbol_id: int, seq: Ints) -> bool:
+        """Return True if one of these trades is among the newest prices of a symbol."""
+        if symbol_id >= len(self._symbols):
+            return False
+        held = self._symbols[symbol_id]
+        return bool(np.isin(held["seq"][POINTS - int(held["known"]) :], seq).any())
+
     def clear(self, symbol_id: int) -> None:
         """Drop the prices of a symbol."""
         self._symbols[symbol_id] = np.zeros((), PRICE_STATE)

@@ -15,7 +15,7 @@ from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.market.arrays import Mask, array_of
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import D1, MINUTES_OF
-from stockpulse.market.schemas import LOGGED_BARS, PRIMARY, UTC_MICROS
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_CORRECTIONS, PRIMARY, TICKS, UTC_MICROS
 from stockpulse.market.symbology import Names, TickKind
 from stockpulse.market.times import DAY_MICROS, micros
 from stockpulse.postgres.symbology_store import NameStore
@@ -162,6 +162,30 @@ class Encoder:
             pl.col("vwap").fill_null(float("nan")),
         ).select(list(LOGGED_BARS)[1:])
         return encoded.with_columns(at_labels(encoded, self._store.names))
+
+    async def corrections(self, frame: pl.DataFrame, feed: Feed, received_at: datetime) -> pl.DataFrame:
+        """Return CORRECTIONS as LOGGED_CORRECTIONS, without `seq`.
+
+        They have three more columns: `since`, `traded_at` and `venue`, the times and the exchange of the wrong trade.
+        """
+        symbols = self._symbols.codes(frame["symbol"])
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), feed)
+        provider_id = await self._store.ensure_provider(feed.provider, feed.clock, feed.delay_micros)
+        right = frame["price"].is_not_null()
+        trades = frame.filter(right).with_columns(ts="traded_at", exchange="venue").select(list(TICKS))
+        kinds = pl.repeat(None, len(frame), dtype=pl.Int32, eager=True)
+        if len(trades):
+            kinds = kinds.scatter(right.arg_true(), (await self.ticks(trades, feed, received_at))["kind_id"])
+        return frame.select(
+            self._symbols.of(symbols).alias("symbol_id"),
+            pl.lit(provider_id, pl.Int32).alias("provider_id"),
+            *("exchange", "trade_id", "since"),
+            pl.col("traded_at").alias("ts"),
+            pl.col("ts").alias("sent_at"),
+            pl.lit(received_at, UTC_MICROS).alias("received_at"),
+            kinds.alias("kind_id"),
+            *("price", "size", "new_trade_id"),
+        ).select(list(LOGGED_CORRECTIONS)[1:])
 
 
 async def number_symbols(store: NameStore, numbers: Numbers, symbols: list[str], feed: Feed) -> None:

@@ -1,21 +1,38 @@
 """Prepares batches for the log: validates, drops redeliveries, replaces names by ids."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
 
 from stockpulse.aio import offload
+from stockpulse.ingest.corrected_trades import SEARCHED, CorrectedTrades, rounds
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.new_names import NewNames
-from stockpulse.ingest.redelivery import Redeliveries
-from stockpulse.ingest.validate import Validated, refuse, validate_bars, validate_ticks
+from stockpulse.ingest.redelivery import KEY, Redeliveries
+from stockpulse.ingest.validate import Validated, refuse, validate_bars, validate_corrections, validate_ticks
 
 _LISTED: Final = 5
+
+Kind = Literal["ticks", "bars", "corrections"]
+"""The rows of a batch: TICKS, BARS or CORRECTIONS."""
+
+_VALIDATE: Final = {"ticks": validate_ticks, "bars": validate_bars, "corrections": validate_corrections}
+
+FindTrades = Callable[[pl.DataFrame, str], Awaitable[pl.DataFrame]]
+"""Finds trades of a provider in the database; see `RedeliveryWindow.times_of`."""
+
+
+def kind_of(frame: pl.DataFrame) -> Kind:
+    """Return the kind of a frame of TICKS, BARS or CORRECTIONS."""
+    if "new_trade_id" in frame.columns:
+        return "corrections"
+    return "bars" if "interval" in frame.columns else "ticks"
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,7 @@ class Submission:
     feed: Feed
     received_at: datetime
     checked: Validated
-    of_bars: bool = False
+    kind: Kind = "ticks"
 
 
 class Intake:
@@ -38,18 +55,19 @@ class Intake:
         tolerance: timedelta,
         max_kinds: int,
         new_names: NewNames | None = None,
+        corrected: CorrectedTrades | None = None,
     ) -> None:
         self._encoder = encoder
         self._new_names = new_names
         self._max_kinds = max_kinds
         self._redeliveries = redeliveries
         self._tolerance = tolerance
+        self._corrected = corrected or CorrectedTrades()
 
-    async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, *, of_bars: bool) -> Submission:
-        """Validate the rows of a batch of ticks or bars."""
-        validate = validate_bars if of_bars else validate_ticks
-        checked = await offload.run(len(frame), partial(validate, frame, received_at, self._tolerance))
-        if not of_bars and (wrong := self._encoder.beyond(self._max_kinds, checked.good, feed)) is not None:
+    async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, kind: Kind) -> Submission:
+        """Validate the rows of a batch."""
+        checked = await offload.run(len(frame), partial(_VALIDATE[kind], frame, received_at, self._tolerance))
+        if kind != "bars" and (wrong := self._encoder.beyond(self._max_kinds, checked.good, feed)) is not None:
             checked = refuse(
                 checked,
                 wrong,
@@ -58,7 +76,7 @@ class Intake:
             )
         if self._new_names is not None:
             checked = self._with_room(checked, feed, received_at, self._new_names)
-        return Submission(feed, received_at, checked, of_bars)
+        return Submission(feed, received_at, checked, kind)
 
     def _with_room(self, checked: Validated, feed: Feed, now: datetime, new_names: NewNames) -> Validated:
         """Reject rows of new symbols and new providers that are beyond the limits."""
@@ -73,22 +91,60 @@ class Intake:
     async def sift(self, submission: Submission) -> tuple[pl.DataFrame, Receipt]:
         """Return the new rows, and the receipt. Call it once for each submission: it remembers the new rows."""
         good, rejected = submission.checked.good, submission.checked.rejected
-        fresh = good if submission.of_bars else await self._redeliveries.sift(good, submission.feed.provider)
+        provider = submission.feed.provider
+        if submission.kind == "ticks":
+            fresh = self._corrected.without_corrected(await self._redeliveries.sift(good, provider), provider)
+        else:
+            fresh = self._corrected.sift(good, provider) if submission.kind == "corrections" else good
         reasons = tuple(zip(rejected["row"].to_list(), rejected["reason"].to_list(), strict=True))
         return fresh, Receipt(len(fresh), len(good) - len(fresh), reasons)
 
     async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
         """Forget the keys of ticks that were taken back, so that they are new when they arrive again."""
         await self._redeliveries.forget(symbol, provider, start, end)
+        self._corrected.forget(symbol, provider, start, end)
+
+    async def locate(self, corrections: pl.DataFrame, provider: str, find: FindTrades) -> pl.DataFrame:
+        """Find the trades of sifted corrections, and remember both.
+
+        Returns the frame with `since` and `traded_at`, between which the trade lies, and `venue`, its exchange. If a
+        trade is not found, `traded_at` is the time in the message; one that is only cancelled is left to the shard.
+        """
+        parts = [await self._locate(part, provider, find) for part in rounds(corrections)]
+        return pl.concat(parts)
+
+    async def _locate(self, corrections: pl.DataFrame, provider: str, find: FindTrades) -> pl.DataFrame:
+        wanted = corrections.with_columns(since=pl.col("ts") - SEARCHED, until="ts").with_row_index("row")
+        found = await self._redeliveries.times_of(wanted, provider)
+        left = wanted.filter(~pl.col("row").is_in(found["row"].implode()) & pl.col("price").is_not_null())
+        if len(left):
+            more = await find(left.drop("row"), provider)
+            found = pl.concat([found, more.with_columns(left["row"].gather(more["row"]))])
+        located = wanted.join(found, on="row", how="left", maintain_order="left").with_columns(
+            since=pl.coalesce("traded_at", "since"),
+            traded_at=pl.coalesce("traded_at", "ts"),
+            venue=pl.coalesce("venue", "exchange"),
+        )
+        located = located.select(*corrections.columns, "since", "traded_at", "venue")
+        self._corrected.remember(located, provider)
+        right = located.filter(pl.col("price").is_not_null()).with_columns(
+            trade_id=pl.coalesce("new_trade_id", "trade_id"),
+            ts="traded_at",
+            exchange="venue",
+            provider=pl.lit(provider),
+        )
+        await self._redeliveries.remember(right.select(*KEY, "provider"))
+        return located
 
     async def encode(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
         """Return sifted rows as the log stores them. It may be called again after a fault of the database."""
-        encode = self._encoder.bars if submission.of_bars else self._encoder.ticks
-        return await encode(fresh, submission.feed, submission.received_at)
+        encode = getattr(self._encoder, submission.kind)
+        encoded: pl.DataFrame = await encode(fresh, submission.feed, submission.received_at)
+        return encoded
 
     def warnings(self, encoded: pl.DataFrame, submission: Submission) -> tuple[str, ...]:
         """Return the warnings for the sender of accepted rows."""
-        symbols = [] if submission.of_bars else self._encoder.without_bars(encoded)
+        symbols = self._encoder.without_bars(encoded) if submission.kind == "ticks" else []
         if not symbols:
             return ()
         listed = ", ".join(symbols[:_LISTED]) + (" and others" if len(symbols) > _LISTED else "")

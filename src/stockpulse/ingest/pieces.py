@@ -27,7 +27,7 @@ _LIVE_MINUTES: Final = 2
 def in_pieces(submission: Submission) -> list[Submission]:
     """Cut a batch into pieces of about 2,500 bars, in its order; the first one has the rejected rows."""
     good, rejected = submission.checked.good, submission.checked.rejected
-    rows = _rows_of_piece(good, of_bars=submission.of_bars)
+    rows = _rows_of_piece(good, of_ticks=submission.kind == "ticks")
     if len(good) <= rows:
         return [submission]
     parts = [
@@ -36,8 +36,8 @@ def in_pieces(submission: Submission) -> list[Submission]:
     return [replace(submission, checked=part) for part in parts]
 
 
-def _rows_of_piece(good: pl.DataFrame, *, of_bars: bool) -> int:
-    if of_bars or len(good) <= BULK_ROWS:
+def _rows_of_piece(good: pl.DataFrame, *, of_ticks: bool) -> int:
+    if not of_ticks or len(good) <= BULK_ROWS:
         return _PIECE_BARS
     minutes = len(np.unique(array_of(good["ts"]) // MINUTE_MICROS))
     if minutes <= _LIVE_MINUTES:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from stockpulse.aio import offload
-from stockpulse.market.symbology import Names
+from stockpulse.market.schemas import UTC_MICROS
 
 MOST_KEYS: Final = 1_000_000
 LEAST_KEYS: Final = 300_000
@@ -90,6 +90,18 @@ class RedeliveryWindow:
             self._runs.append(_sorted_run(pl.concat([older.keys, newer.keys]), newer.clock))
         self._forget()
 
+    def times_of(self, trades: pl.DataFrame) -> pl.DataFrame:
+        """Find remembered ticks by `symbol`, `trade_id`, `exchange` (null: any) and a time in [`since`, `until`].
+
+        Returns `row`, the number in the frame, `traded_at` and `venue`, of the newest tick of each that is found.
+        """
+        if len(trades) == 0 or not self._runs:
+            return _TIMES.to_frame()
+        ids = trades["trade_id"].implode()
+        keys = pl.concat([run.keys.filter(pl.col("trade_id").is_in(ids)) for run in self._runs])
+        keys = keys.select("symbol", "trade_id", pl.col("ts").alias("traded_at"), pl.col("exchange").alias("venue"))
+        return newest_match(trades, keys)
+
     def forget(self, forgotten: pl.Expr) -> None:
         """Drop the keys for which this expression holds: such ticks may be delivered again."""
         kept = [(run.keys.filter(~forgotten), run) for run in self._runs]
@@ -109,6 +121,18 @@ class RedeliveryWindow:
             if not (left >= self._most or (old and left >= self._least)):
                 return
             del self._runs[0]
+
+
+_TIMES: Final = pl.Schema({"row": pl.UInt32(), "traded_at": UTC_MICROS, "venue": pl.String()})
+
+
+def newest_match(trades: pl.DataFrame, ticks: pl.DataFrame) -> pl.DataFrame:
+    """Return the newest of the `ticks` (symbol, trade_id, traded_at, venue) for each trade; see `times_of`."""
+    found = trades.select("symbol", "trade_id", "exchange", "since", "until").with_row_index("row")
+    found = found.join(ticks, on=["symbol", "trade_id"])
+    same_venue = pl.col("exchange").is_null() | pl.col("exchange").eq_missing(pl.col("venue"))
+    found = found.filter(same_venue & pl.col("traded_at").is_between("since", "until"))
+    return found.sort("traded_at").unique("row", keep="last").select(list(_TIMES)).cast(_TIMES)
 
 
 def _hash(keys: pl.DataFrame) -> npt.NDArray[np.uint64]:
@@ -158,12 +182,18 @@ class Redeliveries:
     def _window(self, provider: str) -> RedeliveryWindow:
         return self._windows.setdefault(provider, RedeliveryWindow())
 
+    async def times_of(self, trades: pl.DataFrame, provider: str) -> pl.DataFrame:
+        """Find ticks of a provider by their ids; see `RedeliveryWindow.times_of`."""
+        async with self._turn:
+            window = self._window(provider)
+            return await offload.run(len(window), partial(window.times_of, trades))
+
     async def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
         """Drop keys of ticks that were taken back: of a symbol (None: of all), a provider (None: all) and [start, end).
 
         Times are UTC microseconds.
         """
-        forgotten = _within(start, end)
+        forgotten = within(start, end)
         if symbol is not None:
             forgotten &= pl.col("symbol") == symbol
         async with self._turn:
@@ -177,38 +207,6 @@ class Redeliveries:
             await offload.run(len(keys), partial(self._new, keys, None))
 
 
-def _within(start: int, end: int) -> pl.Expr:
+def within(start: int, end: int) -> pl.Expr:
     """Return an expression that holds for keys whose event time, in UTC microseconds, is in [start, end)."""
     return pl.col("ts").to_physical().is_between(start, end, closed="left")
-
-
-_LOGGED_KEY: Final = ("symbol_id", "venue", "trade_id", "ts")
-
-
-class ShardRedeliveries:
-    """The window of one shard, in the order of its log, whichever process appended the ticks.
-
-    `parts` is the number of shards, which share the bounds on keys.
-    """
-
-    def __init__(self, names: Names, parts: int) -> None:
-        self._names = names
-        self._window = RedeliveryWindow(most_keys=MOST_KEYS // parts, least_keys=LEAST_KEYS // parts, key=_LOGGED_KEY)
-
-    def sift(self, ticks: pl.DataFrame) -> pl.DataFrame:
-        """Return the LOGGED_TICKS that are new, and remember them."""
-        if ticks["trade_id"].null_count() == len(ticks):
-            return ticks
-        venues = self._names.venues_of(ticks["kind_id"].to_numpy())
-        new = self._window.sift(ticks.with_columns(venue=pl.Series(venues)))
-        return ticks if new.all() else ticks.filter(pl.Series(new))
-
-    def forget(self, symbol: str | None, provider: str | None, start: int, end: int) -> None:
-        """Drop keys of ticks that were taken back; see `Redeliveries.forget`."""
-        forgotten = _within(start, end)
-        if symbol is not None:
-            known = self._names.symbols.get(symbol)
-            forgotten &= pl.col("symbol_id") == (-1 if known is None else known.id)
-        if provider is not None:
-            forgotten &= pl.col("venue").is_in(self._names.venues_of_provider(provider))
-        self._window.forget(forgotten)

@@ -13,7 +13,7 @@ import polars as pl
 from stockpulse.market.arrays import Mask, array_of, distinct_texts
 from stockpulse.market.intervals import D1, MINUTES_OF
 from stockpulse.market.rows import LONGEST_RECORD, LONGEST_VALUE, cut
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 from stockpulse.market.symbology import SYMBOL_TAKES, read_symbols
 from stockpulse.market.times import MINUTE_MICROS, micros
 
@@ -35,6 +35,8 @@ _NULL_TIME: Final = np.iinfo(np.int64).min
 _TEXTS: Final = {"exchange": 16, "conditions": 64, "trade_id": 64}
 """The longest text of each of these columns."""
 
+_OF_RIGHT_TRADE: Final = ("price", "size", "conditions", "tape", "new_trade_id")
+
 Check = tuple[Mask | np.bool_, str]
 """A mask of the rows that pass (or one value for all rows), and the reason for the other rows."""
 
@@ -53,26 +55,52 @@ def validate_ticks(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> 
     `now` is the time of receipt: an event may be later by `tolerance` at most.
     """
     frame, symbols = _checked_symbols(frame)
-    price, size = frame["price"].to_numpy(), frame["size"].to_numpy()
-    with np.errstate(invalid="ignore", over="ignore"):
-        checks = [
-            symbols,
-            *_times(frame, now + tolerance),
-            _positive("price", price),
-            _plausible("price", price),
-            ((size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"),
-            (~(price * size > LARGEST_PRODUCT), "size: price x size is absurdly large"),
-            *(_texts(frame, name, length) for name, length in _TEXTS.items()),
-            _tapes(frame["tape"]),
-        ]
+    checks = [symbols, *_times(frame, now + tolerance), *_trade(frame, frame["price"], frame["size"])]
     return _split(frame, checks, list(TICKS))
 
 
+def _trade(frame: pl.DataFrame, prices: pl.Series, sizes: pl.Series) -> Iterator[Check]:
+    """Check the values of trades, and their texts."""
+    price, size = prices.to_numpy(), sizes.to_numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        yield _positive("price", price)
+        yield _plausible("price", price)
+        yield (size >= 0) & (size <= LARGEST), f"size: must be a number >= 0 and <= {LARGEST:g}"
+        yield ~(price * size > LARGEST_PRODUCT), "size: price x size is absurdly large"
+    for name, length in _TEXTS.items():
+        yield _texts(frame, name, length)
+    yield _tapes(frame["tape"])
+
+
+def validate_corrections(frame: pl.DataFrame, now: datetime, tolerance: timedelta) -> Validated:
+    """Check a batch of CORRECTIONS, which may have the parser's columns `problem` and `raw` too."""
+    frame, symbols = _checked_symbols(frame)
+    cancels = frame.select(pl.all_horizontal(pl.col(_OF_RIGHT_TRADE).is_null())).to_series()
+    checks = [
+        symbols,
+        *_times(frame, now + tolerance),
+        (frame["trade_id"].is_not_null().to_numpy(), "trade_id: missing"),
+        (
+            (cancels | (frame["price"].is_not_null() & frame["size"].is_not_null())).to_numpy(),
+            "price, size: a correction has both; a cancel has no value of the right trade",
+        ),
+        # A cancel has no price to check: a valid one stands in for it.
+        *_trade(frame, frame["price"].zip_with(~cancels, _ones(frame)), frame["size"].zip_with(~cancels, _ones(frame))),
+        _texts(frame, "new_trade_id", _TEXTS["trade_id"]),
+    ]
+    return _split(frame, checks, list(CORRECTIONS))
+
+
+def _ones(frame: pl.DataFrame) -> pl.Series:
+    return pl.repeat(1.0, len(frame), eager=True)
+
+
 def refuse(checked: Validated, wrong: Mask, reason: str) -> Validated:
-    """Move valid ticks to the rejected ones, for a reason that is not in the rows themselves."""
+    """Move valid rows to the rejected ones, for a reason that is not in the rows themselves."""
     height = len(checked.good) + len(checked.rejected)
     rows = np.setdiff1d(np.arange(height), checked.rejected["row"].to_numpy(), assume_unique=True)
-    more = _rejects(checked.good, ~wrong, [(~wrong, reason)], list(TICKS))
+    [schema] = [one for one in (CORRECTIONS, BARS, TICKS) if set(one) <= set(checked.good.columns)][:1]
+    more = _rejects(checked.good, ~wrong, [(~wrong, reason)], list(schema))
     more = more.with_columns(pl.Series("row", rows[wrong], dtype=pl.Int64))
     return Validated(checked.good.filter(~wrong), pl.concat([checked.rejected, more]).sort("row"))
 
@@ -208,7 +236,10 @@ def _rejects(frame: pl.DataFrame, passed: Mask, checks: list[Check], columns: li
     wrong = np.stack([np.broadcast_to(~fine, len(frame))[rows] for fine, _ in checks])
     reasons = pl.Series([checks[first][1] for first in wrong.argmax(axis=0)], dtype=pl.String)
     frame = frame[rows]
-    raw = frame.select(pl.struct(*(_short(frame, name) for name in columns)).struct.json_encode()).to_series()
+    values = [_short(frame, name) for name in columns]
+    if "new_trade_id" in columns:  # without the type it would be read as a trade when it is sent again
+        values.insert(0, pl.repeat("correction", len(frame), eager=True).alias("type"))
+    raw = frame.select(pl.struct(*values).struct.json_encode()).to_series()
     if "problem" in frame.columns:
         reasons = reasons.zip_with(frame["problem"].is_null(), frame["problem"])
         raw = raw.zip_with(frame["raw"].is_null(), cut(frame["raw"], LONGEST_RECORD))

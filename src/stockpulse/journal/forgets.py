@@ -4,13 +4,14 @@ The rows of forgotten ticks stay in the tick table. The table is the log, or fol
 checkpoint has to find the same records as before. Readers filter instead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import polars as pl
 
+from stockpulse.journal.corrections import cancelled
 from stockpulse.journal.records import Forget
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import from_micros, micros
@@ -29,13 +30,19 @@ class StoredForget:
     end: datetime
 
 
-async def stored_forgets(connection: AnyConnection, symbol_id: int | None = None) -> list[StoredForget]:
-    """Return all forgets, or the forgets that concern one symbol."""
+async def stored_forgets(
+    connection: AnyConnection,
+    symbol_id: int | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> list[StoredForget]:
+    """Return all forgets, or the forgets that concern one symbol, or event times with start <= ts < end."""
     rows = await connection.fetch(
         "SELECT f.seq, f.symbol_id, CASE WHEN f.provider_id IS NOT NULL THEN"
         " array(SELECT k.id FROM tick_kinds k WHERE k.provider_id = f.provider_id) END, f.start_at, f.end_at"
-        " FROM forgets f WHERE $1::int IS NULL OR f.symbol_id IS NULL OR f.symbol_id = $1",
-        symbol_id,
+        " FROM forgets f WHERE ($1::int IS NULL OR f.symbol_id IS NULL OR f.symbol_id = $1)"
+        " AND ($2::timestamptz IS NULL OR f.end_at > $2) AND ($3::timestamptz IS NULL OR f.start_at < $3)",
+        *(symbol_id, start, end),
     )
     return [StoredForget(*row) for row in rows]
 
@@ -52,17 +59,33 @@ def without_forgotten(ticks: pl.DataFrame, forgets: Iterable[StoredForget]) -> p
     return ticks
 
 
-def standing(forgets: Iterable[StoredForget], first: int) -> tuple[str, list[object]]:
-    """Return a condition in SQL on ticks of one symbol that the forgets leave, and its arguments, from `$first` on."""
+async def standing(
+    connection: AnyConnection, symbol_id: int, first: int, start: datetime | None = None, end: datetime | None = None
+) -> tuple[str, list[object]]:
+    """Return a condition in SQL on ticks `t` of a symbol with start <= ts < end, and its arguments, from `$first` on.
+
+    It holds for the ticks that no forget and no correction has taken back.
+    """
+    forgets = await stored_forgets(connection, symbol_id, start, end)
+    gone = await cancelled(connection, symbol_id, start, end)
     condition, arguments = "true", list[object]()
-    for one in forgets:
-        at = first + len(arguments)
-        arguments += [one.seq, one.start, one.end, one.kinds]
+    if gone:
+        condition = f"t.seq <> ALL (${first}::bigint[])"
+        arguments.append(gone)
+    if forgets:
+        seq, begins, ends, kinds = range(first + len(arguments), first + len(arguments) + 4)
         condition += (
-            f" AND NOT (seq < ${at} AND ts >= ${at + 1} AND ts < ${at + 2}"
-            f" AND (${at + 3}::int[] IS NULL OR kind_id = ANY (${at + 3})))"
+            f" AND NOT EXISTS (SELECT FROM unnest(${seq}::bigint[], ${begins}::timestamptz[], ${ends}::timestamptz[],"
+            f" ${kinds}::int[]) AS f (seq, start_at, end_at, kind_id) WHERE t.seq < f.seq AND t.ts >= f.start_at"
+            " AND t.ts < f.end_at AND (f.kind_id IS NULL OR f.kind_id = t.kind_id))"
         )
+        rows = [(one.seq, one.start, one.end, kind) for one in forgets for kind in _kinds_of(one)]
+        arguments += map(list, zip(*rows, strict=True)) if rows else [[], [], [], []]
     return condition, arguments
+
+
+def _kinds_of(forget: StoredForget) -> Sequence[int | None]:
+    return [None] if forget.kinds is None else forget.kinds
 
 
 async def insert_forget(connection: Connection, seq: int, forget: Forget) -> None:

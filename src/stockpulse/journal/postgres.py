@@ -14,10 +14,21 @@ from stockpulse.aio import offload
 from stockpulse.aio.retry import retry
 from stockpulse.errors import Fenced, JournalInUse
 from stockpulse.ingest.redelivery import LEAST_KEYS
-from stockpulse.journal import tick_rows
+from stockpulse.journal import corrections, tick_rows
 from stockpulse.journal.forgets import insert_forget, read_forgets
 from stockpulse.journal.offset_order import runs_in_order
-from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, with_seqs
+from stockpulse.journal.records import (
+    Appended,
+    Bars,
+    Batch,
+    Corrections,
+    End,
+    Forget,
+    RowBatch,
+    Ticks,
+    ticks_of,
+    with_seqs,
+)
 from stockpulse.journal.segments import SEGMENT_OFFSETS, Segments, first_offset, segment_of, table_of
 from stockpulse.market.arrays import array_of
 from stockpulse.market.schemas import LOGGED_BARS
@@ -121,23 +132,27 @@ class PostgresJournal:
             write = partial(insert_forget, seq=base, forget=batch)
             return [await self._append(batch, base, write)]
         stamped = with_seqs(batch, base)
-        pieces, table, columns = await offload.run(len(stamped), lambda: _packed(stamped, base))
+        rows = Ticks(stamped.right_trades) if isinstance(stamped, Corrections) else stamped
+        pieces, table, columns = await offload.run(len(rows), lambda: _packed(rows, base))
 
-        async def copy(connection: Connection) -> None:
-            await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
+        async def write_rows(connection: Connection) -> None:
+            if len(rows):
+                await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
+            if isinstance(stamped, Corrections):
+                await corrections.write(connection, stamped.frame)
 
-        return [await self._append(stamped, base, copy)]
+        return [await self._append(stamped, base, write_rows)]
 
     async def _append(
-        self, batch: Ticks | Bars | Forget, base: int, write: Callable[[Connection], Awaitable[None]]
+        self, batch: RowBatch | Forget, base: int, write: Callable[[Connection], Awaitable[None]]
     ) -> Appended:
         after = base + len(batch)
         await retry(lambda: self._write(base, after, write), "append", is_transient, self._on_fault)
         self._disk.wrote()
         before, self.head = self.head, after
         self.segments.roll(segment_of(base))
-        if isinstance(batch, Ticks):
-            self.segments.recent.append(segment_of(base), batch.frame)
+        if len(ticks := ticks_of(batch)):
+            self.segments.recent.append(segment_of(base), ticks)
         return Appended(SHARD, batch, before, after)
 
     def _on_fault(self, fault: Exception) -> None:
@@ -178,16 +193,17 @@ class PostgresJournal:
                 yield Appended(SHARD, batch, before, after)
                 before = after
 
-    async def _read_segment(
-        self, segment: int, offset: int
-    ) -> tuple[pl.DataFrame, pl.DataFrame, list[tuple[int, Forget]]]:
+    async def _read_segment(self, segment: int, offset: int) -> tuple[list[pl.DataFrame], list[tuple[int, Forget]]]:
         connection, _ = await self._locked(self._wait_seconds)
         ticks = await tick_rows.read(connection, segment, offset)  # without the trade_id, which the engine does not use
         table = table_of(segment, "provider_bars")
         query = f"SELECT {', '.join(_BARS.columns)} FROM {table} WHERE seq >= $1"  # noqa: S608 - names of ours
         bars = pl.DataFrame(_BARS.unpack(await copy_out(connection, query, offset, seconds=600)))
-        forgets = await read_forgets(connection, max(offset, segment), segment + SEGMENT_OFFSETS)
-        return ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq"), forgets
+        first, end = max(offset, segment), segment + SEGMENT_OFFSETS
+        corrected = await corrections.read(connection, first, end)
+        ticks = ticks.filter(~ticks["seq"].is_in(corrected["seq"].to_list()))  # right trades are parts of their records
+        forgets = await read_forgets(connection, first, end)
+        return [ticks, tick_rows.typed(bars, LOGGED_BARS).sort("seq"), corrected], forgets
 
     async def load_open_segment(self, most_rows: int) -> None:
         """Load the ticks of the open segment into memory; seal the segment if there are more than `most_rows`."""
@@ -226,23 +242,24 @@ class PostgresJournal:
         await self._reconnecting.close()
 
 
-def _packed(batch: Ticks | Bars, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
+def _packed(batch: RowBatch, base: int) -> tuple[list[memoryview | bytes], str, tuple[str, ...]]:
     if isinstance(batch, Ticks):
         return tick_rows.packed(batch.frame), table_of(segment_of(base)), tick_rows.COLUMNS
     columns = {name: array_of(batch.frame[name]) for name in _BARS.columns}
     return _BARS.pack(columns), table_of(segment_of(base), "provider_bars"), _BARS.columns
 
 
-def _in_order(
-    ticks: pl.DataFrame, bars: pl.DataFrame, forgets: list[tuple[int, Forget]]
-) -> Iterator[tuple[Ticks | Bars | Forget, int]]:
-    """Yield the records of a segment as batches in the order of the log, each with the offset after it."""
+def _in_order(frames: list[pl.DataFrame], forgets: list[tuple[int, Forget]]) -> Iterator[tuple[RowBatch | Forget, int]]:
+    """Yield the records of a segment as batches in the order of the log, each with the offset after it.
+
+    `frames` has ticks, bars and corrections.
+    """
     by_seq = dict(forgets)
     seqs = pl.DataFrame({"seq": list(by_seq)}, schema={"seq": pl.Int64})
-    for kind, run in runs_in_order([ticks, bars, seqs]):
-        if kind == 2:  # noqa: PLR2004 - the third of the frames
+    for kind, run in runs_in_order([*frames, seqs]):
+        if kind == len(frames):
             for seq in run["seq"]:
                 yield by_seq[seq], seq + 1
         else:
             for frame in run.iter_slices(_REPLAY_ROWS):
-                yield (Ticks, Bars)[kind](frame), int(frame["seq"][-1]) + 1
+                yield (Ticks, Bars, Corrections)[kind](frame), int(frame["seq"][-1]) + 1

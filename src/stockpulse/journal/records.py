@@ -6,6 +6,8 @@ from typing import Protocol
 
 import polars as pl
 
+from stockpulse.ingest.corrected_trades import right_trades
+from stockpulse.market.schemas import LOGGED_TICKS
 from stockpulse.market.times import EARLIEST, LATEST
 
 
@@ -27,6 +29,24 @@ class Bars:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Cancels and corrections of trades: a frame of `schemas.LOGGED_CORRECTIONS`, without `seq` until appended.
+
+    Each takes back one trade before it in the log. A correction is also a tick with the right price.
+    """
+
+    frame: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def right_trades(self) -> pl.DataFrame:
+        """The trades with the right prices, as `schemas.LOGGED_TICKS`; they have the seqs of their corrections."""
+        return right_trades(self.frame)
 
 
 @dataclass(frozen=True)
@@ -65,11 +85,25 @@ class Unreadable:
         return len(self.frame)
 
 
-Batch = Ticks | Bars | End | Forget
+RowBatch = Ticks | Bars | Corrections
+"""Records in rows, each with its own seq."""
+
+Batch = RowBatch | End | Forget
 """Records that are appended in one call."""
 
 
-def with_seqs(batch: Ticks | Bars, base: int) -> Ticks | Bars:
+def ticks_of(batch: Batch) -> pl.DataFrame:
+    """Return the ticks that a batch adds to the tick table."""
+    match batch:
+        case Ticks(frame):
+            return frame
+        case Corrections():
+            return batch.right_trades
+        case _:
+            return LOGGED_TICKS.to_frame()
+
+
+def with_seqs(batch: RowBatch, base: int) -> RowBatch:
     """Number the rows of a batch from `base` on."""
     seq = pl.int_range(base, base + len(batch), dtype=pl.Int64, eager=True).alias("seq")
     return type(batch)(batch.frame.clone().insert_column(0, seq))

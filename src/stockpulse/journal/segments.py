@@ -256,7 +256,16 @@ class Segments:
             for parent in _TABLES:
                 await connection.execute(f"DROP TABLE IF EXISTS {table_of(segment, parent)}")
             await connection.execute("DELETE FROM log_segments WHERE id = $1", segment)
-            # A forget is needed as long as there are ticks before it.
-            await connection.execute("DELETE FROM forgets WHERE seq < (SELECT min(id) FROM log_segments)")
+            await connection.execute(
+                "DELETE FROM cancelled_ticks WHERE seq >= $1 AND seq < $2", segment, self.sealed[segment].end
+            )
+            # A forget or a correction is needed as long as there are ticks before it in its log.
+            for table in ("forgets", "corrections"):
+                await connection.execute(
+                    f"DELETE FROM {table} r WHERE r.seq >> $1 = $2::bigint >> $1 AND r.seq < $2"  # noqa: S608 - ours
+                    " AND NOT EXISTS (SELECT FROM log_segments s WHERE s.id <= r.seq AND s.id >> $1 = r.seq >> $1)",
+                    SLOT_BITS,
+                    self.sealed[segment].end,
+                )
         del self.sealed[segment]
         self._made.discard(segment)

@@ -10,9 +10,9 @@ from stockpulse.aio import offload
 from stockpulse.ingest.encode import Numbers, at_labels, number_symbols
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.validate import Validated, refuse
-from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS
+from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_CORRECTIONS, RECORDED_TICKS
 from stockpulse.market.intervals import INTERVAL_OF, MINUTES_OF
-from stockpulse.market.schemas import LOGGED_BARS, LOGGED_TICKS, PRIMARY
+from stockpulse.market.schemas import LOGGED_BARS, LOGGED_CORRECTIONS, LOGGED_TICKS, PRIMARY
 from stockpulse.market.symbology import Names, TickKind
 from stockpulse.postgres.symbology_store import NameStore
 from stockpulse.providers.registry import installed_providers
@@ -74,16 +74,30 @@ class SymbolNames:
 
     def bars(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Convert `schemas.LOGGED_BARS` to RECORDED_BARS."""
-        providers = _by_number({number: one.name for number, one in self._names.provider_by_id.items()})
         return frame.select(
             self.symbols(frame["symbol_id"]).alias("symbol"),
             pl.col("minutes").replace_strict(_INTERVALS, return_dtype=pl.String).alias("interval"),
             *("ts", "open", "high", "low", "close", "volume"),
             pl.when(pl.col("trade_count") >= 0).then("trade_count").alias("trade_count"),
             pl.col("vwap").fill_nan(None),
-            providers.gather(frame["provider_id"]).alias("provider"),
+            self._provider_names().gather(frame["provider_id"]).alias("provider"),
             "received_at",
         ).select(list(RECORDED_BARS))
+
+    def corrections(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Convert `schemas.LOGGED_CORRECTIONS` to RECORDED_CORRECTIONS."""
+        of_right = ["conditions", "tape", "flags"]
+        known = self._all_kinds().select(of_right).with_row_index("kind_id").cast({"kind_id": pl.Int32})
+        kinds = frame.select("kind_id").join(known, on="kind_id", how="left", maintain_order="left")
+        return frame.select(
+            self.symbols(frame["symbol_id"]).alias("symbol"),
+            *("ts", "since", "sent_at", "exchange", "trade_id", "price", "size", "new_trade_id", "received_at"),
+            self._provider_names().gather(frame["provider_id"]).alias("provider"),
+            *(kinds[name] for name in of_right),
+        ).select(list(RECORDED_CORRECTIONS))
+
+    def _provider_names(self) -> pl.Series:
+        return _by_number({number: one.name for number, one in self._names.provider_by_id.items()})
 
 
 def _by_number(texts: dict[int, str | None] | dict[int, str]) -> pl.Series:
@@ -137,18 +151,39 @@ class RecordEncoder:
 
     async def ticks(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Convert RECORDED_TICKS with `seq`, and without nulls in provider and received_at, to LOGGED_TICKS."""
-        rows = len(frame)
-        symbols = await offload.run(rows, partial(self._symbols.codes, frame["symbol"]))
+        symbols = await offload.run(len(frame), partial(self._symbols.codes, frame["symbol"]))
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
-        labels = await offload.run(rows, lambda: _labels(frame))
-        kinds = await offload.run(rows, partial(self._kinds.codes, labels))
-        await self._number_kinds(self._kinds.unknown(labels, kinds))
         return frame.select(
             "seq",
             self._symbols.of(symbols).alias("symbol_id"),
-            self._kinds.of(kinds).alias("kind_id"),
+            (await self._kind_ids(frame)).alias("kind_id"),
             *("ts", "received_at", "price", "size", "trade_id"),
         ).cast(LOGGED_TICKS)
+
+    async def corrections(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Convert RECORDED_CORRECTIONS with `seq`, and without nulls in all but its optional fields."""
+        symbols = self._symbols.codes(frame["symbol"])
+        await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
+        right = frame["price"].is_not_null()
+        kinds = pl.repeat(None, len(frame), dtype=pl.Int32, eager=True)
+        if right.any():
+            kinds = kinds.scatter(right.arg_true(), (await self._kind_ids(frame.filter(right))).cast(pl.Int32))
+        return frame.select(
+            *("seq", "exchange", "trade_id", "since", "ts", "sent_at", "received_at", "price", "size", "new_trade_id"),
+            self._symbols.of(symbols).alias("symbol_id"),
+            (await self._provider_ids(frame)).alias("provider_id"),
+            kinds.alias("kind_id"),
+        ).select(pl.col(name).cast(dtype) for name, dtype in LOGGED_CORRECTIONS.items())
+
+    async def _kind_ids(self, frame: pl.DataFrame) -> pl.Series:
+        labels = await offload.run(len(frame), lambda: _labels(frame))
+        kinds = await offload.run(len(frame), partial(self._kinds.codes, labels))
+        await self._number_kinds(self._kinds.unknown(labels, kinds))
+        return self._kinds.of(kinds)
+
+    async def _provider_ids(self, frame: pl.DataFrame) -> pl.Series:
+        providers = {name: await self._store.provider_named(name) for name in frame["provider"].unique()}
+        return frame["provider"].replace_strict(providers, return_dtype=pl.Int32)
 
     async def _number_kinds(self, labels: list[str]) -> None:
         if labels:
@@ -165,11 +200,10 @@ class RecordEncoder:
         """Convert RECORDED_BARS with `seq`, and without nulls in provider and received_at, to LOGGED_BARS."""
         symbols = self._symbols.codes(frame["symbol"])
         await number_symbols(self._store, self._symbols, self._symbols.unknown(frame["symbol"], symbols), self._feed)
-        providers = {name: await self._store.provider_named(name) for name in frame["provider"].unique()}
         encoded = frame.select(
             "seq",
             self._symbols.of(symbols).alias("symbol_id"),
-            pl.col("provider").replace_strict(providers, return_dtype=pl.Int32).alias("provider_id"),
+            (await self._provider_ids(frame)).alias("provider_id"),
             pl.col("interval").replace_strict(MINUTES_OF, return_dtype=pl.Int32).alias("minutes"),
             *("ts", "received_at", "open", "high", "low", "close", "volume"),
             pl.col("trade_count").fill_null(-1),

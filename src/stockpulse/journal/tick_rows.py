@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from stockpulse.journal.corrections import cancelled_from
 from stockpulse.journal.forgets import stored_forgets, without_forgotten
 from stockpulse.journal.segments import table_of
 from stockpulse.market.arrays import array_of
@@ -73,10 +74,13 @@ async def _read(connection: AnyConnection, table: str, condition: str, *argument
 
 
 async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, block: int = 0) -> pl.DataFrame:
-    """Read the rows of a segment as `read` does, with trade_id and without ticks that were forgotten."""
+    """Read the rows of a segment as `read` does, with trade_id and without ticks that were taken back."""
     place = offset, f"({block},0)"
     rows = (await _read(connection, table_of(segment), _FROM, *place)).drop("trade_id")
     rows = without_forgotten(rows, await stored_forgets(connection))
+    if len(rows):
+        gone = await cancelled_from(connection, int(rows["seq"][0]), int(rows["seq"][-1]) + 1)
+        rows = rows.filter(~rows["seq"].is_in(gone))
     trade_ids = await _read_csv(
         connection,
         f"SELECT seq, trade_id FROM {table_of(segment)} WHERE trade_id IS NOT NULL AND {_FROM}",  # noqa: S608 - ours
@@ -89,7 +93,7 @@ async def read_whole(connection: AnyConnection, segment: int, offset: int = 0, b
 async def newest_identified(connection: AnyConnection, segments: list[int], most: int) -> pl.DataFrame:
     """Return the newest `most` ticks with a trade_id as KEYS, in log order; `segments` are newest first.
 
-    Forgotten ticks are left out: they may be delivered again.
+    Forgotten ticks are left out: they may be delivered again. Ticks that a correction took back may not.
     """
     found: list[pl.DataFrame] = []
     for segment in segments:

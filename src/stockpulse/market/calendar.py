@@ -54,6 +54,11 @@ class Calendar:
         """Return the midnight that labels the date each event counts to, with or without a session."""
         return self._at(self.midnights, self._dates(ts, self._begins))
 
+    def date_span(self, ts: Times) -> tuple[Times, Times]:
+        """Return the first instant whose events count to the date of each event, and that of the next date."""
+        dates = self._dates(ts, self._begins)
+        return self._at(self._begins, dates), self._at(self._begins, dates + 1)
+
     def trading_day(self, ts: Times, *, extended: bool = False) -> Times:
         """Return the label of each event's daily bucket: midnight of the trading date on the exchange's clock.
 

@@ -39,6 +39,22 @@ BARS: Final = pl.Schema(
     }
 )
 
+#: Corrections and cancels of trades as a provider or a caller sends them, before validation. Without a price it is a
+#: cancel. `new_trade_id` tells these frames apart from ticks.
+CORRECTIONS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "ts": UTC_MICROS,  # the time in the provider's message: that of the trade, or a later one
+        "exchange": pl.String(),  # of the wrong trade; null: any
+        "trade_id": pl.String(),  # of the wrong trade
+        "price": pl.Float64(),  # the right price and size; null: the trade is cancelled
+        "size": pl.Float64(),
+        "conditions": pl.String(),  # of the right trade
+        "tape": pl.String(),  # of the right trade
+        "new_trade_id": pl.String(),  # of the right trade; null: the id stays
+    }
+)
+
 # Flags of a tick: the parts of a bar that it counts for. They are added up.
 COUNTS_FOR_PRICE: Final = 1  # open, high, low and close; together with volume it is part of the vwap
 COUNTS_FOR_VOLUME: Final = 2  # volume and trade count
@@ -86,5 +102,25 @@ LOGGED_BARS: Final = pl.Schema(
         "volume": pl.Float64(),
         "trade_count": pl.Int64(),  # -1: unknown
         "vwap": pl.Float64(),  # NaN: unknown
+    }
+)
+
+#: Corrections and cancels of trades as the log stores them. A record takes back the trade before it in the log with
+#: this id and since <= event time <= ts. With a price, it is also a tick at `ts`, with the same seq.
+LOGGED_CORRECTIONS: Final = pl.Schema(
+    {
+        "seq": pl.Int64(),
+        "symbol_id": pl.Int32(),
+        "provider_id": pl.Int32(),
+        "exchange": pl.String(),  # null: any
+        "trade_id": pl.String(),
+        "since": UTC_MICROS,  # equal to `ts` if the time of the trade is known
+        "ts": UTC_MICROS,
+        "sent_at": UTC_MICROS,  # the time in the provider's message
+        "received_at": UTC_MICROS,
+        "kind_id": pl.Int32(),  # of the right trade; null: the trade is cancelled
+        "price": pl.Float64(),
+        "size": pl.Float64(),
+        "new_trade_id": pl.String(),  # of the right trade
     }
 )

@@ -7,6 +7,7 @@ from datetime import datetime
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import Supervisor
 from stockpulse.engine.engine_spec import EngineSpec
+from stockpulse.ingest.corrected_trades import CorrectedTrades
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.backends import LogParts
 from stockpulse.pipeline.events import Listener
@@ -44,3 +45,4 @@ class Node:
     counters: Counters = field(default_factory=Counters)
     rejected_kinds: RejectedKinds = field(default_factory=RejectedKinds)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)
+    corrected: CorrectedTrades = field(default_factory=CorrectedTrades)

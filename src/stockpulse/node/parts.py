@@ -15,16 +15,18 @@ from stockpulse.errors import CannotStart
 from stockpulse.indicators.catalogue import CATALOGUE
 from stockpulse.indicators.evaluation import Instance
 from stockpulse.indicators.stored import STORED_INDICATORS
+from stockpulse.ingest.corrected_trades import MOST
 from stockpulse.ingest.encode import Encoder
 from stockpulse.ingest.feed_arbiter import FeedArbiter
 from stockpulse.ingest.intake import Intake
 from stockpulse.ingest.new_names import NewNames
 from stockpulse.ingest.redelivery import LEAST_KEYS
+from stockpulse.journal import corrections
 from stockpulse.journal.backends import KafkaParts
 from stockpulse.journal.kafka.appender import Appender, open_appender
 from stockpulse.journal.kafka.offsets import bounds_of
 from stockpulse.journal.kafka.tail import tail
-from stockpulse.journal.records import Forget, Journal, Ticks
+from stockpulse.journal.records import Corrections, Forget, Journal, Ticks
 from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.intervals import Interval, parse_interval
 from stockpulse.node.kafka import topics_of
@@ -41,6 +43,7 @@ from stockpulse.providers.registry import installed_providers
 from stockpulse.rules import parse
 from stockpulse.settings import Settings
 from stockpulse.storage.analytics_writer import drop_other_states
+from stockpulse.storage.corrected_ticks import CorrectedTicks
 from stockpulse.storage.dead_letters import DeadLetters
 from stockpulse.storage.signals import SignalStore
 from stockpulse.storage.tick_reader import TickSource
@@ -74,6 +77,7 @@ async def open_shards(node: Node, clocks: ProviderClocks, *listeners: Listener) 
         rule_ids=await SignalStore(database.pool).assign_ids(spec.rules.rules),
         delivered=remember_ticks(node),
         forgotten=forget_deliveries(node),
+        corrected=remember_corrections(node),
         listener=Listeners((*listeners, *node.listeners)),
         counters=node.counters,
         now=node.timing.now,
@@ -103,8 +107,22 @@ def forget_deliveries(node: Node) -> Callable[[Forget], Awaitable[None]]:
 
     async def forget(one: Forget) -> None:
         await node.redeliveries.forget(one.symbol, one.provider, one.start, one.end)
+        node.corrected.forget(one.symbol, one.provider, one.start, one.end)
 
     return forget
+
+
+def remember_corrections(node: Node) -> Callable[[pl.DataFrame], None]:
+    """Return a function that tells intake of LOGGED_CORRECTIONS that did not come through it."""
+    symbol_names = SymbolNames(node.database.names)
+
+    def remember(frame: pl.DataFrame) -> None:
+        named = symbol_names.corrections(frame).with_columns(traded_at="ts", ts="sent_at")
+        for (provider,), part in named.group_by("provider", maintain_order=True):
+            node.corrected.sift(part, str(provider))
+            node.corrected.remember(part, str(provider))
+
+    return remember
 
 
 @asynccontextmanager
@@ -153,6 +171,7 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
                 symbols_per_minute=settings.new_symbols_per_minute,
                 max_providers=settings.max_providers,
             ),
+            node.corrected,
         ),
         journal=journal,
         dead_letters=DeadLetters(node.database.pool, node.partitions, node.rejected_kinds),
@@ -162,12 +181,16 @@ def build_ingestor(node: Node, journal: Journal, shards: Shards) -> Ingestor:
         counters=node.counters,
         now=node.timing.now,
         disk=node.database.disk,
+        find_trades=CorrectedTicks(node.database.pool, node.database.names).find,
     )
 
 
 async def remember_deliveries(node: Node) -> None:
     """Fill the redelivery window with the newest ticks, from the table and from the end of the log."""
     remember, log, pool = remember_ticks(node), node.log, node.database.pool
+    remember_corrected = remember_corrections(node)
+    async with pool.acquire() as connection:
+        remember_corrected(await corrections.newest(connection, MOST))
     for shard in log.logs.shards:
         source = await log.logs.open(shard)
         try:
@@ -178,6 +201,9 @@ async def remember_deliveries(node: Node) -> None:
             async for appended in source.log.replay(max(offset, end - LEAST_KEYS), end):
                 if isinstance(appended.batch, Ticks):
                     await remember(appended.batch.frame)
+                if isinstance(appended.batch, Corrections):
+                    remember_corrected(appended.batch.frame)
+                    await remember(appended.batch.right_trades)
         finally:
             await source.close()
 

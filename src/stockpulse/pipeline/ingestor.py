@@ -24,9 +24,9 @@ from stockpulse.aio.retry import retry
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.errors import DiskFull
 from stockpulse.ingest.feed import Feed, Receipt
-from stockpulse.ingest.intake import Intake, Submission
+from stockpulse.ingest.intake import FindTrades, Intake, Kind, Submission, kind_of
 from stockpulse.ingest.pieces import BULK_ROWS, combined, in_pieces
-from stockpulse.journal.records import Appended, Bars, End, Forget, Journal, Ticks
+from stockpulse.journal.records import Appended, Bars, Corrections, End, Forget, Journal, Ticks
 from stockpulse.market.arrays import array_of
 from stockpulse.market.intervals import D1
 from stockpulse.market.times import DAY_MICROS, from_micros
@@ -70,8 +70,8 @@ class _WithIds:
     receipt: Receipt
 
     @property
-    def of_bars(self) -> bool:
-        return self.waiting.submission.of_bars
+    def kind(self) -> Kind:
+        return self.waiting.submission.kind
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Ingestor:
         counters: Counters,
         now: Callable[[], datetime],
         disk: Disk,
+        find_trades: FindTrades,
     ) -> None:
         """`has_room` returns True if this number of further rows does not delay live batches in the shards."""
         self._intake = intake
@@ -118,6 +119,7 @@ class Ingestor:
         self._counters = counters
         self._now = now
         self._disk = disk
+        self._find_trades = find_trades
         self._submitted: RowQueue[_Waiting | _Ended | _Forgetting] = RowQueue(_QUEUE_ROWS)
         self._with_ids: RowQueue[_WithIds | _Ended | _Forgetting] = RowQueue(_APPEND_ROWS)
         self._on_the_way = 0  # valid rows that are not in the log yet
@@ -138,6 +140,13 @@ class Ingestor:
         """Queue a batch of `schemas.TICKS` (or BARS); return when its valid rows are durable."""
         return await (await self.enqueue(frame, feed, of_bars=of_bars, keep_rejected=keep_rejected))
 
+    async def amend(self, frame: pl.DataFrame, feed: Feed, *, keep_rejected: bool = True) -> Receipt:
+        """Queue a batch of `schemas.CORRECTIONS`; return when its valid rows are durable. The bars follow after that.
+
+        A row takes back a trade that was queued before it, and replaces it if the row has a price.
+        """
+        return await (await self.enqueue_corrections(frame, feed, keep_rejected=keep_rejected))
+
     def require_disk(self) -> None:
         """Raise DiskFull while the disk of the database has no room for more than the accepted records."""
         if (fault := self._disk.fault()) is not None:
@@ -156,9 +165,24 @@ class Ingestor:
 
         Rejected rows become dead letters, unless they already are (`keep_rejected` is False).
         """
+        return await self._enqueue_rows(frame, feed, "bars" if of_bars else "ticks", keep_rejected=keep_rejected)
+
+    async def enqueue_corrections(
+        self, frame: pl.DataFrame, feed: Feed, *, keep_rejected: bool = True
+    ) -> asyncio.Future[Receipt]:
+        """Queue a batch of `schemas.CORRECTIONS`, as `enqueue` does; see `amend`."""
+        return await self._enqueue_rows(frame, feed, "corrections", keep_rejected=keep_rejected)
+
+    async def enqueue_any(self, frame: pl.DataFrame, feed: Feed) -> asyncio.Future[Receipt]:
+        """Queue a batch of TICKS, BARS or CORRECTIONS as `enqueue` does; its columns tell which it is."""
+        return await self._enqueue_rows(frame, feed, kind_of(frame), keep_rejected=True)
+
+    async def _enqueue_rows(
+        self, frame: pl.DataFrame, feed: Feed, kind: Kind, *, keep_rejected: bool
+    ) -> asyncio.Future[Receipt]:
         while self._disk.fault() is not None:  # noqa: ASYNC110 - nothing tells us of free space
             await asyncio.sleep(_DISK_POLL_SECONDS)
-        submission = await self._intake.check(frame, feed, self._now(), of_bars=of_bars)
+        submission = await self._intake.check(frame, feed, self._now(), kind)
         rejected = submission.checked.rejected
         if len(rejected) and keep_rejected:
             self._counters.rejected += len(rejected)
@@ -212,7 +236,7 @@ class Ingestor:
     async def _enqueue_piece(self, piece: Submission) -> asyncio.Future[Receipt]:
         good = piece.checked.good
         if len(good):
-            await self._prepare_partitions(_intraday(good)["ts"] if piece.of_bars else good["ts"])
+            await self._prepare_partitions(_intraday(good)["ts"] if piece.kind == "bars" else good["ts"])
             await self._let_others_pass(len(good))
         waiting = _Waiting(piece, asyncio.get_running_loop().create_future())
         self._on_the_way += len(good)
@@ -295,6 +319,8 @@ class Ingestor:
     async def _encoded(self, waiting: _Waiting) -> _WithIds:
         fresh, receipt = await self._intake.sift(waiting.submission)
         if len(fresh):
+            if waiting.submission.kind == "corrections":
+                fresh = await self._intake.locate(fresh, waiting.submission.feed.provider, self._find_trades)
             fresh = await retry(
                 lambda: self._intake.encode(fresh, waiting.submission), "assigning ids to new names", is_transient
             )
@@ -336,21 +362,23 @@ class Ingestor:
         if frames:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
             for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log has no room for more at once
-                appended += await self._journal.append(Bars(frame) if group[0].of_bars else Ticks(frame))
+                appended += await self._journal.append(_RECORDS[group[0].kind](frame))
         self._on_the_way -= sum(len(item.waiting.submission.checked.good) for item in group)
         for item in group:  # before the shards begin: a sender need not wait for processing
-            self._count(item.receipt, of_bars=item.of_bars)
+            self._count(item.receipt, item.kind)
             self._answer(item.waiting.done, item.receipt)
         for one in appended:
             await self._hand_on(one)
 
-    def _count(self, receipt: Receipt, *, of_bars: bool) -> None:
+    def _count(self, receipt: Receipt, kind: Kind) -> None:
         self._counters.appends += 1
         self._counters.duplicates += receipt.duplicates
-        if of_bars:
+        if kind == "bars":
             self._counters.provider_bars += receipt.accepted
-        else:
+        elif kind == "ticks":
             self._counters.ticks += receipt.accepted
+        else:
+            self._counters.corrections += receipt.accepted
 
     def _answer(self, done: asyncio.Future[_Answer], answer: _Answer) -> None:
         self.unanswered -= 1
@@ -369,9 +397,18 @@ def _sum_of(outcomes: asyncio.Future[list[Forgotten | BaseException | None]], sh
     return sum(parts, Forgotten()) if len(parts) == shards else None
 
 
-def _kind(item: _WithIds | _Ended | _Forgetting) -> type[Ticks] | type[Bars] | type[End] | type[Forget]:
+_RECORDS: Final[dict[Kind, type[Ticks] | type[Bars] | type[Corrections]]] = {
+    "ticks": Ticks,
+    "bars": Bars,
+    "corrections": Corrections,
+}
+
+
+def _kind(
+    item: _WithIds | _Ended | _Forgetting,
+) -> type[Ticks] | type[Bars] | type[Corrections] | type[End] | type[Forget]:
     if isinstance(item, _Ended):
         return End
     if isinstance(item, _Forgetting):
         return Forget
-    return Bars if item.of_bars else Ticks
+    return _RECORDS[item.kind]

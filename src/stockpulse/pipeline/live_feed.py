@@ -8,6 +8,7 @@ import polars as pl
 import structlog
 
 from stockpulse.ingest.feed import Feed
+from stockpulse.ingest.intake import kind_of
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.base import Provider
 from stockpulse.providers.registry import installed_providers
@@ -40,21 +41,23 @@ async def follow(
     now: Callable[[], datetime],
     feed: Feed | None = None,
 ) -> None:
-    """Queue the ticks that a provider streams, until the stream ends.
+    """Queue the ticks, bars and corrections that a provider streams, until the stream ends.
 
     A full pipeline slows the provider. A provider that cannot wait loses ticks: the gap is counted and recorded.
+    Corrections are few, and wait in any case: a lost one would leave a wrong bar that nothing mends.
     """
     feed, gap = feed or feed_of(provider), None
-    async for ticks in provider.stream():
-        if not provider.can_wait and not ingestor.has_room(len(ticks)):
+    async for frame in provider.stream():
+        may_drop = not provider.can_wait and kind_of(frame) != "corrections"
+        if may_drop and not ingestor.has_room(len(frame)):
             gap = gap or _Gap(now())
-            gap.add(ticks)
-            counters.dropped += len(ticks)
+            gap.add(frame)
+            counters.dropped += len(frame)
             continue
         if gap is not None:
             await gap.close(provider.name, runs, now())
             gap = None
-        durable = await ingestor.enqueue(ticks, feed)
+        durable = await ingestor.enqueue_any(frame, feed)
         if provider.can_wait:
             await durable
 

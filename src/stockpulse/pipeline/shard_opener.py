@@ -10,10 +10,14 @@ import polars as pl
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.indicators.evaluation import Functions
-from stockpulse.ingest.redelivery import ShardRedeliveries
+from stockpulse.ingest.corrected_trades import MOST
+from stockpulse.ingest.shard_redeliveries import ShardRedeliveries
+from stockpulse.journal import corrections
 from stockpulse.journal.backends import Logs, ShardOfLog
 from stockpulse.journal.records import Forget
 from stockpulse.journal.routing import Routing
+from stockpulse.pipeline.amending import Amending
+from stockpulse.pipeline.correcting import Correcting
 from stockpulse.pipeline.events import Listener
 from stockpulse.pipeline.forgetting import Forgetting
 from stockpulse.pipeline.locked_engine import LockedEngine
@@ -21,6 +25,7 @@ from stockpulse.pipeline.shard_processor import ShardProcessor
 from stockpulse.pipeline.shard_writer import ShardWriter
 from stockpulse.postgres.database import Database
 from stockpulse.storage.analytics_writer import AnalyticsWriter
+from stockpulse.storage.corrected_ticks import CorrectedTicks
 from stockpulse.storage.engine_reads import EngineReads
 from stockpulse.storage.kept_records import KeptRecords
 from stockpulse.storage.partitions import Partitions
@@ -58,6 +63,8 @@ class ShardOpener:
     """Called with ticks that did not pass this process's intake: `tick_rows.KEYS` or more columns."""
     forgotten: Callable[[Forget], Awaitable[None]]
     """Called with forgets that may not have passed this process's intake."""
+    corrected: Callable[[pl.DataFrame], None]
+    """Called with LOGGED_CORRECTIONS that did not pass this process's intake."""
     listener: Listener
     counters: Counters
     now: Callable[[], datetime]
@@ -107,10 +114,13 @@ class ShardOpener:
         await source.load(checkpoint.offset)
         keys = await source.remember()
         await self.delivered(keys)
+        known = await self._newest_corrections(shard)
+        self.corrected(known)
         redeliveries = None
         if source.external is not None:
             redeliveries = ShardRedeliveries(names, self.routing.partitions)
             redeliveries.sift(keys)
+            redeliveries.sift_corrections(known)
         if engine.restore(checkpoint.offset, checkpoint.parts):
             sink.begin_anew()
         engine.analytics.schedule_history(
@@ -118,10 +128,17 @@ class ShardOpener:
         )
         return redeliveries
 
+    async def _newest_corrections(self, shard: int) -> pl.DataFrame:
+        async with self.database.pool.acquire() as connection:
+            found = await corrections.newest(connection, MOST)
+        return found.filter(pl.Series(self.routing.of_symbols(found["symbol_id"].to_numpy()) == shard))
+
     def _processor(
         self, shard: int, source: ShardOfLog, sink: Sink, engine: LockedEngine, redeliveries: ShardRedeliveries | None
     ) -> ShardProcessor:
         names, reads = self.database.names, EngineReads(self.database.pool)
+        kept = KeptRecords(self.database.pool, names)
+        amending = Amending(engine, reads, kept, names, extended_day=self.spec.extended_day)
         writer = ShardWriter(
             engine,
             sink,
@@ -142,15 +159,24 @@ class ShardOpener:
             forgetting=Forgetting(
                 engine,
                 writer,
-                reads,
-                KeptRecords(self.database.pool, names),
+                amending,
+                kept,
                 names,
                 source.segments.recent,
                 lambda: [number for number in names.symbol_by_id if self.routing.of_symbol(number) == shard],
-                extended_day=self.spec.extended_day,
+            ),
+            correcting=Correcting(
+                engine,
+                writer,
+                amending,
+                CorrectedTicks(self.database.pool, names),
+                names,
+                source.segments.recent,
+                self.counters,
             ),
             redeliveries=redeliveries,
             delivered=self.delivered,
             forgotten=self.forgotten,
+            corrected=self.corrected,
             extended_day=self.spec.extended_day,
         )

@@ -23,8 +23,8 @@ from stockpulse.engine.bar_math import Rows
 from stockpulse.engine.batches import bar_batches, tick_batch
 from stockpulse.engine.step import BarEvents, Batch, Range, Step
 from stockpulse.ingest.pieces import BULK_ROWS
-from stockpulse.ingest.redelivery import ShardRedeliveries
-from stockpulse.journal.records import Appended, Bars, End, Forget, ShardLog, Ticks, Unreadable
+from stockpulse.ingest.shard_redeliveries import ShardRedeliveries
+from stockpulse.journal.records import Appended, Bars, Corrections, End, Forget, ShardLog, Ticks, Unreadable
 from stockpulse.market.arrays import array_of
 from stockpulse.market.calendar import Calendar
 from stockpulse.market.calendars import trading_calendar
@@ -32,6 +32,7 @@ from stockpulse.market.intervals import Interval
 from stockpulse.market.schemas import UNREADABLE
 from stockpulse.market.symbology import Names
 from stockpulse.pipeline.calendar_loading import CalendarLoading
+from stockpulse.pipeline.correcting import Correcting
 from stockpulse.pipeline.forgetting import Forgetting, Forgotten
 from stockpulse.pipeline.indicator_catch_up import IndicatorCatchUp
 from stockpulse.pipeline.locked_engine import LockedEngine
@@ -67,15 +68,17 @@ class ShardProcessor:
         counters: Counters,
         now: Callable[[], datetime],
         forgetting: Forgetting,
+        correcting: Correcting,
         redeliveries: ShardRedeliveries | None = None,
         delivered: Callable[[pl.DataFrame], Awaitable[None]] | None = None,
         forgotten: Callable[[Forget], Awaitable[None]] | None = None,
+        corrected: Callable[[pl.DataFrame], None] | None = None,
         extended_day: bool = False,
     ) -> None:
         """Pass `redeliveries` if other processes append to the log too: it drops duplicates.
 
         `delivered` is called with ticks that were read from the log and did not pass this process's intake; `forgotten`
-        likewise with forgets.
+        and `corrected` likewise with forgets and corrections.
         """
         self._log = shard_log
         self.engine = engine
@@ -87,6 +90,8 @@ class ShardProcessor:
         self._delivered = delivered
         self._forgetting = forgetting
         self._forgotten = forgotten
+        self._correcting = correcting
+        self._corrected = corrected
         self._extended_day = extended_day
         self._calendars = CalendarLoading(names)
         self._catch_up = IndicatorCatchUp(engine, reads, self._calendars, writer.room)
@@ -192,6 +197,10 @@ class ShardProcessor:
         """Process a batch that was read from the log and did not pass this process's intake."""
         if isinstance(appended.batch, Ticks) and self._delivered is not None:
             await self._delivered(appended.batch.frame)
+        if isinstance(appended.batch, Corrections) and self._corrected is not None:
+            self._corrected(appended.batch.frame)
+            if self._delivered is not None:
+                await self._delivered(appended.batch.right_trades)
         await self._process(appended, clocks, until_room)
 
     async def _process(
@@ -209,6 +218,8 @@ class ShardProcessor:
                 await self._process_records(fresh, clocks)
         elif isinstance(batch, Bars):
             await self._process_records(batch, clocks)
+        elif isinstance(batch, Corrections):
+            await self._correct(batch.frame, until_room)
         elif isinstance(batch, Forget):
             done = await self._forgetting.process(batch, appended.after - 1, until_room)
             await self._forget_deliveries(batch)
@@ -219,6 +230,15 @@ class ShardProcessor:
                 self.writer.keep_forget(batch, appended.after - 1)
             engine.bars.offset = max(self.offset, appended.after)
         return done
+
+    async def _correct(self, corrections: pl.DataFrame, until_room: Callable[[], Awaitable[None]]) -> None:
+        """Process corrections that were not delivered before."""
+        await self._calendars.need(corrections["symbol_id"].to_numpy())
+        if self._redeliveries is not None:
+            fresh = self._redeliveries.sift_corrections(corrections)
+            self._counters.duplicates += len(corrections) - len(fresh)
+            corrections = fresh
+        await self._correcting.process(corrections, until_room)
 
     async def _forget_deliveries(self, forget: Forget) -> None:
         """Forget the keys of forgotten ticks, so that they are new again.
@@ -326,14 +346,15 @@ def _advance(step: Step, stored: Rows | None) -> tuple[Range | None, list[BarEve
 
 
 def _joined(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Join consecutive batches of ticks into one."""
+    """Join consecutive batches of ticks into one, and consecutive corrections."""
     run: list[Appended] = []
     for appended, stored in items:
-        if isinstance(appended.batch, Ticks) and (not run or run[-1].after == appended.before):
+        joins = isinstance(appended.batch, Ticks | Corrections)
+        if joins and run and type(run[-1].batch) is type(appended.batch) and run[-1].after == appended.before:
             run.append(appended)
             continue
         yield from _as_one(run)
-        run = [appended] if isinstance(appended.batch, Ticks) else []
+        run = [appended] if joins else []
         if not run:
             yield appended, stored
     yield from _as_one(run)
@@ -342,7 +363,7 @@ def _joined(items: Iterable[_Item]) -> Iterator[_Item]:
 def _as_one(run: list[Appended]) -> Iterator[_Item]:
     if len(run) > 1:
         frame = pl.concat([one.batch.frame for one in run], rechunk=True)  # type: ignore[union-attr]
-        yield Appended(run[0].shard, Ticks(frame), run[0].before, run[-1].after), None
+        yield Appended(run[0].shard, type(run[0].batch)(frame), run[0].before, run[-1].after), None  # type: ignore[arg-type,call-arg]
     elif run:
         yield run[0], None
 
@@ -351,7 +372,7 @@ def _beyond(appended: Appended, offset: int) -> Appended | None:
     """Return the part of a batch after this offset; the records before it were read from the log."""
     if appended.before >= offset or isinstance(appended.batch, End):
         return appended
-    if appended.after <= offset or not isinstance(appended.batch, Ticks | Bars):
+    if appended.after <= offset or not isinstance(appended.batch, Ticks | Bars | Corrections):
         return None
     rest = appended.batch.frame.filter(pl.col("seq") >= offset)
     return Appended(appended.shard, type(appended.batch)(rest), offset, appended.after) if len(rest) else None

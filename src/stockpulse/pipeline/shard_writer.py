@@ -41,6 +41,8 @@ class _Unstored:
     ticks: list[pl.DataFrame] = field(default_factory=list)
     unreadable: list[pl.DataFrame] = field(default_factory=list)
     forgets: list[tuple[int, Forget]] = field(default_factory=list)
+    corrections: list[pl.DataFrame] = field(default_factory=list)
+    cancelled: list[pl.DataFrame] = field(default_factory=list)
     waiting: list[tuple[asyncio.Future[Any], Any]] = field(default_factory=list)
 
 
@@ -132,6 +134,17 @@ class ShardWriter:
     def keep_forget(self, forget: Forget, seq: int) -> None:
         """Keep a processed forget until the next flush; call it while the engine is still locked."""
         self._unstored.forgets.append((seq, forget))
+
+    def keep_corrections(self, corrections: pl.DataFrame, cancelled: pl.DataFrame, right: pl.DataFrame) -> None:
+        """Keep processed corrections until the next flush; call it while the engine is still locked.
+
+        The frames are LOGGED_CORRECTIONS, `corrections.CANCELLED` ticks and the right trades.
+        """
+        if self._segments is not None:
+            self._unstored.corrections.append(corrections)
+        self._unstored.cancelled.append(cancelled)
+        if len(right):
+            self.keep(Ticks(right))
 
     def answer(self, stored: asyncio.Future[Any], result: object = None) -> None:
         """Complete the future with this result when everything made so far is stored."""
@@ -240,4 +253,6 @@ def _flush_of(
         unreadable=unstored.unreadable,
         removed=changes.removed,
         forgets=unstored.forgets,
+        corrections=unstored.corrections,
+        cancelled=unstored.cancelled,
     )

@@ -180,6 +180,45 @@ forgets = Table(
     comment="forgets: ticks and bars of providers that were taken back",
 )
 
+corrections = Table(
+    "corrections",
+    metadata,
+    Column(
+        "seq",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="number of the record in the log; the right trade has the same in realtime_prices",
+    ),
+    Column("symbol_id", Integer, nullable=False),
+    Column("provider_id", Integer, nullable=False),
+    Column("exchange", Text, comment="exchange of the wrong trade; null: any"),
+    Column("trade_id", Text, nullable=False, comment="id of the wrong trade"),
+    Column(
+        "since", _TIME, nullable=False, comment="earliest time of the wrong trade; equal to ts if its time is known"
+    ),
+    Column("ts", _TIME, nullable=False, comment="latest time of the wrong trade, and the time of the right one"),
+    Column("sent_at", _TIME, nullable=False, comment="time in the message of the provider"),
+    Column("received_at", _TIME, nullable=False),
+    Column("kind_id", Integer, comment="tick_kinds.id of the right trade; null: the trade is cancelled"),
+    Column("price", Double, comment="right price; null: the trade is cancelled"),
+    Column("size", Double),
+    Column("new_trade_id", Text, comment="id of the right trade; null: it stays"),
+    comment="corrections and cancels of trades",
+)
+
+cancelled_ticks = Table(
+    "cancelled_ticks",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="realtime_prices.seq of the tick"),
+    Column("symbol_id", Integer, nullable=False),
+    Column("ts", _TIME, nullable=False),
+    Column("by_seq", BigInteger, nullable=False, comment="corrections.seq of the record that took it back"),
+    Index(None, "symbol_id", "ts"),
+    Index(None, "by_seq"),
+    comment="ticks that corrections took back",
+)
+
 left_logs = Table(
     "left_logs",
     metadata,

@@ -26,7 +26,7 @@ class Provider(Protocol):
     """A source of ticks and bars.
 
     A provider yields frames at its own pace. A busy reader does not ask for the next frame until it has room. Frames
-    have the schemas `TICKS` and `BARS` of `stockpulse.market.schemas`.
+    have the schemas `TICKS`, `BARS` and `CORRECTIONS` of `stockpulse.market.schemas`; their columns tell them apart.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Provider(Protocol):
     """The delay of the feed by contract: 0 in real time, 900 for a feed that is delayed by 15 minutes."""
 
     def stream(self) -> AsyncIterator[pl.DataFrame]:
-        """Yield live ticks and bars of the configured symbols as they arrive, over one connection.
+        """Yield live ticks, bars and corrections of the configured symbols as they arrive, over one connection.
 
         Return when the stream has ended for good; raise a ProviderFault when it breaks.
         """

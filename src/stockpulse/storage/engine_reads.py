@@ -50,8 +50,8 @@ class EngineReads:
         )
         return await self._copied(query, symbol_id, start, end)
 
-    async def neighbours(self, interval: Interval, symbol_id: int, removed: Ints) -> Rows:
-        """Return the first stored bar with a price after the first removed one, and the newest stored bar of all.
+    async def neighbours(self, interval: Interval, symbol_id: int, removed: Ints, after: int) -> Rows:
+        """Return the first stored bar with a price after a time, and the newest stored bar of all.
 
         Removed bars are left out.
         """
@@ -61,7 +61,7 @@ class EngineReads:
             f" UNION (SELECT {_columns('b')} {others} ORDER BY b.ts DESC LIMIT 1)"
         )
         times = [from_micros(one) for one in removed.tolist()]
-        return await self._copied(query, symbol_id, times, int(removed.min()))
+        return await self._copied(query, symbol_id, times, after)
 
     async def anchors(self, track: Track, symbol_id: Ints, until: Ints) -> list[Anchor]:
         """Return the newest stored state of each symbol up to `until`; symbols without one are left out."""

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from stockpulse.aio.retry import retry
-from stockpulse.journal import tick_rows
+from stockpulse.journal import corrections, tick_rows
 from stockpulse.journal.forgets import stored_forgets, without_forgotten
 from stockpulse.journal.records import Forget
 from stockpulse.market.arrays import Ints
@@ -55,18 +55,22 @@ class KeptRecords:
     async def ticks(self, seq: int, symbol_id: int, start: int, end: int) -> pl.DataFrame:
         """Return the ticks of a symbol before the record `seq` with start <= ts < end, as `schemas.LOGGED_TICKS`.
 
-        Ticks that an earlier forget took back are left out. The forget `seq` itself may be stored already.
+        Ticks that an earlier forget or correction took back are left out. The forget `seq` itself may be stored
+        already.
         """
+        begins, ends = from_micros(start), from_micros(end)
 
         async def read() -> pl.DataFrame:
             async with self._pool.acquire() as connection:
                 ticks = await tick_rows.read_where(
                     connection,
                     "seq < $1 AND symbol_id = $2 AND ts >= $3 AND ts < $4",
-                    *(seq, symbol_id, from_micros(start), from_micros(end)),
+                    *(seq, symbol_id, begins, ends),
                 )
-                earlier = [one for one in await stored_forgets(connection, symbol_id) if one.seq < seq]
-                return without_forgotten(ticks, earlier)
+                forgets = await stored_forgets(connection, symbol_id, begins, ends)
+                ticks = without_forgotten(ticks, [one for one in forgets if one.seq < seq])
+                gone = await corrections.cancelled(connection, symbol_id, begins, ends, before=seq)
+                return ticks.filter(~ticks["seq"].is_in(gone)) if gone else ticks
 
         return await retry(read, "reading of kept ticks", is_transient)
 

@@ -21,7 +21,7 @@ from stockpulse.engine.bar_math import Rows, from_keys
 from stockpulse.engine.checkpoint_state import State, decode, encode
 from stockpulse.engine.indicators import INTRADAY, AnalyticsChanges, RealtimeSnapshot
 from stockpulse.errors import Fenced, OtherJournal
-from stockpulse.journal import tick_rows
+from stockpulse.journal import corrections, tick_rows
 from stockpulse.journal.backends import ExternalLog
 from stockpulse.journal.forgets import insert_forget
 from stockpulse.journal.records import Forget
@@ -80,6 +80,10 @@ class Flush:
     """Keys of bars to delete, before `bars` are written."""
     forgets: Sequence[tuple[int, Forget]] = ()
     """Forgets that are processed with it, each with its seq."""
+    corrections: Sequence[pl.DataFrame] = ()
+    """Corrections of an external log, in its order, as `LOGGED_CORRECTIONS`."""
+    cancelled: Sequence[pl.DataFrame] = ()
+    """Ticks that corrections took back, as `corrections.CANCELLED`."""
 
 
 class Sink:
@@ -225,6 +229,7 @@ class Sink:
                 blob,
             )
             await _forget(connection, flush)
+            await _correct(connection, flush)
             for interval, rows in flush.bars.items():
                 await self._bars[interval].write(connection, columns_of(rows))
             await self._derived.write(connection, flush.analytics)
@@ -293,3 +298,18 @@ async def _forget(connection: Connection, flush: Flush) -> None:
             " AND r.price_at >= f.start_at AND r.price_at < f.end_at",
             [seq for seq, _ in flush.forgets],
         )
+
+
+async def _correct(connection: Connection, flush: Flush) -> None:
+    """Store corrections of a log that does not do so itself, and the ticks that were taken back."""
+    for frame in flush.corrections:
+        await corrections.write(connection, frame)
+    for ticks in flush.cancelled:
+        if len(ticks):
+            await corrections.write_cancelled(connection, ticks)
+            await connection.execute(  # the prices in these snapshots are wrong; the next snapshot has the right ones
+                "DELETE FROM realtime_analytics r USING unnest($1::int[], $2::timestamptz[]) AS c (symbol_id, ts)"
+                " WHERE r.symbol_id = c.symbol_id AND r.price_at = c.ts",
+                ticks["symbol_id"].to_list(),
+                ticks["ts"].to_list(),
+            )

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from stockpulse.journal import tick_rows
-from stockpulse.journal.forgets import standing, stored_forgets
+from stockpulse.journal.forgets import standing
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints, array_of
@@ -83,9 +83,9 @@ class TickReader:
         older = _older(source, chunks)
         if older.may_hold_later_than(found, limit):
             async with self._pool.acquire() as connection:
-                condition, arguments = standing(await stored_forgets(connection, symbol_id), 6)
+                condition, arguments = await standing(connection, symbol_id, 6)
                 rows = await connection.fetch(
-                    f"SELECT {_COLUMNS} FROM realtime_prices WHERE symbol_id = $1 AND {_STORED} AND {condition}"  # noqa: S608 - ours
+                    f"SELECT {_COLUMNS} FROM realtime_prices t WHERE symbol_id = $1 AND {_STORED} AND {condition}"  # noqa: S608 - ours
                     " ORDER BY ts DESC, seq DESC LIMIT $5",
                     *(symbol_id, *older.bounds, limit, *arguments),
                 )
@@ -105,10 +105,10 @@ class TickReader:
         older = _older(source, chunks)
         if older.newest is None or older.newest >= micros(start):
             async with self._pool.acquire() as connection:
-                condition, arguments = standing(await stored_forgets(connection, symbol_id), 7)
+                condition, arguments = await standing(connection, symbol_id, 7, start, end)
                 stored = await connection.fetch(
                     "SELECT kind_id, count(*), sum(price), sum(size), min(price), max(price)"  # noqa: S608
-                    f" FROM realtime_prices WHERE symbol_id = $1 AND ts >= $5 AND ts < $6 AND {_STORED}"
+                    f" FROM realtime_prices t WHERE symbol_id = $1 AND ts >= $5 AND ts < $6 AND {_STORED}"
                     f" AND {condition} GROUP BY kind_id",
                     *(symbol_id, *older.bounds, start, end, *arguments),
                 )
@@ -129,7 +129,7 @@ class TickReader:
         older = _older(source, chunks)
         if older.newest is None or older.newest >= micros(start):
             async with self._pool.acquire() as connection:
-                condition, arguments = standing(await stored_forgets(connection, symbol_id), 9)
+                condition, arguments = await standing(connection, symbol_id, 9, start, end)
                 stored = await tick_rows.read_where(
                     connection,
                     f"symbol_id = $1 AND {_STORED} AND ts >= $5 AND ts < $6 AND kind_id = ANY ($7::int[])"

@@ -9,6 +9,12 @@ class Counters:
 
     ticks: int = 0
     provider_bars: int = 0
+    corrections: int = 0
+    """Corrections and cancels of trades that were accepted."""
+    corrections_without_trade: int = 0
+    """Processed ones whose trade is not stored: it never arrived, or it is no longer kept."""
+    bars_not_corrected: int = 0
+    """Bars that stay as they are, because their ticks are not all stored."""
     duplicates: int = 0
     rejected: int = 0
     rejected_counted: int = 0

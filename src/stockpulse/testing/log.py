@@ -11,7 +11,7 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog, ShardOfLog
 from stockpulse.journal.followed_log import first_of, slot_of
 from stockpulse.journal.recent import RecentTicks
-from stockpulse.journal.records import Appended, Bars, Batch, Ticks, Unreadable, with_seqs
+from stockpulse.journal.records import Appended, Bars, Batch, Corrections, Ticks, Unreadable, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.postgres.connect import Pool
@@ -42,7 +42,7 @@ class ScriptedLog:
 
     async def put(self, batch: Batch | Unreadable, shards: Iterable[int] | None = None) -> list[Appended]:
         """Append a batch: rows go to the shards of their symbols, anything else to `shards`."""
-        if isinstance(batch, Ticks | Bars):
+        if isinstance(batch, Ticks | Bars | Corrections):
             parts: dict[int, Batch | Unreadable] = {
                 shard: type(batch)(batch.frame[rows]) for shard, rows in self.routing.rows(batch.frame).items()
             }
@@ -54,7 +54,7 @@ class ScriptedLog:
 
     async def _put(self, shard: int, batch: Batch | Unreadable) -> Appended:
         base = self.end(shard)
-        if isinstance(batch, Ticks | Bars):
+        if isinstance(batch, Ticks | Bars | Corrections):
             batch = with_seqs(batch, base)
         appended = Appended(shard, batch, base, base + len(batch))
         self.batches[shard].append(appended)
@@ -179,7 +179,7 @@ def _between(appended: Appended, offset: int, until: int | None) -> Appended | N
     if appended.after <= offset or appended.before >= end:
         return None
     batch = appended.batch
-    if isinstance(batch, Ticks | Bars):
+    if isinstance(batch, Ticks | Bars | Corrections):
         batch = type(batch)(batch.frame.filter(pl.col("seq").is_between(offset, end, closed="left")))
     return Appended(appended.shard, batch, max(offset, appended.before), end)
 

@@ -1,8 +1,8 @@
 """The records on Kafka's topics: their frames, and the protocol of the codecs for JSON and Avro.
 
-The raw topic holds trades, providers' own bars, the ends of recordings and forgets. Each derived topic holds one kind
-of record. Records that other programs write to the raw topic may use every format that `POST /ticks` takes. A bad
-record never blocks the records behind it.
+The raw topic holds trades, their corrections, providers' own bars, the ends of recordings and forgets. Each derived
+topic holds one kind of record. Records that other programs write to the raw topic may use every format that `POST
+/ticks` takes. A bad record never blocks the records behind it.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,27 @@ RECORDED_TICKS: Final = pl.Schema(
 
 #: A provider's own bar on the raw topic.
 RECORDED_BARS: Final = pl.Schema({**BARS, "provider": pl.String(), "received_at": UTC_MICROS})
+
+#: A correction or a cancel of a trade on the raw topic. It takes back the trade with this id, with since <= its time
+#: <= ts, and is itself a trade at `ts` if it has a price.
+RECORDED_CORRECTIONS: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "trade_id": pl.String(),
+        "ts": UTC_MICROS,
+        "since": UTC_MICROS,  # null: a day before
+        "provider": pl.String(),
+        "exchange": pl.String(),
+        "price": pl.Float64(),  # null: a cancel
+        "size": pl.Float64(),
+        "conditions": pl.String(),
+        "tape": pl.String(),
+        "new_trade_id": pl.String(),
+        "sent_at": UTC_MICROS,  # null: at `ts`
+        "received_at": UTC_MICROS,
+        "flags": pl.Int64(),  # as for a trade
+    }
+)
 
 #: A bar on the topic of bars.
 OHLCV: Final = pl.Schema(
@@ -85,8 +106,8 @@ LARGEST_RECORD_BYTES: Final = 1 << 20
 class Decoded:
     """The values of the raw topic by kind, in the order of the input. Every value is in exactly one of the fields.
 
-    `ticks` and `bars` have the columns of RECORDED_TICKS and RECORDED_BARS, then the columns of PLACED. `ends` holds
-    (row, provider), `forgets` (row, forget). `broken` has the columns of BROKEN.
+    `ticks`, `bars` and `corrections` have the columns of RECORDED_TICKS, RECORDED_BARS and RECORDED_CORRECTIONS, then
+    the columns of PLACED. `ends` holds (row, provider), `forgets` (row, forget). `broken` has the columns of BROKEN.
     """
 
     ticks: pl.DataFrame
@@ -94,6 +115,7 @@ class Decoded:
     ends: list[tuple[int, str]]
     broken: pl.DataFrame
     forgets: list[tuple[int, Forget]] = field(default_factory=list)
+    corrections: pl.DataFrame = field(default_factory=lambda: placed([], RECORDED_CORRECTIONS))
 
 
 class Codec(Protocol):
@@ -114,6 +136,10 @@ class Codec(Protocol):
 
     def encode_bars(self, frame: pl.DataFrame) -> list[bytes]:
         """Encode providers' bars, a frame of RECORDED_BARS."""
+        ...
+
+    def encode_corrections(self, frame: pl.DataFrame) -> list[bytes]:
+        """Encode corrections of trades, a frame of RECORDED_CORRECTIONS."""
         ...
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:

@@ -24,13 +24,21 @@ from stockpulse.journal.codecs import (
     BROKEN,
     OHLCV,
     RECORDED_BARS,
+    RECORDED_CORRECTIONS,
     RECORDED_TICKS,
     Decoded,
     placed,
     unfit,
 )
 from stockpulse.journal.codecs.avro_schemas import NAMES, check, schema_of, subject_of, without_meaning
-from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end, forget_in
+from stockpulse.journal.codecs.fields import (
+    BAR_FIELDS,
+    CORRECTION_FIELDS,
+    OHLCV_FIELDS,
+    TRADE_FIELDS,
+    fault_of_end,
+    forget_in,
+)
 from stockpulse.journal.codecs.registry import Registry
 from stockpulse.journal.records import Forget
 from stockpulse.market.columns import TIME
@@ -41,7 +49,7 @@ from stockpulse.market.times import from_micros, micros
 _HEAD: Final = struct.Struct(">bI")
 
 #: The fields of each record, which become columns.
-_FIELDS: Final = {"Tick": TRADE_FIELDS, "Bar": BAR_FIELDS, "Ohlcv": OHLCV_FIELDS}
+_FIELDS: Final = {"Tick": TRADE_FIELDS, "Bar": BAR_FIELDS, "Correction": CORRECTION_FIELDS, "Ohlcv": OHLCV_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,10 @@ class AvroCodec:
         """Encode providers' bars, a frame of RECORDED_BARS."""
         return self._written("Bar", _rows(frame.rename({"ts": "timestamp"}), "timestamp", "received_at"))
 
+    def encode_corrections(self, frame: pl.DataFrame) -> list[bytes]:
+        """Encode corrections of trades, a frame of RECORDED_CORRECTIONS."""
+        return self._written("Correction", _rows(frame, "ts", "since", "sent_at", "received_at"))
+
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
         """Encode the end of a provider's recording."""
         return self._written("End", [{"provider": provider, "received_at": micros(received_at)}])[0]
@@ -143,7 +155,7 @@ class AvroCodec:
 
         Call it in a thread: it is slow for many values, and blocks for each schema id that is new.
         """
-        found = self._read(values, ("Tick", "Bar", "End", "Forget"))
+        found = self._read(values, ("Tick", "Bar", "Correction", "End", "Forget"))
         return Decoded(
             placed([_part(*group) for group in found.of("Tick")], RECORDED_TICKS),
             placed([_part(*group) for group in found.of("Bar")], RECORDED_BARS),
@@ -153,6 +165,7 @@ class AvroCodec:
                 ((row, _forget(record)) for _, records in found.of("Forget") for row, record in records),
                 key=lambda placed: placed[0],
             ),
+            placed([_part(*group) for group in found.of("Correction")], RECORDED_CORRECTIONS),
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:

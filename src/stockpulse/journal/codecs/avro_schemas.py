@@ -3,7 +3,7 @@
 from importlib import resources
 from typing import Any, Final
 
-NAMES: Final = ("Tick", "Bar", "End", "Ohlcv", "Analytics", "Signal", "Forget")
+NAMES: Final = ("Tick", "Bar", "End", "Ohlcv", "Analytics", "Signal", "Forget", "Correction")
 _NAMESPACE: Final = "stockpulse"
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -38,6 +39,22 @@ BAR_FIELDS: Final = (
     *_TRADES,
     _PROVIDER,
     _RECEIVED_AT,
+)
+
+#: RECORDED_CORRECTIONS.
+CORRECTION_FIELDS: Final = (
+    _OF_TICK["symbol"],
+    replace(_OF_TICK["trade_id"], required=True),
+    _OF_TICK["ts"],
+    Field("since", TIME),
+    _PROVIDER,
+    _OF_TICK["exchange"],
+    *(replace(_OF_TICK[name], required=False) for name in ("price", "size")),
+    *(_OF_TICK[name] for name in ("conditions", "tape")),
+    replace(_OF_TICK["trade_id"], column="new_trade_id"),
+    Field("sent_at", TIME),
+    _RECEIVED_AT,
+    Field("flags", WHOLE),
 )
 
 #: OHLCV.

@@ -21,13 +21,21 @@ from stockpulse.journal.codecs import (
     BROKEN,
     OHLCV,
     RECORDED_BARS,
+    RECORDED_CORRECTIONS,
     RECORDED_TICKS,
     SIGNALS,
     Decoded,
     placed,
     unfit,
 )
-from stockpulse.journal.codecs.fields import BAR_FIELDS, OHLCV_FIELDS, TRADE_FIELDS, fault_of_end, forget_in
+from stockpulse.journal.codecs.fields import (
+    BAR_FIELDS,
+    CORRECTION_FIELDS,
+    OHLCV_FIELDS,
+    TRADE_FIELDS,
+    fault_of_end,
+    forget_in,
+)
 from stockpulse.journal.records import Forget
 from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.market.rows import Field, assemble, readable, sent_columns, sent_objects
@@ -81,8 +89,9 @@ class _Kind:
 
 _TRADE: Final = _Kind(RECORDED_TICKS, TRADE_FIELDS, type="trade", time_key="ts")
 _BAR: Final = _Kind(RECORDED_BARS, BAR_FIELDS, type="bar")
+_CORRECTION: Final = _Kind(RECORDED_CORRECTIONS, CORRECTION_FIELDS, type="correction", time_key="ts")
 _OHLCV: Final = _Kind(OHLCV, OHLCV_FIELDS)
-_ON_RAW_TOPIC: Final = {"trade": _TRADE, "bar": _BAR}
+_ON_RAW_TOPIC: Final = {"trade": _TRADE, "bar": _BAR, "correction": _CORRECTION}
 
 
 class JsonCodec:
@@ -100,6 +109,10 @@ class JsonCodec:
     def encode_bars(self, frame: pl.DataFrame) -> list[bytes]:
         """Encode providers' bars, a frame of RECORDED_BARS."""
         return _written(frame, _BAR)
+
+    def encode_corrections(self, frame: pl.DataFrame) -> list[bytes]:
+        """Encode corrections of trades, a frame of RECORDED_CORRECTIONS."""
+        return _written(frame, _CORRECTION)
 
     def encode_end(self, provider: str, received_at: datetime) -> bytes:
         """Encode the end of a provider's recording."""
@@ -149,6 +162,7 @@ class JsonCodec:
             others.ends,
             pl.DataFrame(others.broken, schema=BROKEN, orient="row"),
             others.forgets,
+            placed(parts["correction"], _CORRECTION.schema),
         )
 
     def decode_ohlcv(self, values: Sequence[bytes | None]) -> pl.DataFrame:
@@ -276,7 +290,7 @@ class _Others:
             return forget
         kind = _ON_RAW_TOPIC.get(name) if isinstance(name, str) else None
         if kind is None:
-            return f"type: takes trade, bar, end, forget; got {shown(name)}"
+            return f"type: takes trade, bar, correction, end, forget; got {shown(name)}"
         # Unknown keys are ignored, and may be large.
         known = {key: found[key] for one in kind.fields for key in one.names if key in found}
         self.objects[name].append((row, known))

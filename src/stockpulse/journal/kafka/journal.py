@@ -17,7 +17,7 @@ from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection, open_consumer
 from stockpulse.journal.kafka.reader import PartitionReader
-from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, with_seqs
+from stockpulse.journal.records import Appended, Batch, Corrections, End, Forget, RowBatch, Ticks, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.symbology import Names
@@ -72,7 +72,7 @@ class KafkaJournal:
             appends = [self._append_large(shard, part) for shard, part in parts.items()]
         return [one for several in await asyncio.gather(*appends) for one in several]
 
-    def _appends_of_few(self, parts: Mapping[int, Ticks | Bars]) -> list[Coroutine[Any, Any, list[Appended]]]:
+    def _appends_of_few(self, parts: Mapping[int, RowBatch]) -> list[Coroutine[Any, Any, list[Appended]]]:
         """Encode a small batch for all partitions in one go: each call of the codec has a price, however few rows."""
         kind = type(next(iter(parts.values())))
         keys, values = self._encoded(kind(pl.concat([part.frame for part in parts.values()])))
@@ -83,13 +83,13 @@ class KafkaJournal:
             first = last
         return appends
 
-    async def _append_large(self, shard: int, batch: Ticks | Bars) -> list[Appended]:
+    async def _append_large(self, shard: int, batch: RowBatch) -> list[Appended]:
         """Encode in a thread, and send to each partition as soon as its part is encoded."""
         keys, values = await asyncio.to_thread(self._encoded, batch)
         return await self._append(shard, batch, keys, values)
 
     async def _append(
-        self, shard: int, batch: Ticks | Bars, keys: Sequence[bytes], values: Sequence[bytes]
+        self, shard: int, batch: RowBatch, keys: Sequence[bytes], values: Sequence[bytes]
     ) -> list[Appended]:
         appended, done = [], 0
         for run in await self._appender.append(shard, keys, values):
@@ -99,11 +99,14 @@ class KafkaJournal:
             done += run.count
         return appended
 
-    def _encoded(self, batch: Ticks | Bars) -> tuple[list[bytes], list[bytes]]:
+    def _encoded(self, batch: RowBatch) -> tuple[list[bytes], list[bytes]]:
         """Return the keys and the values of the records."""
         if isinstance(batch, Ticks):
             recorded = self._symbol_names.ticks(batch.frame)
             values = self._codec.encode_ticks(recorded)
+        elif isinstance(batch, Corrections):
+            recorded = self._symbol_names.corrections(batch.frame)
+            values = self._codec.encode_corrections(recorded)
         else:
             recorded = self._symbol_names.bars(batch.frame)
             values = self._codec.encode_bars(recorded)

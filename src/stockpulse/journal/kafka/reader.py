@@ -15,14 +15,15 @@ from aiokafka.errors import KafkaError
 from stockpulse.aio import offload
 from stockpulse.aio.retry import retry
 from stockpulse.errors import Unavailable
-from stockpulse.ingest.validate import Validated, validate_bars, validate_ticks
-from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_TICKS, Codec, Decoded
+from stockpulse.ingest.corrected_trades import SEARCHED
+from stockpulse.ingest.validate import Validated, validate_bars, validate_corrections, validate_ticks
+from stockpulse.journal.codecs import RECORDED_BARS, RECORDED_CORRECTIONS, RECORDED_TICKS, Codec, Decoded
 from stockpulse.journal.kafka.connection import KafkaConnection, is_transient, open_consumer
 from stockpulse.journal.offset_order import runs_in_order
-from stockpulse.journal.records import Appended, Bars, Batch, End, Forget, Ticks, Unreadable
+from stockpulse.journal.records import Appended, Bars, Batch, Corrections, End, Forget, Ticks, Unreadable
 from stockpulse.journal.routing import partition_of
 from stockpulse.journal.symbol_names import RecordEncoder
-from stockpulse.market.schemas import ALL_FLAGS, BARS, DAY_APART, TICKS, UNREADABLE, UTC_MICROS
+from stockpulse.market.schemas import ALL_FLAGS, BARS, CORRECTIONS, DAY_APART, TICKS, UNREADABLE, UTC_MICROS
 from stockpulse.market.symbology import PROVIDER
 from stockpulse.postgres import connect
 
@@ -138,12 +139,15 @@ class PartitionReader:
     async def _batches(self, decoded: Decoded, seq: Any, stamps: Any) -> list[tuple[Batch | Unreadable, int]]:
         """Return batches in the order of the log, each with the offset after it."""
         broken = [_placed(decoded.broken, decoded.broken, seq), self._astray_forgets(decoded, seq)]
-        ticks = self._checked(decoded.ticks, seq, stamps, RECORDED_TICKS, validate_ticks, broken)
-        bars = self._checked(decoded.bars, seq, stamps, RECORDED_BARS, validate_bars, broken)
+        ticks = self._checked(decoded.ticks, seq, stamps, _TRADE, broken)
+        bars = self._checked(decoded.bars, seq, stamps, _BAR, broken)
+        amends = _with_times(decoded.corrections)
+        amends = self._checked(amends, seq, stamps, _CORRECTION, broken)
         encoder = self._interpreter.encoder
         frames = [
             await retry(lambda: encoder.ticks(ticks), "assigning ids to new names", connect.is_transient),
             await retry(lambda: encoder.bars(bars), "assigning ids to new names", connect.is_transient),
+            await retry(lambda: encoder.corrections(amends), "assigning ids to new names", connect.is_transient),
             pl.concat(broken).sort("seq"),
             pl.DataFrame(decoded.ends, schema={"row": pl.Int64, "provider": pl.String}, orient="row").select(
                 pl.Series("seq", seq[[row for row, _ in decoded.ends]], dtype=pl.Int64), "provider"
@@ -158,23 +162,21 @@ class PartitionReader:
         frame: pl.DataFrame,
         seq: Any,
         stamps: Any,
-        schema: pl.Schema,
-        validate: Callable[[pl.DataFrame, Any, timedelta], Validated],
+        kind: "_Kind",
         broken: list[pl.DataFrame],
     ) -> pl.DataFrame:
         """Return the valid rows, with `seq`; add the others to `broken`."""
         if len(frame) == 0:
-            return pl.DataFrame(schema={**schema, "seq": pl.Int64})
+            return pl.DataFrame(schema={**kind.schema, "seq": pl.Int64})
         foreign = frame["received_at"].is_null().alias("foreign")
         frame = _completed(frame, seq, stamps, self._interpreter.tolerance).with_columns(foreign)
         received = frame["received_at"].max()
-        checked = self._interpreter.encoder.within_limits(validate(frame, received, self._interpreter.tolerance))
+        checked = self._interpreter.encoder.within_limits(kind.validate(frame, received, self._interpreter.tolerance))
         broken.append(_placed(checked.rejected, frame[checked.rejected["row"].to_numpy()], seq))
         here = self._here(checked.good)
         if not here.all():
             astray = checked.good.filter(~here)
-            kind = pl.lit("trade" if "size" in schema else "bar").alias("type")
-            record = pl.struct(kind, *(TICKS if "size" in schema else BARS), "provider")
+            record = pl.struct(pl.lit(kind.type).alias("type"), *kind.resent, "provider")
             raw = astray.select(record.struct.json_encode()).to_series()
             broken.append(
                 pl.DataFrame(
@@ -204,6 +206,21 @@ class PartitionReader:
         )
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of record in rows."""
+
+    type: str
+    schema: pl.Schema
+    validate: Callable[[pl.DataFrame, Any, timedelta], Validated]
+    resent: tuple[str, ...]
+    """The columns of a record that was on the wrong partition, to be sent again."""
+
+
+_TRADE: Final = _Kind("trade", RECORDED_TICKS, validate_ticks, tuple(TICKS))
+_BAR: Final = _Kind("bar", RECORDED_BARS, validate_bars, tuple(BARS))
+_CORRECTION: Final = _Kind("correction", RECORDED_CORRECTIONS, validate_corrections, (*CORRECTIONS, "since", "sent_at"))
+
 _UNREADABLE: Final = pl.Schema({"seq": pl.Int64(), "reason": pl.String(), "raw": pl.String()})
 
 
@@ -211,6 +228,13 @@ def _placed(rejected: pl.DataFrame, at: pl.DataFrame, seq: Any) -> pl.DataFrame:
     """Return rejected rows as `seq`, `reason`, `raw`."""
     return pl.DataFrame(
         {"seq": seq[at["row"].to_numpy()], "reason": rejected["reason"], "raw": rejected["raw"]}, schema=_UNREADABLE
+    )
+
+
+def _with_times(corrections: pl.DataFrame) -> pl.DataFrame:
+    """Add the times that the writers of corrections left out."""
+    return corrections.with_columns(
+        pl.col("since").fill_null(pl.col("ts") - SEARCHED), pl.col("sent_at").fill_null(pl.col("ts"))
     )
 
 
@@ -224,8 +248,11 @@ def _completed(frame: pl.DataFrame, seq: Any, stamps: Any, tolerance: timedelta)
     frame = frame.with_columns(
         pl.Series("seq", seq[rows], dtype=pl.Int64), stamped, pl.col("provider").fill_null(_OTHERS)
     ).with_columns(pl.col("received_at").fill_null(pl.col("stamped")))
+    since = pl.col("since") if "since" in frame.columns else pl.col("ts")
     wrong = (
-        pl.when(pl.col("ts") > pl.col("received_at") + tolerance)
+        pl.when(since > pl.col("ts"))
+        .then(pl.lit("since: after ts"))
+        .when(pl.col("ts") > pl.col("received_at") + tolerance)
         .then(pl.lit("ts: in the future"))
         .when(pl.col("received_at") > pl.col("stamped") + timedelta(microseconds=_FARTHEST))
         .then(pl.lit("received_at: in the future"))
@@ -250,11 +277,11 @@ def _in_order(
 ) -> Iterator[tuple[Batch | Unreadable, int]]:
     """Yield rows of several kinds as batches in the order of the log, each with the offset after it."""
     for kind, frame in runs_in_order(frames):
-        if kind == 3:  # noqa: PLR2004 - as they stand above
+        if kind == 4:  # noqa: PLR2004 - as they stand above
             for seq, provider in frame.iter_rows():
                 yield End(provider), seq + 1
-        elif kind == 4:  # noqa: PLR2004
+        elif kind == 5:  # noqa: PLR2004
             for seq in frame["seq"]:
                 yield forgets[seq], seq + 1
         else:
-            yield (Ticks, Bars, Unreadable)[kind](frame), int(frame["seq"][-1]) + 1
+            yield (Ticks, Bars, Corrections, Unreadable)[kind](frame), int(frame["seq"][-1]) + 1
