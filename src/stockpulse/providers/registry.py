@@ -17,13 +17,14 @@ from stockpulse.providers.alpha_vantage.provider import ALPHA_VANTAGE
 from stockpulse.providers.base import ProviderEntry
 from stockpulse.providers.simulated import SIMULATED
 from stockpulse.providers.trade_conditions import RULES, Rule, all_count
+from stockpulse.providers.twelve_data.provider import TWELVE_DATA
 
 GROUP: Final = "stockpulse.providers"
 """The group of the entry points."""
 NO_PROVIDER: Final = "none"
 """The setting for a process without a provider."""
 
-OURS: Final = (SIMULATED, ALPHA_VANTAGE)
+OURS: Final = (SIMULATED, ALPHA_VANTAGE, TWELVE_DATA)
 
 
 class ProviderRegistry:

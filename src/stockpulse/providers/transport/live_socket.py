@@ -30,6 +30,7 @@ HEARTBEAT_SECONDS: Final = 10.0
 OPEN_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 MAX_MESSAGE_BYTES: Final = 8_000_000
+_LONGEST_REFUSAL: Final = 10_000
 _QUEUED_FRAMES: Final = 512
 """More frames wait in the socket, and then at the provider."""
 
@@ -47,6 +48,8 @@ class Refusal:
     """Names in lower case."""
     text: str
     """The beginning of the body, for messages."""
+    body: str = ""
+    """The body, or the beginning of a long one."""
 
 
 def unreachable(refusal: Refusal) -> ProviderFault:
@@ -102,9 +105,9 @@ class LiveSocket:
         self._silence_timer: asyncio.TimerHandle | None = None
 
     async def receive(self) -> bytes:
-        """Return the next message, of text or binary frames; cancelling loses none."""
+        """Return the next message, of text or binary frames, without keys; cancelling loses none."""
         try:
-            return await self._connection.recv(decode=False)
+            return self._redactor.clean_message(await self._connection.recv(decode=False))
         except ConnectionClosed as closed:
             raise self._fault_of(closed) from None
 
@@ -222,5 +225,5 @@ async def _opened(provider: str, dialect: StreamDialect, redactor: Redactor) -> 
 def _refusal(provider: str, error: InvalidStatus, redactor: Redactor) -> Refusal:
     reply = error.response
     headers = {name.lower(): value for name, value in reply.headers.raw_items()}
-    text = shown(redactor.clean((reply.body or b"")[:400].decode(errors="replace")))
-    return Refusal(provider, reply.status_code, headers, text)
+    body = redactor.clean((reply.body or b"").decode(errors="replace"))[:_LONGEST_REFUSAL]
+    return Refusal(provider, reply.status_code, headers, shown(body[:400]), body)

@@ -22,3 +22,10 @@ class Redactor:
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return _AFTER_DETECTED.sub(rf"\1{HIDDEN}", _PARAMETER.sub(rf"\1={HIDDEN}", text))
+
+    def clean_message(self, message: bytes) -> bytes:
+        """Return a message of a stream without the keys themselves: a vendor may repeat what it was sent."""
+        for secret in self._secrets:
+            if secret.encode() in message:
+                message = message.replace(secret.encode(), HIDDEN.encode())
+        return message

@@ -1,0 +1,1 @@
+"""Twelve Data: bars and quotes over REST, and a stream of prices without sizes."""

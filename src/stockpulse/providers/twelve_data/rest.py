@@ -1,0 +1,143 @@
+"""Requests for bars and quotes. A request costs a credit for each symbol, whether they are asked for one by one or not.
+
+A reply has at most 5,000 bars of a symbol, counted back from the end of the range. If it is full, the next request
+ends at the earliest bar of the reply.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import polars as pl
+
+from stockpulse.market.schemas import TICKS
+from stockpulse.providers.faults import ProviderFault, QuotaUsedUp, RateLimited
+from stockpulse.providers.transport.rest_client import RestClient
+from stockpulse.providers.twelve_data.replies import INTERVALS, Series, parts_of, quote_of, series_of
+
+ROWS: Final = 5_000
+"""The most bars of a symbol in one reply."""
+BATCH: Final = 8
+"""The most symbols of a request: the credits of a minute on the free plan."""
+#: The longest range of a request: sessions of 6.5 hours fill it nearly, and days of 24 hours need further pages.
+WINDOWS: Final = {"1m": timedelta(days=17), "5m": timedelta(days=88), "1d": timedelta(days=7_000)}
+_DAY: Final = timedelta(days=1)
+_SECOND: Final = timedelta(seconds=1)
+
+
+async def history(
+    client: RestClient, symbols: Sequence[str], interval: str, start: datetime, end: datetime, batch: int
+) -> AsyncIterator[pl.DataFrame]:
+    """Yield the bars of each symbol with start <= ts < end.
+
+    A symbol that is refused does not stop the others; its fault is raised after their bars.
+    """
+    windows = list(_windows(interval, start, end))
+    fault = None
+    for group in _groups(symbols, batch if len(windows) == 1 else 1):
+        refused: dict[str, ProviderFault] = {}
+        for window in windows:
+            asked = [symbol for symbol in group if symbol not in refused]
+            found = await _series(client, asked, interval, *window) if asked else {}
+            for symbol, series in found.items():
+                if isinstance(series, ProviderFault):
+                    refused[symbol] = series
+                elif len(bars := await _whole(client, symbol, interval, window, series)):
+                    yield bars.with_columns(pl.col("volume").fill_null(0.0))  # the log has no unknown volume
+        fault = fault or next(iter(refused.values()), None)
+        if isinstance(fault, RateLimited):
+            break
+    if fault is not None:
+        raise fault
+
+
+async def latest(client: RestClient, symbols: Sequence[str], batch: int) -> pl.DataFrame:
+    """Return the latest prices as TICKS. If no symbol has one, and one is refused, its fault is raised."""
+    frames = [TICKS.to_frame()]
+    fault = None
+    for group in _groups(symbols, batch):
+        reply = await client.get("/quote", {"symbol": ",".join(group)}, cost=len(group), urgent=True)
+        for symbol, part in parts_of(reply.json(), group).items():
+            found = quote_of(part, symbol, reply.received_at)
+            if isinstance(found, ProviderFault):
+                fault = fault or found
+                await _heed(client, found, reply.received_at)
+            else:
+                frames.append(found)
+    prices = pl.concat(frames)
+    if fault is not None and not len(prices):
+        raise fault
+    return prices
+
+
+def _windows(interval: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    while start < end:
+        until = min(start + WINDOWS[interval], end)
+        yield start, until
+        start = until
+
+
+def _groups(symbols: Sequence[str], most: int) -> Iterator[list[str]]:
+    distinct = list(dict.fromkeys(symbols))
+    return (distinct[first : first + most] for first in range(0, len(distinct), most))
+
+
+async def _series(
+    client: RestClient, symbols: Sequence[str], interval: str, start: datetime, end: datetime
+) -> dict[str, Series | ProviderFault]:
+    params = {
+        "symbol": ",".join(symbols),
+        "interval": INTERVALS[interval][0],
+        "timezone": "UTC",
+        "adjust": "none",
+        "outputsize": str(ROWS),
+        **_range(interval, start, end),
+    }
+    reply = await client.get("/time_series", params, cost=len(symbols))
+    parts = parts_of(reply.json(), symbols)
+    found = {symbol: series_of(part, symbol, interval, reply.received_at) for symbol, part in parts.items()}
+    for series in found.values():
+        await _heed(client, series, reply.received_at)
+    return found
+
+
+async def _heed(client: RestClient, found: object, at: datetime) -> None:
+    """Hold requests back if a part of a batch says that the credits of the minute or of the day are used up."""
+    if isinstance(found, QuotaUsedUp) and client.limit.quota is not None:
+        await client.limit.quota.exhaust()
+    elif isinstance(found, RateLimited) and not isinstance(found, QuotaUsedUp) and found.until is not None:
+        client.limit.pause((found.until - at).total_seconds())
+
+
+def _range(interval: str, start: datetime, end: datetime) -> dict[str, str]:
+    """Return the range of a request, which may be wider: it is unknown whether its ends are included.
+
+    Daily bars have dates of the exchange, which begin up to 14 hours before or 12 hours after those of UTC.
+    """
+    if interval == "1d":
+        return {"start_date": f"{start - _DAY:%Y-%m-%d}", "end_date": f"{end + 2 * _DAY:%Y-%m-%d}"}
+    return {"start_date": f"{start:%Y-%m-%dT%H:%M:%S}", "end_date": f"{end - _SECOND:%Y-%m-%dT%H:%M:%S}"}
+
+
+async def _whole(
+    client: RestClient, symbol: str, interval: str, window: tuple[datetime, datetime], series: Series
+) -> pl.DataFrame:
+    """Return all bars of a window, from its last page and, while a page is full, from the pages before it.
+
+    Raises the fault of a page.
+    """
+    start, end = window
+    pages = [series.bars]
+    while series.rows >= ROWS and (earliest := series.earliest) is not None and earliest > start:
+        found = (await _series(client, [symbol], interval, start, earliest + INTERVALS[interval][1]))[symbol]
+        if isinstance(found, ProviderFault):
+            raise found
+        if found.earliest is None or found.earliest >= earliest:
+            break
+        series = found
+        pages.append(series.bars)
+    bars = pl.concat(pages, how="diagonal") if len(pages) > 1 else pages[0]
+    inside = bars.filter(pl.col("ts").is_between(start, end, closed="left").fill_null(value=True))
+    once = pl.col("ts").is_first_distinct() | pl.col("ts").is_null()  # a page begins with a bar of the one before
+    return inside.filter(once).sort("ts", nulls_last=True)
