@@ -15,10 +15,11 @@ from stockpulse.node.kafka import codec_of, connection_of
 from stockpulse.node.lifecycle import running
 from stockpulse.postgres.address import normal_dsn
 from stockpulse.providers.options import read_options
-from stockpulse.providers.registry import installed_providers
+from stockpulse.providers.registry import OURS, installed_providers
 from stockpulse.settings import Settings, given_variables, load_settings, variables_of
 
 SECRET = "hunter2"
+PROVIDERS = ", ".join(name for entry in OURS for name in entry.names)
 
 
 @pytest.fixture(autouse=True)
@@ -166,8 +167,8 @@ class TestWrong:
             ("STOCKPULSE_SIMULATED_RATE", "inf", "must be less than or equal to 100000"),
             ("STOCKPULSE_LATENESS_SECONDS", "nan", "must be less than or equal to 3600"),
             ("STOCKPULSE_FUTURE_SECONDS", "-1", "must be greater than or equal to 0"),
-            ("STOCKPULSE_PROVIDER", "alpaca", "takes one of simulated, test, none"),
-            ("DEFAULT_PROVIDER", "alpaca", "takes one of simulated, test, none"),
+            ("STOCKPULSE_PROVIDER", "acne", f"takes one of {PROVIDERS}, none"),
+            ("DEFAULT_PROVIDER", "acne", f"takes one of {PROVIDERS}, none"),
             ("STOCKPULSE_SYMBOLS", "AAPL,$$", "takes symbols separated by commas; '$$' is not a symbol"),
             ("STOCKPULSE_ROLE", "worker", "must be 'all', 'ingest', 'process' or 'api'"),
             ("STOCKPULSE_KAFKA_CODEC", "protobuf", "must be 'json' or 'avro'"),

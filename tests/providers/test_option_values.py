@@ -4,7 +4,7 @@ import pytest
 
 from stockpulse.errors import InvalidInput
 from stockpulse.providers.base import Option
-from stockpulse.providers.option_values import address, whole_number, whole_number_or_none
+from stockpulse.providers.option_values import address, whole_number
 
 RATE = Option("per_minute", ("STOCKPULSE_ACME_PER_MINUTE",), "Requests per minute.", default="8")
 URL = Option("url", ("STOCKPULSE_ACME_URL",), "The address.", default="https://acme.example/v1/")
@@ -13,7 +13,6 @@ URL = Option("url", ("STOCKPULSE_ACME_URL",), "The address.", default="https://a
 def test_whole_numbers():
     assert whole_number(RATE, {}, 1) == 8
     assert whole_number(RATE, {"per_minute": "55"}, 1) == 55
-    assert whole_number_or_none(RATE, {"per_minute": "None"}, 1) is None
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "8.5", "eight", "٣"])

@@ -15,12 +15,6 @@ def whole_number(option: Option, values: Mapping[str, str], least: int) -> int:
     raise InvalidInput(option.variables[0], f"got {shown(text)}; takes a whole number >= {least}")
 
 
-def whole_number_or_none(option: Option, values: Mapping[str, str], least: int) -> int | None:
-    """Return the same, or None for the text `none`."""
-    text = values.get(option.name, option.default) or ""
-    return None if text.strip().lower() == "none" else whole_number(option, values, least)
-
-
 def address(option: Option, values: Mapping[str, str], *schemes: str) -> str:
     """Return the value of an option that is an address with one of these schemes. Raises InvalidInput."""
     text = (values.get(option.name, option.default) or "").strip().rstrip("/")

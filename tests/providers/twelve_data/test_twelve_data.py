@@ -406,7 +406,7 @@ class TestLimits:
     async def test_paid_plans_have_no_limit_of_the_day(self):
         fake = TwelveData()
         fake.scripted = [JSONResponse(error(429, DAY_USED_UP), 429)]
-        async with provider_of(fake, per_day="none") as provider:
+        async with provider_of(fake, per_day="0") as provider:
             with pytest.raises(QuotaUsedUp) as raised:
                 await provider.check()
             assert raised.value.until == datetime(2026, 7, 15, tzinfo=UTC)

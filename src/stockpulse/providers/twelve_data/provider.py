@@ -10,7 +10,7 @@ import polars as pl
 from stockpulse.errors import InvalidInput
 from stockpulse.providers.base import Capabilities, History, Option, ProviderBase, ProviderConfig, ProviderEntry
 from stockpulse.providers.faults import TRANSIENT, ProviderFault
-from stockpulse.providers.option_values import address, whole_number, whole_number_or_none
+from stockpulse.providers.option_values import address, whole_number
 from stockpulse.providers.trade_conditions import prices_and_trades
 from stockpulse.providers.transport.live_socket import Refusal, StreamDialect
 from stockpulse.providers.transport.rate_limit import Window
@@ -27,21 +27,19 @@ _SILENCE_HEARTBEATS: Final = 2
 KEY: Final = Option(
     "key",
     ("STOCKPULSE_TWELVEDATA_KEY", "TWELVE_DATA_API_KEY"),
-    "The key; https://twelvedata.com gives free ones.",
+    "The key of Twelve Data; there are free ones on its website.",
     secret=True,
 )
-URL: Final = Option("url", ("STOCKPULSE_TWELVEDATA_URL",), "The address of the API.", "https://api.twelvedata.com")
+URL: Final = Option("url", ("STOCKPULSE_TWELVEDATA_URL",), "The address of its API.", "https://api.twelvedata.com")
 STREAM_URL: Final = Option(
     "stream_url",
     ("STOCKPULSE_TWELVEDATA_STREAM_URL",),
-    "The address of the stream.",
+    "The address of its stream.",
     "wss://ws.twelvedata.com/v1/quotes/price",
 )
-PER_MINUTE: Final = Option(
-    "per_minute", ("STOCKPULSE_TWELVEDATA_PER_MINUTE",), "The credits per minute of the plan.", "8"
-)
+PER_MINUTE: Final = Option("per_minute", ("STOCKPULSE_TWELVEDATA_PER_MINUTE",), "Credits per minute of the plan.", "8")
 PER_DAY: Final = Option(
-    "per_day", ("STOCKPULSE_TWELVEDATA_PER_DAY",), "The credits per day of the plan, or `none`.", "800"
+    "per_day", ("STOCKPULSE_TWELVEDATA_PER_DAY",), "Credits per day of the plan; 0 for no limit.", "800"
 )
 
 
@@ -60,7 +58,7 @@ class TwelveData(ProviderBase):
         per_minute = whole_number(PER_MINUTE, options, 1)
         self._batch = min(rest.BATCH, per_minute)
         limit = self._transport.limit(
-            NAME, self._key, [Window(per_minute, 60)], per_day=whole_number_or_none(PER_DAY, options, 1)
+            NAME, self._key, [Window(per_minute, 60)], per_day=whole_number(PER_DAY, options, 0) or None
         )
         dialect = Dialect(
             address(URL, options, "http", "https"),
