@@ -14,6 +14,7 @@ from stockpulse.aio.supervisor import Supervisor
 from stockpulse.api.budget import Budget
 from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.errors import NotFound, shown
+from stockpulse.hub.hub import Hub
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PATTERN, Interval, parse_interval
@@ -74,6 +75,7 @@ class Context:
     log: LogParts
     needs_kafka: bool
     """False for a process that only reads: it serves for a while without Kafka."""
+    hub: Hub
 
 
 @dataclass(frozen=True)

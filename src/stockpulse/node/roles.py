@@ -25,6 +25,7 @@ from stockpulse.node.parts import (
     remember_deliveries,
 )
 from stockpulse.node.stopping import drained_at_the_end
+from stockpulse.node.stream import Stream, build_stream, start_stream
 from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.followed_shard import follow_names
 from stockpulse.pipeline.pipeline import Pipeline
@@ -45,15 +46,17 @@ _ANSWER_SECONDS: Final = 5.0
 @asynccontextmanager
 async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
     """Take ticks, process every shard, answer requests."""
-    clocks = _clocks(node)
-    async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher) as shards:
+    clocks, stream = _clocks(node), build_stream(node)
+    async with open_publisher(node) as publisher, open_shards(node, clocks, *publisher, stream.hub) as shards:
         compiler = start_compiler(node, shards)
         await shards.take_all(node.log.logs.shards)
         pipeline = Pipeline(build_ingestor(node, node.log.appended, shards), shards, clocks, node.counters)
         start_maintenance(node, shards)
         start_audit(node, pipeline)
         _load_calendars(node)
-        context = _context(node, registry, pipeline, newest_of_shards(node, shards), compiler)
+        newest = newest_of_shards(node, shards)
+        context = _context(node, registry, pipeline, newest, compiler, stream)
+        start_stream(node, stream, newest)
         async with drained_at_the_end(node, pipeline):
             for shard in shards.owned:
                 shards.start(shard)
@@ -136,9 +139,14 @@ def _compiler(node: Node) -> Compiler:
 
 
 def _context(
-    node: Node, registry: CollectorRegistry, pipeline: Pipeline, newest: NewestData, compiler: Compiler
+    node: Node,
+    registry: CollectorRegistry,
+    pipeline: Pipeline,
+    newest: NewestData,
+    compiler: Compiler,
+    stream: Stream | None = None,
 ) -> Context:
-    """Return the context of the routes."""
+    """Return the context of the routes; without a `stream`, their hub stays silent."""
     settings, readers, names = node.settings, node.database.readers, node.database.names
     registry.register(PipelineCollector(pipeline, node.tasks))
     bars = BarReader(readers, names, newest.bars, extended_day=settings.extended_day)
@@ -168,4 +176,5 @@ def _context(
         shards=pipeline.shards,
         log=node.log,
         needs_kafka=settings.role != "api",
+        hub=(stream or build_stream(node)).hub,
     )

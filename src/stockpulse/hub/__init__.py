@@ -1,0 +1,1 @@
+"""The hub: what the engine makes, to live subscribers, in memory. See `hub.Hub`."""
