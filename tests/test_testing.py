@@ -6,14 +6,13 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from live_feeds import live_feed
 from stockpulse.aio.supervisor import State, Supervisor
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import M1
 from stockpulse.market.schemas import BARS, TICKS
 from stockpulse.pipeline.backfill import Backfill
-from stockpulse.pipeline.live_feed import follow
 from stockpulse.providers.base import Clock, Provider
-from stockpulse.storage.run_log import RunLog
 from stockpulse.testing import ScriptedProvider, SetClock, bars_frame, ticks_frame
 from store_stack import stack
 
@@ -116,7 +115,7 @@ class TestWithThePipeline:
             async with Supervisor(transient=(ConnectionError,)) as tasks:
                 tasks.start(
                     "feed",
-                    lambda: follow(provider, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock),
+                    live_feed(parts, provider).follow,
                 )
                 while tasks.health["feed"].state is not State.DONE:
                     await asyncio.sleep(0.01)

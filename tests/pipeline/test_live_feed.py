@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from live_feeds import live_feed
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.pipeline import ingestor
 from stockpulse.pipeline.backfill import DEPTH, Backfill
-from stockpulse.pipeline.live_feed import feed_of, follow
+from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.providers.simulated import SimulatedProvider
 from stockpulse.providers.trade_conditions import algoseek, all_count
-from stockpulse.storage.run_log import RunLog
 from stockpulse.testing import ScriptedProvider, SetClock, ticks_frame
 from store_stack import BARS, DAY, HOUR, MINUTE, NOW, SECOND, TICKS, bar, stack, tick
 
@@ -177,9 +177,7 @@ class TestFollow:
     async def test_takes_in_the_stream_to_its_end(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
             frames = [ticks_frame(tick("A", NOW - HOUR + second * SECOND, second + 1)) for second in range(5)]
-            await follow(
-                ScriptedProvider(frames), parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock
-            )
+            await live_feed(parts, ScriptedProvider(frames)).follow()
             await parts.settled()
             (row,) = await parts.latest("A", M1, 5)
             assert (row["open"], row["close"], row["trade_count"]) == (1.0, 5.0, 5)
@@ -197,9 +195,7 @@ class TestFollow:
             monkeypatch.setattr(parts.journal, "append", append_later)
             vendor, pushed = ScriptedProvider(name="vendor", can_wait=False, live=True), 0
             five = ticks_frame(*[tick("A", NOW - HOUR, 1)] * 5)
-            taken = asyncio.create_task(
-                follow(vendor, parts.ingestor, parts.pipeline.counters, RunLog(parts.pool), parts.clock)
-            )
+            taken = asyncio.create_task(live_feed(parts, vendor).follow())
             while not parts.pipeline.counters.dropped:
                 vendor.add(five)
                 pushed += 5

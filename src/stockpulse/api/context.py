@@ -1,6 +1,6 @@
 """The running parts that requests may use, and a narrow dependency for each: a handler declares what it needs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, TypeVar, cast
@@ -19,6 +19,7 @@ from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol, read_symbol
+from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
@@ -72,6 +73,8 @@ class Context:
     future_seconds: float
     dead_letters: DeadLetterStore
     shards: Shards
+    feeds: Mapping[str, FeedState]
+    """The states of the live feeds of this process, by provider."""
     log: LogParts
     needs_kafka: bool
     """False for a process that only reads: it serves for a while without Kafka."""
@@ -101,6 +104,7 @@ class Vitals:
     pipeline: Pipeline
     supervisor: Supervisor
     compiler: Compiler
+    feeds: Mapping[str, FeedState]
     log: LogParts
     needs_kafka: bool
 
@@ -133,6 +137,7 @@ def _vitals(context: Context) -> Vitals:
         context.pipeline,
         context.supervisor,
         context.compiler,
+        context.feeds,
         context.log,
         context.needs_kafka,
     )

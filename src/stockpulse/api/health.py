@@ -13,6 +13,7 @@ from stockpulse.aio.supervisor import State, TaskHealth
 from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.api.context import Connections, Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
+from stockpulse.api.feed_report import FeedReport, feed_reports
 from stockpulse.errors import DiskFull, Unavailable
 from stockpulse.pipeline.shard_processor import ShardProcessor
 
@@ -118,6 +119,7 @@ class Health(BaseModel):
     )
     connections: ConnectionReport
     tasks: dict[str, TaskReport]
+    feeds: dict[str, FeedReport] = Field(description="the live feeds of this process, by provider")
     analytics: AnalyticsReport
     held_back: int = Field(
         examples=[0],
@@ -154,6 +156,7 @@ async def health(process: Process, connections: Connections) -> Health:
         and room.fault is None
         and (clock is None or abs(clock.behind_seconds) <= _CLOCK_SECONDS)
         and all(task.state in {State.RUNNING, State.DONE} for task in process.supervisor.health.values())
+        and all(feed.works for feed in process.feeds.values())
         and all(max(one.storing_seconds, one.behind_seconds) <= _SLOW_SECONDS for one in shards.values())
     )
     analytics = AnalyticsReport(
@@ -171,6 +174,7 @@ async def health(process: Process, connections: Connections) -> Health:
         cache=process.compiler.fault or "ok",
         connections=_connections(connections),
         tasks=tasks,
+        feeds=feed_reports(process.feeds),
         analytics=analytics,
         held_back=0 if intake is None else intake.held_back,
         shards=shards,

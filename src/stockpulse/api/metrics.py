@@ -1,12 +1,13 @@
 """The metrics of the pipeline. They are read for each request of /metrics, so they do not slow the pipeline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stockpulse.aio.supervisor import State, Supervisor
+from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.telemetry.counters import Counters, Lag
 
@@ -42,3 +43,28 @@ class PipelineCollector(Collector):
         for name, health in self._supervisor.health.items():
             up.add_metric([name], float(health.state in {State.RUNNING, State.DONE}))
         yield up
+
+
+class FeedCollector(Collector):
+    """The state of the live feeds."""
+
+    def __init__(self, feeds: Mapping[str, FeedState]) -> None:
+        self._feeds = feeds
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the current metrics."""
+        messages = CounterMetricFamily(
+            "stockpulse_feed_messages", "Ticks, bars and corrections that a provider has sent", labels=["provider"]
+        )
+        reconnects = CounterMetricFamily("stockpulse_feed_reconnects", "Interruptions of a feed", labels=["provider"])
+        up = GaugeMetricFamily("stockpulse_feed_up", "0 while a feed waits or is refused", labels=["provider"])
+        newest = GaugeMetricFamily(
+            "stockpulse_feed_last_message_seconds", "Time of the newest message, since 1970", labels=["provider"]
+        )
+        for provider, feed in self._feeds.items():
+            messages.add_metric([provider], feed.messages)
+            reconnects.add_metric([provider], feed.reconnects)
+            up.add_metric([provider], float(feed.works))
+            if feed.last_message_at is not None:
+                newest.add_metric([provider], feed.last_message_at.timestamp())
+        yield from (messages, reconnects, up, newest)

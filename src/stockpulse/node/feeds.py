@@ -7,7 +7,8 @@ import structlog
 from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.node.node import Node
 from stockpulse.pipeline.backfill import Backfill
-from stockpulse.pipeline.live_feed import follow
+from stockpulse.pipeline.feed_state import FeedState
+from stockpulse.pipeline.live_feed import LiveFeed
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.sources import Source
 from stockpulse.storage.bar_reader import BarReader
@@ -23,17 +24,28 @@ def start_feeds(node: Node, pipeline: Pipeline, bars: BarReader) -> None:
     except InvalidInput as wrong:
         raise CannotStart(str(wrong)) from None
     for source in sources:
-        feed = partial(_feed, source, node, pipeline, bars)
+        state = node.feeds[source.name] = FeedState(len(source.symbols))
+        live = LiveFeed(
+            source.provider,
+            source.feed,
+            pipeline.intake,
+            node.counters,
+            RunLog(node.database.pool),
+            node.timing.now,
+            state,
+        )
+        feed = partial(_feed, source, live, node, pipeline, bars)
         node.tasks.start(f"feed:{source.name}", feed, stage="feed", transient=source.entry.transient)
 
 
-async def _feed(source: Source, node: Node, pipeline: Pipeline, bars: BarReader) -> None:
+async def _feed(source: Source, live: LiveFeed, node: Node, pipeline: Pipeline, bars: BarReader) -> None:
     """Load the missing history of the provider, then follow its stream."""
-    runs = RunLog(node.database.pool)
     if source.has.history:
-        await _fill_history(source, node, pipeline, bars, runs)
+        await _fill_history(source, node, pipeline, bars, live.runs)
     if source.has.ticks:
-        await follow(source.provider, pipeline.intake, node.counters, runs, node.timing.now, source.feed)
+        await live.follow()
+    else:
+        live.state.end()
 
 
 async def _fill_history(source: Source, node: Node, pipeline: Pipeline, bars: BarReader, runs: RunLog) -> None:

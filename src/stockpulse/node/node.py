@@ -11,6 +11,7 @@ from stockpulse.ingest.corrected_trades import CorrectedTrades
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.backends import LogParts
 from stockpulse.pipeline.events import Listener
+from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
 from stockpulse.pipeline.sources import Sources
 from stockpulse.postgres.database import Database
@@ -42,6 +43,8 @@ class Node:
     listeners: tuple[Listener, ...] = ()
     """The receivers of all events of the shards of this process."""
     sources: Sources = field(default_factory=Sources)
+    feeds: dict[str, FeedState] = field(default_factory=dict)
+    """The states of the live feeds of this process, by provider."""
     counters: Counters = field(default_factory=Counters)
     rejected_kinds: RejectedKinds = field(default_factory=RejectedKinds)
     redeliveries: Redeliveries = field(default_factory=Redeliveries)

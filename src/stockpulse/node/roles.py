@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from stockpulse.api.budget import budget_of
 from stockpulse.api.context import Context
-from stockpulse.api.metrics import PipelineCollector
+from stockpulse.api.metrics import FeedCollector, PipelineCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
 from stockpulse.node.feeds import start_feeds
@@ -149,6 +149,7 @@ def _context(
     """Return the context of the routes; without a `stream`, their hub stays silent."""
     settings, readers, names = node.settings, node.database.readers, node.database.names
     registry.register(PipelineCollector(pipeline, node.tasks))
+    registry.register(FeedCollector(node.feeds))
     bars = BarReader(readers, names, newest.bars, extended_day=settings.extended_day)
     ticks = TickReader(readers, names, newest.ticks)
     return Context(
@@ -174,6 +175,7 @@ def _context(
         future_seconds=settings.future_seconds,
         dead_letters=DeadLetterStore(readers),
         shards=pipeline.shards,
+        feeds=node.feeds,
         log=node.log,
         needs_kafka=settings.role != "api",
         hub=(stream or build_stream(node)).hub,

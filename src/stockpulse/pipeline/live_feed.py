@@ -1,19 +1,37 @@
-"""Live ticks: from a provider's stream into the pipeline."""
+"""Live ticks: from a provider's stream into the pipeline, over as many connections as it takes."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Final
 
 import polars as pl
 import structlog
 
+from stockpulse.aio.backoff import Backoff
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.intake import kind_of
+from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.base import Provider
+from stockpulse.providers.faults import (
+    BadRequest,
+    NotEntitled,
+    ProviderFault,
+    RateLimited,
+    TooManyConnections,
+    WrongKey,
+)
 from stockpulse.providers.registry import installed_providers
 from stockpulse.storage.run_log import RunLog
 from stockpulse.telemetry.counters import Counters
+
+_TAKEN_SECONDS: Final = 15.0
+"""The shortest wait if the provider counts another connection: it may count a broken one for 90 seconds."""
+_FATAL: Final = (WrongKey, NotEntitled, BadRequest)
 
 log = structlog.get_logger(__name__)
 
@@ -33,33 +51,96 @@ def feed_of(provider: Provider, calendars: Mapping[str, str] = MappingProxyType(
     )
 
 
-async def follow(
-    provider: Provider,
-    ingestor: Ingestor,
-    counters: Counters,
-    runs: RunLog,
-    now: Callable[[], datetime],
-    feed: Feed | None = None,
-) -> None:
-    """Queue the ticks, bars and corrections that a provider streams, until the stream ends.
+@dataclass
+class LiveFeed:
+    """Follows the stream of a provider: opens it again when it breaks, and records the gaps.
 
     A full pipeline slows the provider. A provider that cannot wait loses ticks: the gap is counted and recorded.
     Corrections are few, and wait in any case: a lost one would leave a wrong bar that nothing mends.
     """
-    feed, gap = feed or feed_of(provider), None
-    async for frame in provider.stream():
-        may_drop = not provider.can_wait and kind_of(frame) != "corrections"
-        if may_drop and not ingestor.has_room(len(frame)):
-            gap = gap or _Gap(now())
-            gap.add(frame)
-            counters.dropped += len(frame)
-            continue
-        if gap is not None:
-            await gap.close(provider.name, runs, now())
-            gap = None
-        durable = await ingestor.enqueue_any(frame, feed)
-        if provider.can_wait:
+
+    provider: Provider
+    feed: Feed
+    ingestor: Ingestor
+    counters: Counters
+    runs: RunLog
+    now: Callable[[], datetime]
+    state: FeedState = field(default_factory=FeedState)
+    backoff: Backoff = field(default_factory=Backoff)
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    _gap: "_Gap | None" = None
+
+    async def follow(self) -> None:
+        """Queue the data that the provider streams, until the stream ends for good or is refused.
+
+        Raises the faults that are no ProviderFault.
+        """
+        while True:
+            self.state.connect()
+            try:
+                await self._follow_connection()
+            except _FATAL as fault:
+                self._give_up(fault)
+                return
+            except ProviderFault as fault:
+                await self._wait(fault)
+            except Exception as fault:
+                self.state.wait(repr(fault), None)
+                raise
+            else:
+                self.state.end()
+                return
+
+    async def _follow_connection(self) -> None:
+        async with _stream_of(self.provider) as stream:
+            async for frame in stream:
+                if len(frame):
+                    self.backoff.reset()
+                    self.state.receive(len(frame), self.now())
+                await self._take(frame)
+
+    async def _take(self, frame: pl.DataFrame) -> None:
+        of_corrections = kind_of(frame) == "corrections"
+        if not of_corrections and not self.provider.can_wait and not self.ingestor.has_room(len(frame)):
+            self._gap = self._gap or _Gap(self.now())
+            self._gap.add(frame)
+            self.counters.dropped += len(frame)
+            return
+        if self._gap is not None and not of_corrections:
+            await self._gap.close(self.provider.name, self.runs, self.now())
+            self._gap = None
+        durable = await self.ingestor.enqueue_any(frame, self.feed)
+        if self.provider.can_wait:
             await durable
+
+    def _give_up(self, fault: ProviderFault) -> None:
+        log.error("a feed is refused; it is not opened again before the next start", **self._said(fault))
+        self.state.refuse(str(fault))
+
+    async def _wait(self, fault: ProviderFault) -> None:
+        """Wait until the stream may be opened again."""
+        seconds = self.backoff.next()
+        if isinstance(fault, TooManyConnections):
+            seconds = max(seconds, _TAKEN_SECONDS)
+        if isinstance(fault, RateLimited) and fault.until is not None:
+            seconds += max(0.0, (fault.until - self.now()).total_seconds())
+        self.state.wait(str(fault), self.now() + timedelta(seconds=seconds))
+        log.warning("a feed is broken; it is opened again", **self._said(fault), in_seconds=round(seconds, 1))
+        await self.sleep(seconds)
+
+    def _said(self, fault: ProviderFault) -> dict[str, str]:
+        return {"provider": self.provider.name, "fault": fault.code, "why": str(fault)}
+
+
+@asynccontextmanager
+async def _stream_of(provider: Provider) -> AsyncIterator[AsyncIterator[pl.DataFrame]]:
+    """Open a provider's stream; close its connection at the end."""
+    stream = provider.stream()
+    try:
+        yield stream
+    finally:
+        if hasattr(stream, "aclose"):  # a generator; another iterator has nothing to close
+            await stream.aclose()
 
 
 class _Gap:
