@@ -18,13 +18,14 @@ from stockpulse.providers.base import ProviderEntry
 from stockpulse.providers.simulated import SIMULATED
 from stockpulse.providers.trade_conditions import RULES, Rule, all_count
 from stockpulse.providers.twelve_data.provider import TWELVE_DATA
+from stockpulse.providers.yahoo.provider import YAHOO
 
 GROUP: Final = "stockpulse.providers"
 """The group of the entry points."""
 NO_PROVIDER: Final = "none"
 """The setting for a process without a provider."""
 
-OURS: Final = (SIMULATED, ALPHA_VANTAGE, TWELVE_DATA)
+OURS: Final = (SIMULATED, ALPHA_VANTAGE, TWELVE_DATA, YAHOO)
 
 
 class ProviderRegistry:
