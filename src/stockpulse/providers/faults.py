@@ -73,6 +73,12 @@ class BadReply(Unreachable):
     code = "bad_reply"
 
 
+class MuteStream(Unreachable):
+    """The stream is open and alive, and sends no data, although it should."""
+
+    code = "mute_stream"
+
+
 class TooManyConnections(Unreachable):
     """The provider allows no further stream for this key: another program may use it."""
 

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from stockpulse.errors import CannotStart, NotFound
+from stockpulse.providers.alpaca.provider import ALPACA
 from stockpulse.providers.alpha_vantage.provider import ALPHA_VANTAGE
 from stockpulse.providers.base import ProviderEntry
 from stockpulse.providers.simulated import SIMULATED
@@ -25,7 +26,13 @@ GROUP: Final = "stockpulse.providers"
 NO_PROVIDER: Final = "none"
 """The setting for a process without a provider."""
 
-OURS: Final = (SIMULATED, ALPHA_VANTAGE, TWELVE_DATA, YAHOO)
+OURS: Final = (
+    SIMULATED,
+    ALPACA,
+    ALPHA_VANTAGE,
+    TWELVE_DATA,
+    YAHOO,
+)
 
 
 class ProviderRegistry:

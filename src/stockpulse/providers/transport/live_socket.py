@@ -23,7 +23,7 @@ from websockets.frames import DATA_OPCODES, CloseCode, Frame
 from websockets.protocol import Event
 
 from stockpulse.errors import shown
-from stockpulse.providers.faults import BadReply, ProviderFault, Unreachable
+from stockpulse.providers.faults import BadReply, MuteStream, ProviderFault, Unreachable
 from stockpulse.providers.transport.redaction import Redactor
 
 HEARTBEAT_SECONDS: Final = 10.0
@@ -76,11 +76,14 @@ class _Connection(ClientConnection):
 
     heard_at = 0.0
     message_at = 0.0
+    waiting = 0
+    """Messages that have arrived and were not received yet."""
 
     def process_event(self, event: Event) -> None:
         self.heard_at = self.loop.time()
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
             self.message_at = self.heard_at
+            self.waiting += event.fin
         super().process_event(event)
 
 
@@ -107,9 +110,18 @@ class LiveSocket:
     async def receive(self) -> bytes:
         """Return the next message, of text or binary frames, without keys; cancelling loses none."""
         try:
-            return self._redactor.clean_message(await self._connection.recv(decode=False))
+            message = await self._connection.recv(decode=False)
         except ConnectionClosed as closed:
             raise self._fault_of(closed) from None
+        self._connection.waiting -= 1
+        return self._redactor.clean_message(message)
+
+    async def receive_waiting(self) -> list[bytes]:
+        """Return all messages that have arrived, at least one: under load, few large steps do the work of many."""
+        messages = [await self.receive()]
+        while self._connection.waiting > 0 and len(messages) < _QUEUED_FRAMES:
+            messages.append(await self.receive())
+        return messages
 
     async def send(self, message: str | bytes) -> None:
         """Send a text frame, or a binary one for bytes."""
@@ -129,8 +141,8 @@ class LiveSocket:
             self._silence_timer = self._loop.call_later(seconds, self._check_silence)
 
     def clean(self, text: str) -> str:
-        """Return a text without keys, short and on one line, for messages."""
-        return shown(self._redactor.clean(text))
+        """Return a text without keys."""
+        return self._redactor.clean(text)
 
     async def keep_alive(self, seconds: float) -> None:
         """Send a ping at each heartbeat; return when the connection is broken or closed."""
@@ -154,7 +166,7 @@ class LiveSocket:
 
     def _check_heartbeat(self, pinged_at: float, seconds: float) -> None:
         if self._connection.heard_at < pinged_at and self._reads:
-            self._break(f"does not answer the ping of {seconds:g} seconds ago")
+            self._break(Unreachable, f"does not answer the ping of {seconds:g} seconds ago")
 
     def _check_silence(self) -> None:
         left = self._connection.message_at + self._silence_seconds - self._loop.time()
@@ -163,15 +175,15 @@ class LiveSocket:
         elif not self._reads:
             self.watch_silence(self._silence_seconds)
         else:
-            self._break(f"sends nothing for {self._silence_seconds:g} seconds")
+            self._break(MuteStream, f"sends nothing for {self._silence_seconds:g} seconds")
 
     @property
     def _reads(self) -> bool:
         """False while messages wait for the reader: then nothing is read from the socket, and silence says nothing."""
         return self._connection.transport.is_reading()
 
-    def _break(self, reason: str) -> None:
-        self._broken = Unreachable(f"the stream of {self._provider} is broken: it {reason}")
+    def _break(self, kind: type[Unreachable], reason: str) -> None:
+        self._broken = kind(f"the stream of {self._provider} is broken: it {reason}")
         self._connection.transport.abort()
 
     def _fault_of(self, closed: ConnectionClosed) -> ProviderFault:

@@ -1,0 +1,1 @@
+"""Alpaca: US stocks, over REST and a WebSocket."""
