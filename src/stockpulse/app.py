@@ -32,6 +32,7 @@ from stockpulse.api import (
 from stockpulse.api.admission.callers import Callers
 from stockpulse.api.admission.hosts import Hosts
 from stockpulse.api.admission.middleware import Admission
+from stockpulse.api.alpaca.application import AlpacaPaths, alpaca_app
 from stockpulse.api.browser_headers import BrowserHeaders
 from stockpulse.api.connections.limits import ConnectionLimits, needed_descriptors, raise_descriptor_limit
 from stockpulse.api.connections.open_connections import OpenConnections
@@ -59,6 +60,8 @@ _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
     "api": (health.router, *(part.router for part in _READING)),
 }
 """The routes that each role answers."""
+_READS: Final = ("all", "api")
+"""The roles that answer Alpaca's clients."""
 
 
 class AppState(TypedDict):
@@ -117,7 +120,14 @@ def create_app(settings: Settings) -> FastAPI:
     document.install(app, {"TimeZone": accepted_zones, "CalendarName": accepted_names})
     docs.install(app)
     app.router.routes.extend(_routes(settings.role))
+    if settings.role in _READS:
+        app.router.routes.append(_alpaca_paths())
     return app
+
+
+@functools.cache
+def _alpaca_paths() -> AlpacaPaths:
+    return AlpacaPaths(alpaca_app())
 
 
 @functools.cache

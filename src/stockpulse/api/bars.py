@@ -24,7 +24,7 @@ from stockpulse.storage.served_bars import SERVED_BARS
 
 router = APIRouter(tags=["bars"])
 
-_MOVE_BYTES: Final = 2_000
+MOVE_BYTES: Final = 2_000
 """The memory for the move of a symbol, with the bars that it comes from."""
 _SHOWN_AS: Final = {"ts": "bucket_start", "volume": "volume_sum", "trade_count": "tick_count"}
 _SHOWN: Final = tuple(name for name in SERVED_BARS if name not in ("interval", "filled"))
@@ -166,7 +166,7 @@ async def movers(
     The window of a symbol ends at its market time, which is its `as_of`: now for a live feed, the time of the newest
     tick for a recording. Both ends are included.
     """
-    await room.grow_to(len(names.symbols) * _MOVE_BYTES, ASK_FOR_LESS)
+    await room.grow_to(len(names.symbols) * MOVE_BYTES, ASK_FOR_LESS)
     moves: list[tuple[Move, datetime]] = []
     for as_of, symbols in _by_market_time(names, clocks).items():
         window = Window(minutes, as_of)

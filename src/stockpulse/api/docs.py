@@ -47,16 +47,21 @@ def install(app: FastAPI) -> None:
     app.description = app.description or _DESCRIPTION
     manual.install(app)
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]), name="docs-assets")
-
-    @app.get("/docs", include_in_schema=False)
-    async def swagger_ui(request: Request) -> HTMLResponse:
-        return _page(request, _SWAGGER_UI)
+    add_pages(app)
 
     @app.get("/docs/docs.js", include_in_schema=False)
     async def start() -> FileResponse:
         return FileResponse(_START)
 
-    @app.get("/redoc", include_in_schema=False)
+
+def add_pages(app: FastAPI, prefix: str = "") -> None:
+    """Serve the two pages of the document of `app` at `prefix`/docs and `prefix`/redoc."""
+
+    @app.get(f"{prefix}/docs", include_in_schema=False)
+    async def swagger_ui(request: Request) -> HTMLResponse:
+        return _page(request, _SWAGGER_UI)
+
+    @app.get(f"{prefix}/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
         return _page(request, _REDOC)
 

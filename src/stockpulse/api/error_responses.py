@@ -100,10 +100,7 @@ def error_response(error: errors.StockPulseError) -> Response:
 
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these
-    faults = error.errors()[:_MOST_DETAILS]  # every item of a long list can be wrong
-    # Two dependencies of a route may read the same parameter: its fault is reported once.
-    once = dict.fromkeys((_field(fault), _complaint(fault)) for fault in faults)
-    details = [{"field": field, "message": complaint} for field, complaint in once]
+    details = [{"field": field, "message": complaint} for field, complaint in complaints_of(error)]
     message = "; ".join(f"{one['field']}: {one['message']}" for one in details)
     return _answer(422, "INVALID_INPUT", message, details)
 
@@ -195,6 +192,13 @@ def _http_message(request: Request, error: HTTPException) -> str:
             return f"{request.method} is not taken at {path}"
         case _:
             return error.detail
+
+
+def complaints_of(error: RequestValidationError) -> list[tuple[str, str]]:
+    """Return the name of each wrong parameter, and what is wrong with it."""
+    faults = error.errors()[:_MOST_DETAILS]  # every item of a long list can be wrong
+    # Two dependencies of a route may read the same parameter: its fault is reported once.
+    return list(dict.fromkeys((_field(fault), _complaint(fault)) for fault in faults))
 
 
 def _field(fault: Mapping[str, Any]) -> str:

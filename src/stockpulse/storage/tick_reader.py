@@ -1,23 +1,26 @@
 """Reading ticks: the newest ticks from memory, older ticks from the indexed segments of the table."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from stockpulse.aio import offload
 from stockpulse.journal import tick_rows
 from stockpulse.journal.forgets import standing
 from stockpulse.journal.recent import Chunk
 from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import Ints, array_of
-from stockpulse.market.schemas import COUNTS_FOR_VOLUME, LOGGED_TICKS, PRIMARY, UTC_MICROS
-from stockpulse.market.symbology import Names
-from stockpulse.market.times import from_micros, micros
+from stockpulse.market.schemas import COUNTS_FOR_PRICE, COUNTS_FOR_VOLUME, LOGGED_TICKS, PRIMARY, UTC_MICROS
+from stockpulse.market.symbology import Names, Symbol
+from stockpulse.market.times import LATEST, from_micros, micros
 from stockpulse.postgres.connect import Pool
+from stockpulse.storage.tick_cursor import TickCursor
 
 SERVED_TICKS: Final = pl.Schema(
     {
@@ -66,6 +69,33 @@ class TickSource:
     """The segments of retired logs."""
 
 
+@dataclass(frozen=True)
+class TickPage:
+    """A page of ticks of several symbols."""
+
+    ticks: pl.DataFrame
+    """Ticks as `SERVED_TICKS`, sorted by symbol name, then by event time and offset."""
+    next: TickCursor | None
+    """The cursor of the next page; None on the last page."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The ticks of a symbol to read: start <= ts < end, after (ts, seq) in the order of reading, of some kinds."""
+
+    symbol_id: int
+    start: int
+    end: int
+    after: tuple[int, int]
+    kinds: list[int]
+    limit: int
+    descending: bool
+
+    def first_of(self, ticks: pl.DataFrame) -> pl.DataFrame:
+        """Return the first `limit` of these ticks in the order of reading."""
+        return ticks.sort("ts", "seq", descending=self.descending).head(self.limit)
+
+
 class TickReader:
     """Reads the ticks of a symbol."""
 
@@ -92,6 +122,70 @@ class TickReader:
             stored = pl.DataFrame([tuple(row) for row in rows], schema=LOGGED_TICKS, orient="row")
             found = _newest_first(pl.concat([found, stored]), limit)
         return self._served(found)
+
+    async def newest_price(self, symbol: Symbol) -> pl.DataFrame:
+        """Return the newest tick that counts for prices of bars, as `SERVED_TICKS`; an empty frame without one."""
+        kinds = self._kinds(PRIMARY | COUNTS_FOR_PRICE)
+        part = _Part(symbol.id, 0, LATEST, (LATEST, 0), kinds, limit=1, descending=True)
+        return self._served(await self._read(part))
+
+    async def page(
+        self,
+        symbols: Iterable[Symbol],
+        start: datetime,
+        end: datetime,
+        limit: int,
+        cursor: TickCursor | None = None,
+        *,
+        descending: bool = False,
+    ) -> TickPage:
+        """Return up to `limit` ticks of all these symbols together with start <= ts < end.
+
+        They are the ticks from which the bars are built: those of the leading provider. They are sorted by symbol
+        name, then by time (`descending`: newest first). With a `cursor` the page begins after that tick.
+        """
+        first, last, kinds = micros(start), micros(end), self._kinds(PRIMARY)
+        found, count = [LOGGED_TICKS.to_frame()], 0
+        for symbol in sorted(symbols, key=lambda one: one.name):
+            if cursor is not None and symbol.name < cursor.symbol:
+                continue
+            after = (last, 0) if descending else (first, -1)
+            if cursor is not None and symbol.name == cursor.symbol:
+                after = (cursor.ts, cursor.seq)
+            part = _Part(symbol.id, first, last, after, kinds, limit + 1 - count, descending)
+            found.append(await self._read(part))
+            count += len(found[-1])
+            if count > limit:
+                break
+        ticks = await offload.run_for_reader(count, lambda: self._served(pl.concat(found).head(limit)))
+        return TickPage(ticks, _cursor_at(ticks) if count > limit else None)
+
+    def _kinds(self, flags: int) -> list[int]:
+        """Return the kinds of ticks that have all these flags."""
+        return [number for number, kind in self._names.kind_by_id.items() if kind.flags & flags == flags]
+
+    async def _read(self, part: _Part) -> pl.DataFrame:
+        """Return the first ticks of a part in its order, as `LOGGED_TICKS`."""
+        source = self._source_of(part.symbol_id)
+        chunks = source.segments.recent.chunks()
+        rows = sum(len(chunk.frame) for chunk in chunks)
+        found = await offload.run_for_reader(rows, partial(_part_in, chunks, part))
+        older = _older(source, chunks)
+        if older.newest is not None and older.newest < part.start:
+            return found
+        order, beyond = ("DESC", "<") if part.descending else ("ASC", ">")
+        async with self._pool.acquire() as connection:
+            first, end = from_micros(part.start), from_micros(part.end)
+            condition, arguments = await standing(connection, part.symbol_id, 11, first, end)
+            stored = await connection.fetch(
+                f"SELECT {_COLUMNS} FROM realtime_prices t WHERE symbol_id = $1 AND {_STORED}"  # noqa: S608
+                f" AND ts >= $5 AND ts < $6 AND (ts, seq) {beyond} ($7, $8) AND kind_id = ANY ($9::int[])"
+                f" AND {condition} ORDER BY ts {order}, seq {order} LIMIT $10",
+                *(part.symbol_id, *older.bounds, first, end),
+                *(from_micros(part.after[0]), part.after[1], part.kinds, part.limit, *arguments),
+            )
+        frame = pl.DataFrame([tuple(row) for row in stored], schema=LOGGED_TICKS, orient="row")
+        return part.first_of(pl.concat([frame, found]))
 
     async def summary(self, symbol_id: int, start: datetime, end: datetime, *, eligible: bool = False) -> TickSummary:
         """Summarise the ticks with start <= ts < end: all of them, or only the `eligible` ones.
@@ -256,6 +350,21 @@ def _ticks_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> pl.D
             ts = pl.col("ts").to_physical()
             found.append(chunk.frame.filter(pl.col("symbol_id") == symbol_id, ts >= start, ts < end))
     return pl.concat(found)
+
+
+def _part_in(chunks: list[Chunk], part: _Part) -> pl.DataFrame:
+    ticks = _ticks_in(chunks, part.symbol_id, part.start, part.end).filter(pl.col("kind_id").is_in(part.kinds))
+    ts, (at, seq) = pl.col("ts").to_physical(), part.after
+    same = ts == at
+    later = same & (pl.col("seq") > seq) | (ts > at)
+    earlier = same & (pl.col("seq") < seq) | (ts < at)
+    return part.first_of(ticks.filter(earlier if part.descending else later))
+
+
+def _cursor_at(ticks: pl.DataFrame) -> TickCursor:
+    """Return the cursor after the last of these ticks."""
+    name, ts, seq = ticks.select("symbol", pl.col("event_time").to_physical(), "seq").row(-1)
+    return TickCursor(name, ts, seq)
 
 
 def _tallies_in(chunks: list[Chunk], symbol_id: int, start: int, end: int) -> list[_Tally]:
