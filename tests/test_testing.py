@@ -11,8 +11,10 @@ from stockpulse.aio.supervisor import State, Supervisor
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import M1
 from stockpulse.market.schemas import BARS, TICKS
-from stockpulse.pipeline.backfill import Backfill
-from stockpulse.providers.base import Clock, Provider
+from stockpulse.pipeline.backfill.targets import Target
+from stockpulse.pipeline.live_feed import feed_of
+from stockpulse.pipeline.sources import Source
+from stockpulse.providers.base import Capabilities, Clock, History, Provider, ProviderEntry
 from stockpulse.testing import ScriptedProvider, SetClock, bars_frame, ticks_frame
 from store_stack import stack
 
@@ -123,12 +125,16 @@ class TestWithThePipeline:
             assert await parts.pool.fetchval("SELECT array_agg(price ORDER BY seq) FROM realtime_prices") == [1.0, 2.0]
 
     async def test_its_history_fills_a_database(self, postgres_dsn):
-        async with stack(postgres_dsn, clock=SetClock(NOW)) as parts:
+        async with stack(postgres_dsn, clock=SetClock(NOW + MINUTE)) as parts:
             provider = ScriptedProvider(
                 bars=bars_frame(*[minute_bar("A", NOW - n * MINUTE, n) for n in range(9, 0, -1)])
             )
-            assert await Backfill(provider, parts.ingestor, parts.bars, parts.names).run(("A",), NOW) == 9
-            assert {interval for _, interval, *_ in provider.requests} == {"1d", "5m", "1m"}
+            has = Capabilities(history={"1m": History(timedelta(days=1))})
+            source = Source(
+                ProviderEntry(provider.name, lambda _: provider, capabilities=has), provider, (), feed_of(provider)
+            )
+            run = await parts.context.required_backfills.fill_round([Target(M1, days=1)], ("A",), [source])
+            assert (run.bars, run.requests) == (9, 1)
             await parts.settled()
             assert [row["close"] for row in await parts.between("A", M1)] == [
                 9.0,

@@ -244,6 +244,23 @@ class Settings(BaseSettings):
     )
     simulated_seed: int = Field(0, description="Seed of the simulated market: another seed gives other prices.")
 
+    backfill_daily_days: int = Field(
+        3653,
+        ge=0,
+        le=36_525,
+        description="Days of history to have as daily bars. StockPulse asks the providers of the feeds for what is"
+        " missing; 0 asks for none.",
+    )
+    backfill_5m_days: int = Field(
+        548, ge=0, le=730, description="Days of history to have as 5-minute bars; 0 asks for none."
+    )
+    backfill_1m_days: int = Field(
+        1,
+        ge=0,
+        le=90,
+        description="Days of history to have as 1-minute bars, the running day included; 0 asks for none.",
+    )
+
     signal_interval: str = Field("1m", description="Interval of the bars that the rules apply to: `1m`, `5m` or `1d`.")
     signal_rules: Annotated[dict[str, SignalRule], NoDecode] = Field(
         {"sma_rsi": SignalRule(buy="sma(20) > sma(50) and rsi(14) < 30", sell="sma(20) < sma(50) and rsi(14) > 70")},

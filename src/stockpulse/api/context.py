@@ -19,6 +19,7 @@ from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol, read_symbol
+from stockpulse.pipeline.backfill.backfills import Backfills
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
@@ -79,6 +80,15 @@ class Context:
     needs_kafka: bool
     """False for a process that only reads: it serves for a while without Kafka."""
     hub: Hub
+    backfills: Backfills | None = None
+    """None in a process that takes no ticks."""
+
+    @property
+    def required_backfills(self) -> Backfills:
+        """The backfills of a process that takes ticks."""
+        if self.backfills is None:
+            raise RuntimeError("this process takes no ticks")
+        return self.backfills
 
 
 @dataclass(frozen=True)

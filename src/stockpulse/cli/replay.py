@@ -4,12 +4,12 @@ import asyncio
 import math
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import polars as pl
 import typer
@@ -24,14 +24,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from stockpulse.aio.ahead import ahead
 from stockpulse.cli.replay_target import Destination, destination_at
 from stockpulse.errors import OutcomeUnknown, StockPulseError
 from stockpulse.ingest.feed import Receipt
 from stockpulse.market.symbology import check_provider_name
 from stockpulse.providers.replay import ReplayProvider, parse_speed
 from stockpulse.providers.trade_conditions import RULES
-
-_T = TypeVar("_T")
 
 _BATCH_ROWS: Final = 50_000
 _SHOWN_REJECTS: Final = 5
@@ -159,7 +158,7 @@ async def _say_first(recording: ReplayProvider, destination: Destination, consol
 async def _send_all(recording: ReplayProvider, destination: Destination, tally: _Tally) -> AsyncIterator[pl.DataFrame]:
     """Send the batches of a recording; yield each after it was counted."""
     before = 0
-    async with aclosing(_ahead(recording.stream())) as batches:
+    async with aclosing(ahead(recording.stream())) as batches:
         async for ticks in batches:
             receipt = await _send(destination, ticks, recording.path, before)
             tally.add(len(ticks), receipt, recording.path, before)
@@ -195,19 +194,3 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-async def _ahead(batches: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
-    """Yield the same batches, reading the next one while the last one is processed."""
-
-    async def read() -> _T | None:
-        return await anext(batches, None)
-
-    coming = asyncio.create_task(read())
-    try:
-        while (batch := await coming) is not None:
-            coming = asyncio.create_task(read())
-            yield batch
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)

@@ -20,7 +20,8 @@ from stockpulse.market.times import MINUTE_MICROS
 BULK_ROWS: Final = 1_000
 """Batches of this size are history or a recording: they wait under load, and batches of live feeds go first."""
 
-_PIECE_BARS: Final = 2_500
+PIECE_BARS: Final = 2_500
+"""About the number of bars of a piece."""
 _LIVE_MINUTES: Final = 2
 
 
@@ -38,12 +39,12 @@ def in_pieces(submission: Submission) -> list[Submission]:
 
 def _rows_of_piece(good: pl.DataFrame, *, of_ticks: bool) -> int:
     if not of_ticks or len(good) <= BULK_ROWS:
-        return _PIECE_BARS
+        return PIECE_BARS
     minutes = len(np.unique(array_of(good["ts"]) // MINUTE_MICROS))
     if minutes <= _LIVE_MINUTES:
         return len(good)
     bars = min(len(good), minutes * good["symbol"].n_unique())  # at most
-    return max(len(good) * _PIECE_BARS // bars, BULK_ROWS)
+    return max(len(good) * PIECE_BARS // bars, BULK_ROWS)
 
 
 def combined(receipts: Sequence[Receipt]) -> Receipt:

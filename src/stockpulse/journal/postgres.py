@@ -1,7 +1,7 @@
 """The log inside PostgreSQL: the tick table is the log, its `seq` the offset."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -26,6 +26,7 @@ from stockpulse.journal.records import (
     Forget,
     RowBatch,
     Ticks,
+    Write,
     ticks_of,
     with_seqs,
 )
@@ -123,8 +124,8 @@ class PostgresJournal:
 
     # Appending ----------------------------------------------------------------------------------
 
-    async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch; it is on disk when this returns. Wait for a server that does not answer."""
+    async def append(self, batch: Batch, also: Sequence[Write] = ()) -> list[Appended]:
+        """Append a batch, and `also`; both are on disk when this returns. Wait for a server that does not answer."""
         if isinstance(batch, End):  # not stored: a restart ends every recording
             return [Appended(SHARD, batch, self.head, self.head)]
         base = self.segments.next_base(self.head)
@@ -140,6 +141,8 @@ class PostgresJournal:
                 await copy_in(connection, table, columns, in_slices(pieces), _COPY_SECONDS)
             if isinstance(stamped, Corrections):
                 await corrections.write(connection, stamped.frame)
+            for one in also:
+                await one(connection)
 
         return [await self._append(stamped, base, write_rows)]
 

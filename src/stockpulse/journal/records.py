@@ -1,6 +1,6 @@
 """The records of the log, and the protocols of a log: one for its writer, one for its readers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +9,10 @@ import polars as pl
 from stockpulse.ingest.corrected_trades import right_trades
 from stockpulse.market.schemas import LOGGED_TICKS
 from stockpulse.market.times import EARLIEST, LATEST
+from stockpulse.postgres.connect import AnyConnection
+
+Write = Callable[[AnyConnection], Awaitable[None]]
+"""Writes further rows into the database, on the connection that it is given."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,11 @@ class ShardLog(Protocol):
 class Journal(Protocol):
     """A durable log, for its writer."""
 
-    async def append(self, batch: Batch) -> list[Appended]:
+    async def append(self, batch: Batch, also: Sequence[Write] = ()) -> list[Appended]:
         """Append a batch durably; return the part of each shard. Wait for a log that does not answer.
+
+        `also` runs in the transaction of the append. A log outside the database runs it after the append: then a crash
+        in between loses its rows, and never the batch. It may run again after a fault of the database.
 
         Raises Fenced if another process has taken the log.
         """

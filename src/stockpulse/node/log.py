@@ -73,7 +73,7 @@ async def kafka_log(settings: Settings, database: Database, tasks: Supervisor) -
         journal = None
         if settings.role in {"all", "ingest"}:
             appender = await stack.enter_async_context(open_appender(connection, topic, ends))
-            journal = KafkaJournal(appender, codec, database.names, routing, first_seqs)
+            journal = KafkaJournal(appender, codec, database.names, routing, first_seqs, database.pool)
         poller = EndOffsetPoller(connection, topic, ends)
         await stack.enter_async_context(tasks.running("kafka", poller.run))
         raw = RawTopic(connection, topic, target.identity, first_seqs)

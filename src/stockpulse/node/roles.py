@@ -11,6 +11,7 @@ from stockpulse.api.context import Context
 from stockpulse.api.metrics import FeedCollector, PipelineCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
+from stockpulse.node.backfill import build_backfills, start_backfill
 from stockpulse.node.feeds import start_feeds
 from stockpulse.node.machine_memory import MEGABYTE, default_request_memory_mb
 from stockpulse.node.maintenance import start_audit, start_compiler, start_maintenance
@@ -61,7 +62,8 @@ async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
             for shard in shards.owned:
                 shards.start(shard)
             _start_intake(node, pipeline)
-            start_feeds(node, pipeline, context.bars)
+            start_feeds(node, pipeline)
+            start_backfill(node, context.required_backfills)
             yield context
 
 
@@ -76,7 +78,8 @@ async def run_ingest(node: Node, registry: CollectorRegistry) -> AsyncIterator[C
         context = _context(node, registry, pipeline, newest_of_shards(node, shards), _compiler(node))
         async with drained_at_the_end(node, pipeline):
             _start_intake(node, pipeline)
-            start_feeds(node, pipeline, context.bars)
+            start_feeds(node, pipeline)
+            start_backfill(node, context.required_backfills)
             yield context
 
 
@@ -179,4 +182,5 @@ def _context(
         log=node.log,
         needs_kafka=settings.role != "api",
         hub=(stream or build_stream(node)).hub,
+        backfills=None if pipeline.ingestor is None else build_backfills(node, pipeline, bars),
     )

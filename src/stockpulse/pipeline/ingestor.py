@@ -26,7 +26,7 @@ from stockpulse.errors import DiskFull
 from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.intake import FindTrades, Intake, Kind, Submission, kind_of
 from stockpulse.ingest.pieces import BULK_ROWS, combined, in_pieces
-from stockpulse.journal.records import Appended, Bars, Corrections, End, Forget, Journal, Ticks
+from stockpulse.journal.records import Appended, Bars, Corrections, End, Forget, Journal, Ticks, Write
 from stockpulse.market.arrays import array_of
 from stockpulse.market.intervals import D1
 from stockpulse.market.times import DAY_MICROS, from_micros
@@ -59,6 +59,8 @@ class _Waiting:
 
     submission: Submission
     done: asyncio.Future[Receipt]
+    also: Write | None = None
+    """Is written together with the rows."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,16 @@ class Ingestor:
 
     # Submit -------------------------------------------------------------------------------------
 
+    async def submit_history(self, bars: pl.DataFrame, feed: Feed, also: Write) -> Receipt:
+        """Queue a provider's bars of the past, a piece at most; return when its valid rows are durable.
+
+        They wait while anything else waits. `also` writes further rows in the same transaction, if a row is valid.
+        """
+        submission = await self._checked(bars, feed, "bars", keep_rejected=True)
+        async with self._turn(f"{feed.provider} history"):  # live batches of the provider do not wait for this one
+            done = await self._enqueue_piece(submission, also)
+        return await done
+
     async def submit(
         self, frame: pl.DataFrame, feed: Feed, *, of_bars: bool = False, keep_rejected: bool = True
     ) -> Receipt:
@@ -180,14 +192,7 @@ class Ingestor:
     async def _enqueue_rows(
         self, frame: pl.DataFrame, feed: Feed, kind: Kind, *, keep_rejected: bool
     ) -> asyncio.Future[Receipt]:
-        while self._disk.fault() is not None:  # noqa: ASYNC110 - nothing tells us of free space
-            await asyncio.sleep(_DISK_POLL_SECONDS)
-        submission = await self._intake.check(frame, feed, self._now(), kind)
-        rejected = submission.checked.rejected
-        if len(rejected) and keep_rejected:
-            self._counters.rejected += len(rejected)
-            keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
-            self._counters.rejected_counted += await retry(keep, "storing of rejected rows", is_transient)
+        submission = await self._checked(frame, feed, kind, keep_rejected=keep_rejected)
         pieces = in_pieces(submission)
         turn = self._turn(feed.provider)
         await turn.acquire()  # the batches of one provider keep their order
@@ -205,6 +210,18 @@ class Ingestor:
         self._later_pieces.add(later)
         later.add_done_callback(self._later_pieces.discard)
         return whole
+
+    async def _checked(self, frame: pl.DataFrame, feed: Feed, kind: Kind, *, keep_rejected: bool) -> Submission:
+        """Wait for room on the disk; return the batch, validated. Store its rejected rows."""
+        while self._disk.fault() is not None:  # noqa: ASYNC110 - nothing tells us of free space
+            await asyncio.sleep(_DISK_POLL_SECONDS)
+        submission = await self._intake.check(frame, feed, self._now(), kind)
+        rejected = submission.checked.rejected
+        if len(rejected) and keep_rejected:
+            self._counters.rejected += len(rejected)
+            keep = partial(self._dead_letters.write, feed.provider, rejected, submission.received_at)
+            self._counters.rejected_counted += await retry(keep, "storing of rejected rows", is_transient)
+        return submission
 
     def _turn(self, provider: str) -> asyncio.Lock:
         """Return the lock of a provider's batches; it lasts as long as someone uses it."""
@@ -233,20 +250,19 @@ class Ingestor:
             if not whole.done():
                 whole.set_exception(fault)
 
-    async def _enqueue_piece(self, piece: Submission) -> asyncio.Future[Receipt]:
+    async def _enqueue_piece(self, piece: Submission, also: Write | None = None) -> asyncio.Future[Receipt]:
         good = piece.checked.good
         if len(good):
             await self._prepare_partitions(_intraday(good)["ts"] if piece.kind == "bars" else good["ts"])
-            await self._let_others_pass(len(good))
-        waiting = _Waiting(piece, asyncio.get_running_loop().create_future())
+            if len(good) >= BULK_ROWS or also is not None:
+                await self._let_others_pass(len(good))
+        waiting = _Waiting(piece, asyncio.get_running_loop().create_future(), also)
         self._on_the_way += len(good)
         await self._enqueue(waiting, len(good))
         return waiting.done
 
     async def _let_others_pass(self, rows: int) -> None:
-        """Hold a large batch back while many rows wait: records that come before a live tick in the log delay it."""
-        if rows < BULK_ROWS:
-            return
+        """Hold a batch back while many rows wait: records that come before a live tick in the log delay it."""
         self.held_back += rows
         try:
             while self._disk.fault() is not None or not self._shards_have_room(self._on_the_way):  # noqa: ASYNC110
@@ -361,8 +377,12 @@ class Ingestor:
         appended: list[Appended] = []
         if frames:
             whole = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
-            for frame in whole.iter_slices(_APPEND_ROWS):  # a segment of the log has no room for more at once
-                appended += await self._journal.append(_RECORDS[group[0].kind](frame))
+            also = [item.waiting.also for item in group if len(item.frame) and item.waiting.also is not None]
+            slices = list(whole.iter_slices(_APPEND_ROWS))  # a segment of the log has no room for more at once
+            for at, frame in enumerate(slices, 1):
+                appended += await self._journal.append(
+                    _RECORDS[group[0].kind](frame), also if at == len(slices) else ()
+                )
         self._on_the_way -= sum(len(item.waiting.submission.checked.good) for item in group)
         for item in group:  # before the shards begin: a sender need not wait for processing
             self._count(item.receipt, item.kind)

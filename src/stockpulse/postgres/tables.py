@@ -405,3 +405,17 @@ etl_runs = Table(
     Column("completed_at", _TIME),
     Column("details", JSONB),
 )
+
+asked_ranges = Table(
+    "asked_ranges",
+    metadata,
+    Column("provider", Text, nullable=False),
+    Column("minutes", Integer, nullable=False, comment="length of the bars: 1, 5 or 1440 for a day"),
+    Column("symbol", Text, nullable=False),
+    Column("starts_at", _TIME, nullable=False),
+    Column("ends_at", _TIME, nullable=False),
+    Column("outcome", Text, nullable=False, comment="complete, nothing there, or refused"),
+    Column("asked_at", _TIME, nullable=False),
+    Column("reason", Text, comment="reason of a refusal"),
+    PrimaryKeyConstraint("provider", "minutes", "symbol", "starts_at"),
+)

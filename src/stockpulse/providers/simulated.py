@@ -279,9 +279,9 @@ SIMULATED: Final = ProviderEntry(
     aliases=("test",),
     capabilities=Capabilities(
         history={
-            "1d": History(timedelta(days=3_650)),
-            "5m": History(timedelta(days=365)),
-            "1m": History(timedelta(days=30)),
+            "1d": History(timedelta(days=3_650), depth=timedelta(days=730)),
+            "5m": History(timedelta(days=365), depth=timedelta(days=30)),
+            "1m": History(timedelta(days=30), depth=timedelta(days=7)),
         },
         latest=True,
         limits="none: it is made up here",

@@ -15,11 +15,13 @@ import polars as pl
 
 from stockpulse.aio import offload
 from stockpulse.engine.bar_math import BAR, Rows, newest_of_each
+from stockpulse.market.arrays import Ints
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.market.times import from_micros, micros
 from stockpulse.postgres import connect
+from stockpulse.postgres.binary_copy import Layout
 from stockpulse.postgres.connect import Pool
 from stockpulse.storage.bar_cursor import Cursor
 from stockpulse.storage.bar_rows import LAYOUT, TABLE, copy_out, fetch_out, unpack
@@ -37,6 +39,7 @@ _FEW: Final = 200
 """For up to this many rows a prepared query is faster than a COPY."""
 _READ_SECONDS: Final = 60
 _COLUMNS: Final = ", ".join(LAYOUT.columns)
+_STARTS: Final = Layout({"symbol_id": "int4", "ts": "timestamptz", "provider_id": "int4"})
 _NO_BARS: Final = np.empty(0, BAR)
 _AT: Final = "timestamptz 'epoch' + interval '1 microsecond' *"
 
@@ -237,6 +240,31 @@ class BarReader:
             )
         return newest_of_each(np.concatenate([stored, memory]))
 
+    async def starts(self, interval: Interval, spans: Mapping[int, tuple[int, int]]) -> dict[int, tuple[Ints, Ints]]:
+        """Return the starts of the bars of a stored interval, and the ids of their providers (0: from trades).
+
+        `spans` has the range of each symbol by its id, in UTC microseconds; times ascend.
+        """
+        if not spans:
+            return {}
+        memory = await self._in_memory(interval, None)
+        first, last = zip(*spans.values(), strict=True)
+        async with self._pool.acquire() as connection:
+            data = await connect.copy_out(
+                connection,
+                "SELECT t.symbol_id, t.ts, t.provider_id FROM unnest($1::int[], $2::bigint[], $3::bigint[])"  # noqa: S608
+                f" AS w (id, first_us, last_us) JOIN {TABLE[interval]} t ON t.symbol_id = w.id"
+                f" AND t.ts >= {_AT} w.first_us AND t.ts < {_AT} w.last_us AND t.ts >= $4 AND t.ts < $5",
+                list(spans),
+                list(first),
+                list(last),
+                from_micros(min(first)),
+                from_micros(max(last)),
+                seconds=_READ_SECONDS,
+            )
+        rows = len(data) // _STARTS.row_bytes + len(memory)
+        return await offload.run_for_reader(rows, partial(_starts_of, data, memory, spans))
+
     def served(self, rows: Rows, interval: Interval) -> pl.DataFrame:
         """Convert the engine's rows to `SERVED_BARS`."""
         return served_bars(rows, interval, self._names)
@@ -353,6 +381,23 @@ def _derived(how: Derivation, parts: Sequence[Rows], closed_until: int, *, held_
     labels = how.labels(rows)
     cut = labels == labels[held_at]
     return how.derive(rows[~cut], closed_until), rows[cut]
+
+
+def _starts_of(data: bytes, memory: Rows, spans: Mapping[int, tuple[int, int]]) -> dict[int, tuple[Ints, Ints]]:
+    """Return the starts and providers of each symbol, from stored bars and from bars in memory, which replace them."""
+    stored = _STARTS.unpack(data)
+    symbol_ids, ts, provider_ids = (
+        np.concatenate([memory[name], stored[name].astype(np.int64)]) for name in ("symbol_id", "ts", "provider_id")
+    )
+    order = np.lexsort((ts, symbol_ids))
+    symbol_ids, ts, provider_ids = symbol_ids[order], ts[order], provider_ids[order]
+    found = {}
+    for number, (start, end) in spans.items():
+        first, last = np.searchsorted(symbol_ids, [number, number + 1])
+        first, last = first + np.searchsorted(ts[first:last], [start, end])
+        distinct, newest = np.unique(ts[first:last], return_index=True)
+        found[number] = distinct, provider_ids[first:last][newest]
+    return found
 
 
 def _span(symbol: Symbol, start: datetime | None, end: datetime | None) -> _Span:

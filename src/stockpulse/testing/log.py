@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -11,7 +11,7 @@ from stockpulse.journal import tick_rows
 from stockpulse.journal.backends import ExternalLog, ShardOfLog
 from stockpulse.journal.followed_log import first_of, slot_of
 from stockpulse.journal.recent import RecentTicks
-from stockpulse.journal.records import Appended, Bars, Batch, Corrections, Ticks, Unreadable, with_seqs
+from stockpulse.journal.records import Appended, Bars, Batch, Corrections, Ticks, Unreadable, Write, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.segments import Segments
 from stockpulse.postgres.connect import Pool
@@ -100,11 +100,14 @@ class ScriptedProcess:
         """The numbers of the shards."""
         return sorted(self._log.first_seqs)
 
-    async def append(self, batch: Batch) -> list[Appended]:
-        """Append a batch; return the part of each shard."""
+    async def append(self, batch: Batch, also: Sequence[Write] = ()) -> list[Appended]:
+        """Append a batch; return the part of each shard. `also` runs after it."""
         self._log.raise_scripted_fault()
         appended = await self._log.put(batch)
         self._own_ends |= {one.shard: one.after for one in appended}
+        async with self._pool.acquire() as connection, connection.transaction():
+            for one in also:
+                await one(connection)
         return appended
 
     async def open(self, shard: int) -> ShardOfLog:

@@ -13,14 +13,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stockpulse.aio import offload
+from stockpulse.aio.retry import retry
 from stockpulse.journal.codecs import Codec
 from stockpulse.journal.kafka.appender import Appender
 from stockpulse.journal.kafka.connection import KafkaConnection, open_consumer
 from stockpulse.journal.kafka.reader import PartitionReader
-from stockpulse.journal.records import Appended, Batch, Corrections, End, Forget, RowBatch, Ticks, with_seqs
+from stockpulse.journal.records import Appended, Batch, Corrections, End, Forget, RowBatch, Ticks, Write, with_seqs
 from stockpulse.journal.routing import Routing
 from stockpulse.journal.symbol_names import SymbolNames
 from stockpulse.market.symbology import Names
+from stockpulse.postgres.connect import Pool, is_transient
 
 _POLL_SECONDS: Final = 0.25
 
@@ -41,14 +43,21 @@ class KafkaJournal:
     """The raw topic, for its writer."""
 
     def __init__(
-        self, appender: Appender, codec: Codec, names: Names, routing: Routing, first_seqs: Mapping[int, int]
+        self,
+        appender: Appender,
+        codec: Codec,
+        names: Names,
+        routing: Routing,
+        first_seqs: Mapping[int, int],
+        pool: Pool,
     ) -> None:
-        """`first_seqs` holds the seq of partition offset 0 for each partition."""
+        """`first_seqs` holds the seq of partition offset 0 for each partition; `pool` is for writes after an append."""
         self._appender = appender
         self._codec = codec
         self._symbol_names = SymbolNames(names)
         self._routing = routing
         self._first_seqs = first_seqs
+        self._pool = pool
 
     def waiting_seconds(self) -> float:
         """Return the waiting time of the oldest batch without an acknowledgement, in seconds."""
@@ -60,10 +69,21 @@ class KafkaJournal:
             return None
         return self._first_seqs[shard] + self._appender.ends[shard]
 
-    async def append(self, batch: Batch) -> list[Appended]:
+    async def append(self, batch: Batch, also: Sequence[Write] = ()) -> list[Appended]:
         """Append a batch to its partitions. When this returns, all in-sync replicas have acknowledged it."""
         if isinstance(batch, End | Forget):
             return await self._append_control(batch)
+        appended = await self._append_rows(batch)
+        if also:
+            await retry(lambda: self._write(also), "writing beside an append", is_transient)
+        return appended
+
+    async def _write(self, also: Sequence[Write]) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            for one in also:
+                await one(connection)
+
+    async def _append_rows(self, batch: RowBatch) -> list[Appended]:
         kind = type(batch)
         parts = {shard: kind(batch.frame[rows]) for shard, rows in self._routing.rows(batch.frame).items()}
         if len(batch) <= offload.INLINE_ROWS:
