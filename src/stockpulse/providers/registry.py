@@ -16,6 +16,7 @@ from stockpulse.errors import CannotStart, NotFound
 from stockpulse.providers.alpaca.provider import ALPACA
 from stockpulse.providers.alpha_vantage.provider import ALPHA_VANTAGE
 from stockpulse.providers.base import ProviderEntry
+from stockpulse.providers.finnhub.provider import FINNHUB
 from stockpulse.providers.simulated import SIMULATED
 from stockpulse.providers.trade_conditions import RULES, Rule, all_count
 from stockpulse.providers.twelve_data.provider import TWELVE_DATA
@@ -30,6 +31,7 @@ OURS: Final = (
     SIMULATED,
     ALPACA,
     ALPHA_VANTAGE,
+    FINNHUB,
     TWELVE_DATA,
     YAHOO,
 )

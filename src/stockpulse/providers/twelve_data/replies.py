@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ from stockpulse.market.rows import Field
 from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.market.symbology import is_pair
 from stockpulse.providers.epoch_times import SECONDS
+from stockpulse.providers.exchange_dates import begin_of, in_utc, is_over
 from stockpulse.providers.faults import BadReply, ProviderFault
 from stockpulse.providers.float32 import without_noise
 from stockpulse.providers.reply_rows import CLOSE, HIGH, LOW, OPEN, VOLUME, as_bars, as_ticks, read_objects
@@ -26,6 +27,8 @@ INTERVALS: Final = {
     "5m": ("5min", timedelta(minutes=5)),
     "1d": ("1day", timedelta(days=1)),
 }
+_LOCAL: Final = pl.col("ts").dt.replace_time_zone(None)
+"""The times of a reply, which have no zone."""
 _UTC: Final = ZoneInfo("UTC")
 _OF_US_STOCKS: Final = ZoneInfo("America/New_York")
 _PRICES: Final = ("open", "high", "low", "close")
@@ -84,9 +87,10 @@ def series_of(
         return BadReply(f"{NAME}, {symbol}: the zone of the exchange is unknown: {shown(part['meta'])}", symbol)
     frame = read_objects(values, _BAR_FIELDS)
     if interval == "1d":
-        frame = frame.with_columns(_midnights(zone)).filter(_whole_dates(zone, at))
+        frame = frame.with_columns(ts=begin_of(_LOCAL, zone)).filter(is_over(pl.col("ts"), zone, at))
     else:
-        frame = frame.with_columns(_in_utc(intraday_zone or zone)).filter(_over(INTERVALS[interval][1], at))
+        over = (pl.col("ts") <= at - INTERVALS[interval][1]).fill_null(value=True)
+        frame = frame.with_columns(ts=in_utc(_LOCAL, intraday_zone or zone)).filter(over)
     frame = frame.with_columns(without_noise(frame[name]) for name in _PRICES)
     frame = frame.with_columns(symbol=pl.lit(symbol), interval=pl.lit(interval)).sort("ts", maintain_order=True)
     return Series(as_bars(frame), len(values))
@@ -149,32 +153,3 @@ def _zone_of(meta: Any, symbol: str) -> ZoneInfo | None:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError, TypeError):  # no such zone, or no name of one
         return None
-
-
-def _in_utc(zone: ZoneInfo) -> pl.Expr:
-    """Return times that were read as UTC, and are the clock's of a zone, in UTC."""
-    if zone is _UTC:
-        return pl.col("ts")
-    local = pl.col("ts").dt.replace_time_zone(None)
-    return local.dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")
-
-
-def _midnights(zone: ZoneInfo) -> pl.Expr:
-    """Return the first instant of each date: the clock is put forward at midnight in some zones."""
-    midnight = pl.col("ts").dt.truncate("1d").dt.replace_time_zone(None)
-
-    def instant(local: pl.Expr) -> pl.Expr:
-        return local.dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null")
-
-    found = instant(midnight).fill_null(instant(midnight.dt.offset_by("1h")))
-    return found.dt.convert_time_zone("UTC").alias("ts")
-
-
-def _over(length: timedelta, at: datetime) -> pl.Expr:
-    """Return True for bars that are over, and for rows without a time."""
-    return (pl.col("ts") <= at - length).fill_null(value=True)
-
-
-def _whole_dates(zone: ZoneInfo, at: datetime) -> pl.Expr:
-    today = at.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (pl.col("ts") < today.astimezone(UTC)).fill_null(value=True)

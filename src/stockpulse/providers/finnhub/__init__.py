@@ -1,0 +1,1 @@
+"""Finnhub: streamed trades, quotes, and candles on paid plans."""
