@@ -338,6 +338,14 @@ class Settings(BaseSettings):
         description="The most rejected records of one kind (source and reason) that are kept in a minute, and a"
         " twentieth of those of all kinds. Further ones are only counted.",
     )
+    raw_market_data_mb: int = Field(
+        64,
+        ge=0,
+        le=100_000,
+        description="Megabytes of the newest replies of providers that are kept in `raw_market_data`, without keys; 0"
+        " keeps none.",
+    )
+    raw_market_data_days: int = Field(7, ge=1, le=3650, description="Days for which these replies are kept at most.")
     durable_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Seconds that POST /ticks waits until ticks are durable, before it answers 503."
     )

@@ -17,9 +17,9 @@ from stockpulse.node.node import Node, Timing
 from stockpulse.node.parts import build_engine_spec
 from stockpulse.node.roles import ROLES
 from stockpulse.node.sources import check_options, open_sources
+from stockpulse.node.transport import open_transport
 from stockpulse.pipeline.events import Listener
 from stockpulse.postgres.connect import TRANSIENT
-from stockpulse.providers.transport.transport import Transport
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
 from stockpulse.storage.rejected_kinds import RejectedKinds
@@ -51,7 +51,8 @@ async def running(
         supervisor() as tasks,
         open_database(settings, tasks) as database,
         open_log(settings, database, tasks) as log,
-        open_sources(settings, Transport(now=timing.now), timing.now) as sources,
+        open_transport(settings, database, tasks, timing.now) as transport,
+        open_sources(settings, transport, timing.now) as sources,
     ):
         node = Node(
             settings=settings,

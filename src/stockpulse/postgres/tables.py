@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Double,
     Identity,
@@ -24,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from stockpulse.indicators.stored import STORED_INDICATORS
 
@@ -418,4 +419,53 @@ asked_ranges = Table(
     Column("asked_at", _TIME, nullable=False),
     Column("reason", Text, comment="reason of a refusal"),
     PrimaryKeyConstraint("provider", "minutes", "symbol", "starts_at"),
+)
+
+# Requests to providers --------------------------------------------------------------------------
+
+provider_quotas = Table(
+    "provider_quotas",
+    metadata,
+    Column("key", Text, nullable=False, comment="provider, and a hash of its key"),
+    Column("day", Date, nullable=False, comment="day in the time zone of the provider"),
+    Column(
+        "used",
+        BigInteger,
+        nullable=False,
+        comment="requests of the day, or credits where the provider counts these",
+    ),
+    PrimaryKeyConstraint("key", "day"),
+)
+
+raw_market_data = Table(
+    "raw_market_data",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("received_at", _TIME, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("params", JSONB, nullable=False, comment="parameters of the request, without the key"),
+    Column("status", Integer, nullable=False, comment="HTTP status of the reply"),
+    Column("outcome", Text, nullable=False, comment="ok, or the kind of the fault that the reply states"),
+    Column("body", Text, nullable=False, comment="the reply without keys; cut texts end with …(cut)"),
+    Column("body_bytes", BigInteger, nullable=False, comment="size of the stored body"),
+)
+
+polling_jobs = Table(
+    "polling_jobs",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("status", Text, nullable=False, comment="running or stopped"),
+    Column("provider", Text, nullable=False),
+    Column("symbols", ARRAY(Text), nullable=False),
+    Column("interval_seconds", Double, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("stopped_at", _TIME),
+    Column(
+        "prices",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        comment="last price, time and fault of each symbol",
+    ),
 )
