@@ -38,8 +38,10 @@ from stockpulse.api.connections.limits import ConnectionLimits, needed_descripto
 from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.api.connections.uvicorn_server import UvicornServer
 from stockpulse.api.context import Context
+from stockpulse.api.limits import MAX_FRAME_BYTES
 from stockpulse.api.patience import Patience
 from stockpulse.api.request_log import RequestLog
+from stockpulse.api.stream import routes as stream
 from stockpulse.api.time_params import accepted_zones
 from stockpulse.errors import CannotStart
 from stockpulse.market.calendar_names import accepted_names
@@ -52,7 +54,7 @@ _PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
-_READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters)
+_READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters, stream)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
     "all": (health.router, ticks.intake, forget.router, dead_letters.retries, *(part.router for part in _READING)),
     "ingest": (health.router, ticks.intake, forget.router, dead_letters.router, dead_letters.retries),
@@ -88,6 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             async with running(settings, registry) as context:
                 connections = _guarded_connections(settings, server)
+                server.limit_websockets(MAX_FRAME_BYTES)
+                server.call_at_stop(context.hub.end)
                 registry.register(connections)
                 async with context.supervisor.running("connections", connections.watch):
                     yield {"context": context, "connections": connections}
@@ -148,7 +152,7 @@ def _answer_customary_paths(app: FastAPI) -> None:
 
     async def at_its_full_path(scope: Scope, receive: Receive, send: Send) -> None:
         path = _full_path(scope["path"])
-        if scope["type"] != "http" or path == scope["path"]:
+        if scope["type"] not in ("http", "websocket") or path == scope["path"]:
             await not_found(scope, receive, send)
         else:
             scope["path"] = path

@@ -98,6 +98,12 @@ def error_response(error: errors.StockPulseError) -> Response:
     return _fault()
 
 
+def described_error(error: errors.StockPulseError) -> dict[str, Any]:
+    """Return the fields of the error: code, message, details."""
+    fields: dict[str, Any] = orjson.loads(error_response(error).body)["error"]
+    return fields
+
+
 async def _on_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these
     details = [{"field": field, "message": complaint} for field, complaint in complaints_of(error)]

@@ -6,6 +6,8 @@ from stockpulse.errors import TooLarge
 
 MAX_ROWS: Final = 100_000
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+MAX_FRAME_BYTES: Final = 1024 * 1024
+"""The maximum size of a WebSocket message from a client."""
 MAX_UNPACKED_BYTES: Final = 256 * 1024 * 1024
 
 

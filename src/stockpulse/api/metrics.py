@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from stockpulse.aio.supervisor import State, Supervisor
+from stockpulse.hub.hub import Hub
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.telemetry.counters import Counters, Lag
@@ -68,3 +69,29 @@ class FeedCollector(Collector):
             if feed.last_message_at is not None:
                 newest.add_metric([provider], feed.last_message_at.timestamp())
         yield from (messages, reconnects, up, newest)
+
+
+class StreamCollector(Collector):
+    """The live subscribers, and what they are sent."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the current metrics."""
+        hub, totals = self._hub, self._hub.totals()
+        yield GaugeMetricFamily("stockpulse_stream_clients", "Clients of the stream", value=len(hub.subscribers))
+        yield GaugeMetricFamily("stockpulse_stream_topics", "Topics that are read", value=hub.topics())
+        yield GaugeMetricFamily(
+            "stockpulse_stream_lag_seconds", "Time since the buffer of the slowest client was empty", value=hub.lag()
+        )
+        for name, help_text, value in (
+            ("published_rows", "Rows that were published to a topic", hub.published),
+            ("unpublished_rows", "Rows that were not published, because too many events waited", hub.unpublished),
+            ("messages", "Messages sent to clients", totals.messages),
+            ("bytes", "Bytes sent to clients", totals.bytes),
+            ("conflated_rows", "Rows replaced by newer ones before a slow client took them", totals.conflated),
+            ("missed_rows", "Rows that slow clients missed", totals.missed),
+            ("slow_clients", "Clients closed because they were slow", totals.slow),
+        ):
+            yield CounterMetricFamily(f"stockpulse_stream_{name}", help_text, value=float(value))

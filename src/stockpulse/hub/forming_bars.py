@@ -29,6 +29,8 @@ class FormingBars:
         self._names = names
         self._served = served
         self._in_memory = in_memory
+        self._shown: dict[tuple[Interval, int], tuple[int, int]] = {}
+        """The start and the revision of the bar of each symbol that was published last."""
 
     async def run(self) -> None:
         """Publish, for ever."""
@@ -44,8 +46,18 @@ class FormingBars:
             wanted = traded if read is None else {one for one in traded if self._names.symbol_by_id[one].name in read}
             if wanted:
                 rows = await self._rows(interval, wanted)
-                rows = rows[~rows["final"] & ~np.isnan(rows["open"])]
+                rows = self._changed(interval, rows[~rows["final"] & ~np.isnan(rows["open"])])
                 self._hub.publish_newest(family, Change.FORMING, Batch(self._served.bars(rows, interval)))
+
+    def _changed(self, interval: Interval, rows: Rows) -> Rows:
+        """Return the bars that have changed since they were published."""
+        chosen = []
+        for place, key in enumerate(zip(rows["symbol_id"].tolist(), rows["ts"].tolist(), strict=True)):
+            version = (key[1], int(rows["revision"][place]))
+            if self._shown.get((interval, key[0])) != version:
+                self._shown[interval, key[0]] = version
+                chosen.append(place)
+        return rows[chosen]
 
     async def _rows(self, interval: Interval, symbol_ids: Iterable[int]) -> Rows:
         ids = list(symbol_ids)

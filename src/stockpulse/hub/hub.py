@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -46,6 +47,22 @@ log = structlog.get_logger(__name__)
 Watcher = Callable[[Interval, Rows, Change], None]
 
 
+@dataclass
+class Traffic:
+    """Totals since the start."""
+
+    messages: int = 0
+    """Messages that were sent, counted once for each client."""
+    bytes: int = 0
+    """Their bytes."""
+    conflated: int = 0
+    """Rows that were replaced by newer ones before a client took them; of clients that have left."""
+    missed: int = 0
+    """Rows that clients missed because they were slow; of clients that have left."""
+    slow: int = 0
+    """Clients that were closed because they were slow."""
+
+
 class Hub(Listener):
     """The topics, and their subscribers."""
 
@@ -72,6 +89,7 @@ class Hub(Listener):
         """Names the sequence of numbers: they begin again with each start of the process."""
         self.subscribers: set[Subscriber] = set()
         self._traded: set[int] = set()
+        self.traffic = Traffic()
         self.published = 0
         """The number of published rows."""
         self.unpublished = 0
@@ -89,8 +107,12 @@ class Hub(Listener):
 
     def leave(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
-        self.unsubscribe(subscriber, set(subscriber.topics))
-        self.subscribers.discard(subscriber)
+        if subscriber in self.subscribers:
+            self.unsubscribe(subscriber, set(subscriber.topics))
+            self.subscribers.remove(subscriber)
+            self.traffic.conflated += subscriber.conflated
+            self.traffic.missed += subscriber.missed
+            self.traffic.slow += subscriber.closing is SLOW
 
     def subscribe(
         self, subscriber: Subscriber, topics: Iterable[Topic], after: Mapping[Channel, int] | None = None
@@ -140,6 +162,23 @@ class Hub(Listener):
         self._stopping = True
         for subscriber in list(self.subscribers):
             subscriber.end(closing)
+
+    def totals(self) -> Traffic:
+        """Return the traffic, with the clients that are still there."""
+        return replace(
+            self.traffic,
+            conflated=self.traffic.conflated + sum(one.conflated for one in self.subscribers),
+            missed=self.traffic.missed + sum(one.missed for one in self.subscribers),
+        )
+
+    def lag(self) -> float:
+        """Return the time for which the slowest client has had messages waiting, in seconds."""
+        now = self._clock()
+        return max((one.lag(now) for one in self.subscribers), default=0.0)
+
+    def topics(self) -> int:
+        """Return the number of active topics."""
+        return sum(len(list(family)) for family in self._topics.families.values())
 
     def seq(self, channel: Channel) -> int:
         """Return the number of the newest message of a channel."""

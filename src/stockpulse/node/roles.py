@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from stockpulse.api.budget import budget_of
 from stockpulse.api.context import Context
-from stockpulse.api.metrics import FeedCollector, PipelineCollector
+from stockpulse.api.metrics import FeedCollector, PipelineCollector, StreamCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
 from stockpulse.node.backfill import build_backfills, start_backfill
@@ -151,7 +151,9 @@ def _context(
 ) -> Context:
     """Return the context of the routes; without a `stream`, their hub stays silent."""
     settings, readers, names = node.settings, node.database.readers, node.database.names
+    hub = (stream or build_stream(node)).hub
     registry.register(PipelineCollector(pipeline, node.tasks))
+    registry.register(StreamCollector(hub))
     registry.register(FeedCollector(node.feeds))
     bars = BarReader(readers, names, newest.bars, extended_day=settings.extended_day)
     ticks = TickReader(readers, names, newest.ticks)
@@ -181,6 +183,6 @@ def _context(
         feeds=node.feeds,
         log=node.log,
         needs_kafka=settings.role != "api",
-        hub=(stream or build_stream(node)).hub,
+        hub=hub,
         backfills=None if pipeline.ingestor is None else build_backfills(node, pipeline, bars),
     )

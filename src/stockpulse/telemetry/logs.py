@@ -49,9 +49,18 @@ def configure_logging(log_format: Literal["auto", "console", "json"] = "auto", *
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_not_about_a_websocket)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     handler.addFilter(_Repeats("aiokafka"))
+
+
+def _is_not_about_a_websocket(record: logging.LogRecord) -> bool:
+    """Return False for uvicorn's lines about a WebSocket: they show the query, which may hold a key.
+
+    Our own line for each WebSocket comes at its end.
+    """
+    return not str(record.msg).startswith(('%s - "WebSocket', "connection open", "connection closed"))
 
 
 class _Repeats(logging.Filter):

@@ -21,6 +21,7 @@ from stockpulse.api.connections.refusals import (
 )
 
 _LINGER_SECONDS: Final = 2.0
+_MOST_UNSENT_BYTES: Final = 8 * 1024 * 1024
 _SLOWEST_BYTES_PER_SECOND: Final = 500
 
 
@@ -255,10 +256,16 @@ class H11Guard(Guard):
 
 
 class WebSocketGuard(asyncio.Protocol):
-    """Counts the connection of a WebSocket, which took the place of one over HTTP. uvicorn pings its client."""
+    """Counts the connection of a WebSocket, which took the place of one over HTTP. uvicorn pings its client.
+
+    The app stops sending while a client reads nothing, but uvicorn answers each ping at once. So a client that sends
+    pings and reads no answers would fill the memory.
+    """
 
     open_connections: ClassVar[OpenConnections]
     transport: Any
+    _unsent_bytes = 0
+    _unsent_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection."""
@@ -271,6 +278,14 @@ class WebSocketGuard(asyncio.Protocol):
         self.open_connections.remove(self._peer, self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Give the bytes to the parser, unless too many bytes wait for the client."""
+        if self.transport.get_write_buffer_size() > _MOST_UNSENT_BYTES:
+            self.open_connections.note(STALLED, self._peer)
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
     def waited(self, _now: float) -> float:
         """Return 0: a WebSocket may be silent."""
         return 0.0
@@ -278,5 +293,11 @@ class WebSocketGuard(asyncio.Protocol):
     def make_room(self) -> None:
         """Do nothing: `waited` offers no room."""
 
-    def check(self, _now: float) -> None:
-        """Do nothing: uvicorn closes a WebSocket that answers no pings."""
+    def check(self, now: float) -> None:
+        """Drop the connection if it is being closed and the client does not read what is left."""
+        waiting = self.transport.get_write_buffer_size()
+        if not (waiting and self.transport.is_closing()) or waiting != self._unsent_bytes:
+            self._unsent_bytes, self._unsent_since = waiting, now
+        elif now - self._unsent_since > _LINGER_SECONDS:
+            self.open_connections.note(STALLED, self._peer)
+            self.transport.abort()

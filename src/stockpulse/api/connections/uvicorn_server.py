@@ -5,6 +5,7 @@ its options and before it listens; `Server.startup` then makes each connection w
 """
 
 import signal
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -60,6 +61,28 @@ class UvicornServer:
         outermost = getattr(self._config, "loaded_app", None)
         if isinstance(outermost, ProxyHeadersMiddleware):
             self._config.loaded_app = outermost.app
+
+    def limit_websockets(self, frame_bytes: int) -> None:
+        """Limit the size of a message from a client, and send without compression.
+
+        Compression would cost memory and time for each client, where all clients get the same bytes.
+        """
+        if self._config is not None:
+            self._config.ws_max_size = min(self._config.ws_max_size, frame_bytes)
+            self._config.ws_per_message_deflate = False
+
+    def call_at_stop(self, stopping: Callable[[], None]) -> None:
+        """Call this when the stop begins, before the server waits for open connections."""
+        server: Any = self._server
+        shutdown = getattr(server, "shutdown", None)
+        if shutdown is None:
+            return
+
+        async def stop_first(*arguments: Any, **options: Any) -> None:
+            stopping()
+            await shutdown(*arguments, **options)
+
+        server.shutdown = stop_first
 
     def stop_without_slow_clients(self, seconds: int) -> None:
         """Limit the time that a stop waits for current requests, unless uvicorn's own setting limits it.
