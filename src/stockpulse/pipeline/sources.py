@@ -12,9 +12,9 @@ from stockpulse.providers.options import read_options
 from stockpulse.providers.registry import ProviderRegistry, installed_providers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
-    """A provider in use."""
+    """A provider in use; there is one for each provider."""
 
     entry: ProviderEntry
     provider: Provider
