@@ -19,6 +19,7 @@ from stockpulse.node.roles import ROLES
 from stockpulse.node.sources import check_options, open_sources
 from stockpulse.node.transport import open_transport
 from stockpulse.pipeline.events import Listener
+from stockpulse.pipeline.latest_prices import LatestPrices
 from stockpulse.postgres.connect import TRANSIENT
 from stockpulse.settings import Settings
 from stockpulse.storage.partitions import Partitions
@@ -63,6 +64,7 @@ async def running(
             timing=timing,
             partitions=Partitions(database.pool),
             sources=sources,
+            prices=LatestPrices(timing.now),
             listeners=tuple(listeners),
             rejected_kinds=RejectedKinds(settings.dead_letters_per_minute),
         )

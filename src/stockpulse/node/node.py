@@ -10,8 +10,10 @@ from stockpulse.engine.engine_spec import EngineSpec
 from stockpulse.ingest.corrected_trades import CorrectedTrades
 from stockpulse.ingest.redelivery import Redeliveries
 from stockpulse.journal.backends import LogParts
+from stockpulse.market.clocks import utc_now
 from stockpulse.pipeline.events import Listener
 from stockpulse.pipeline.feed_state import FeedState
+from stockpulse.pipeline.latest_prices import LatestPrices
 from stockpulse.pipeline.shard_writer import FLUSH_SECONDS
 from stockpulse.pipeline.sources import Sources
 from stockpulse.postgres.database import Database
@@ -43,6 +45,7 @@ class Node:
     listeners: tuple[Listener, ...] = ()
     """The receivers of all events of the shards of this process."""
     sources: Sources = field(default_factory=Sources)
+    prices: LatestPrices = field(default_factory=lambda: LatestPrices(utc_now))
     feeds: dict[str, FeedState] = field(default_factory=dict)
     """The states of the live feeds of this process, by provider."""
     counters: Counters = field(default_factory=Counters)

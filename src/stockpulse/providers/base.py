@@ -166,8 +166,10 @@ class Capabilities:
     """It has trades of the past."""
     latest: bool = False
     """It has latest prices on request."""
+    latest_symbols: int = 1
+    """The number of symbols that one request for latest prices may ask for."""
     poll_seconds: float = 0.0
-    """For a provider without a stream: the shortest pause between two requests for latest prices of a symbol."""
+    """The shortest pause between two requests for the latest price of a symbol."""
     stream_symbols: int | None = None
     """The number of symbols that one stream may carry on the cheapest plan; None: no known limit."""
     limits: str = ""

@@ -284,6 +284,7 @@ SIMULATED: Final = ProviderEntry(
             "1m": History(timedelta(days=30), depth=timedelta(days=7)),
         },
         latest=True,
+        latest_symbols=1_000,
         limits="none: it is made up here",
     ),
     standby=True,

@@ -263,6 +263,7 @@ ALPACA: Final = ProviderEntry(
         },
         trades=True,
         latest=True,
+        latest_symbols=100,
         stream_symbols=30,
         limits="free: 200 requests per minute, a stream of IEX with 30 symbols, one stream per key; bars since 2016",
     ),

@@ -127,6 +127,7 @@ TWELVE_DATA: Final = ProviderEntry(
             "1m": History(rest.WINDOWS["1m"], symbols=rest.BATCH),
         },
         latest=True,
+        latest_symbols=rest.BATCH,
         poll_seconds=120.0,
         stream_symbols=8,
         limits="free: 8 credits a minute and 800 a day (UTC), a credit for each symbol of a request; the stream has 8"
