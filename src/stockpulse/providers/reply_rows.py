@@ -7,7 +7,7 @@ import polars as pl
 
 from stockpulse.market.columns import NUMBER
 from stockpulse.market.rows import Field, Sent, as_json, assemble, sent_objects
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 
 OPEN: Final = Field("open", NUMBER, required=True, also=("o",))
 HIGH: Final = Field("high", NUMBER, required=True, also=("h",))
@@ -45,6 +45,11 @@ def as_ticks(frame: pl.DataFrame) -> pl.DataFrame:
 def as_bars(frame: pl.DataFrame) -> pl.DataFrame:
     """Return BARS, with `problem` and `raw` if a row has a problem; missing columns become null."""
     return _shaped(frame, BARS)
+
+
+def as_corrections(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return CORRECTIONS, with `problem` and `raw` if a row has a problem; missing columns become null."""
+    return _shaped(frame, CORRECTIONS)
 
 
 def _shaped(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:

@@ -74,7 +74,7 @@ class Switches:
     answers: list[Response] = field(default_factory=list)  # sent to the next requests, whatever they ask for
     remaining: int = 199
     # the stream
-    greets: bool = True
+    greeting: str | None = "connected"  # or "authenticated", as after authentication by headers; None: silence
     auth_seconds: float = 10.0
     auth_error: int | None = None
     closes_after_error: bool = True
@@ -147,6 +147,7 @@ class FakeAlpaca:
         self.now = lambda: datetime.now(UTC)
         self.requests: list[tuple[str, Row]] = []
         """Paths and parameters of REST requests."""
+        self.on_request = lambda: None
         self.messages: list[Row] = []
         """Messages of the clients of the stream."""
         self.paths: list[str] = []
@@ -238,6 +239,7 @@ class FakeAlpaca:
     async def _answer(self, request: Request) -> Response:
         params = dict(request.query_params)
         self.requests.append((request.url.path, params))
+        self.on_request()
         if self.switches.answers:
             return self.switches.answers.pop(0)
         if not self._is_authorised(request):
@@ -345,10 +347,11 @@ class FakeAlpaca:
         self.paths.append(connection.request.path)
         busy = len(self.clients) > 0 or any(time.monotonic() - at < self.switches.held_seconds for at in self._ended)
         try:
-            if not self.switches.greets:
+            if self.switches.greeting is None:
                 await connection.wait_closed()
-            await client.send([{"T": "success", "msg": "connected"}])
-            if await self._authenticate(client, busy=busy and self.switches.one_connection):
+            await client.send([{"T": "success", "msg": self.switches.greeting}])
+            client.authenticated = self.switches.greeting == "authenticated"
+            if client.authenticated or await self._authenticate(client, busy=busy and self.switches.one_connection):
                 self.clients.append(client)
                 async for frame in connection:
                     await self._take(client, self._read(client, frame))

@@ -51,4 +51,4 @@ class MessagePack:
         try:
             return msgpack.unpackb(frame, timestamp=_NANOSECONDS)
         except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error) or type(error).__name__) from None

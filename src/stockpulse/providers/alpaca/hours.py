@@ -1,7 +1,7 @@
 """The sessions of a market, for what happens only while it is open."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -47,20 +47,20 @@ async def market_hours(calendar: str, now: Callable[[], datetime], delay_seconds
 
 
 async def watch_in_sessions(hours: Hours, socket: LiveSocket, seconds: float) -> None:
-    """Arm the silence watch of a socket when a session opens, and disarm it when it closes; without end."""
+    """Arm the silence watch of a socket when a session opens, and disarm it when it closes; 0 seconds: never."""
     armed = False
-    while True:
+    while seconds > 0:
         if hours.is_open() != armed:
             armed = not armed
             socket.watch_silence(seconds if armed else None)
         await asyncio.sleep(min(hours.seconds_to_change(), _LONGEST_SLEEP_SECONDS))
 
 
-async def minutes_in_sessions(hours: Hours) -> AsyncGenerator[None]:
+async def minutes_in_sessions(hours: Hours, sleep: Callable[[float], Awaitable[None]]) -> AsyncGenerator[None]:
     """Yield after each minute of a session, the last one included; without end."""
     while True:
         was_open = hours.is_open()
-        await asyncio.sleep(_seconds_to_next_minute(hours.now()))
+        await sleep(_seconds_to_next_minute(hours.now()))
         if was_open:
             yield
 

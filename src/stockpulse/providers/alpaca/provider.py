@@ -33,7 +33,7 @@ from stockpulse.providers.alpaca.stream import Session
 from stockpulse.providers.base import Capabilities, History, ProviderBase, ProviderConfig, ProviderEntry
 from stockpulse.providers.faults import BadRequest, MuteStream, NotEntitled
 from stockpulse.providers.trade_conditions import alpaca
-from stockpulse.providers.transport.live_socket import StreamDialect
+from stockpulse.providers.transport.live_socket import LiveSocket, StreamDialect
 from stockpulse.providers.transport.transport import Transport
 
 _TIMEFRAMES: Final = {"1m": "1Min", "5m": "5Min", "1d": "1Day"}
@@ -84,15 +84,14 @@ class AlpacaProvider(ProviderBase):
             session = Session(socket, self._encoding)
             await session.authenticate(self._plan.key, self._plan.secret)
             await self._subscribe(session)
-            watch = asyncio.create_task(
-                watch_in_sessions(hours, socket, self._plan.silence_seconds * self._patience), name="hours of alpaca"
-            )
+            patience = self._plan.silence_seconds * self._patience
+            watch = asyncio.create_task(watch_in_sessions(hours, socket, patience), name="hours of alpaca")
             try:
                 while True:
                     messages = await session.read()
                     self._patience = 1
                     for frame in frames_of(messages):
-                        yield frame
+                        yield _without_keys(frame, socket)
                     while session.unreadable:
                         yield unreadable(*session.unreadable.pop(0))
             except MuteStream:
@@ -103,6 +102,10 @@ class AlpacaProvider(ProviderBase):
 
     async def _subscribe(self, session: Session) -> None:
         refused = await session.subscribe(self._symbols, self._plan.channels)
+        asked = [symbol for symbol in self._symbols if symbol not in refused]
+        silent = [symbol for symbol in asked if not session.has(symbol, self._plan.channels)]
+        if silent:
+            log.warning("symbols are not in the acknowledged subscription", provider=NAME, symbols=silent)
         if refused:
             reasons = {str(fault) for fault in refused.values()}
             log.error("symbols are not streamed", provider=NAME, symbols=sorted(refused), reasons=sorted(reasons))
@@ -110,7 +113,7 @@ class AlpacaProvider(ProviderBase):
     async def _polled(self) -> AsyncGenerator[pl.DataFrame]:
         hours = await market_hours(self.calendar, self._now, self.delay_seconds)
         before = BARS.to_frame()
-        async with contextlib.aclosing(minutes_in_sessions(hours)) as minutes:
+        async with contextlib.aclosing(minutes_in_sessions(hours, self._transport.sleep)) as minutes:
             async for _ in minutes:
                 found = [
                     bars_in_snapshots(reply) async for reply in self._rest.snapshots(self._symbols, self._plan.feed)
@@ -128,6 +131,7 @@ class AlpacaProvider(ProviderBase):
             read_refusal,
             headers={"Content-Type": self._encoding.content_type},
             heartbeat_seconds=self._plan.heartbeat_seconds,
+            is_text=not self._plan.msgpack,
         )
 
     # The past ------------------------------------------------------------------------------------
@@ -234,6 +238,14 @@ async def _with_recent(pages: AsyncIterator[pl.DataFrame], recent: pl.DataFrame)
             yield bars
     for bars in left.values():
         yield bars
+
+
+def _without_keys(frame: pl.DataFrame, socket: LiveSocket) -> pl.DataFrame:
+    """Remove keys from the original text of rows that could not be read."""
+    if "raw" not in frame.columns:
+        return frame
+    cleaned = [raw if raw is None else socket.clean(raw) for raw in frame["raw"]]
+    return frame.with_columns(raw=pl.Series(cleaned, dtype=pl.String))
 
 
 def _begin_of_bar(moment: datetime, interval: str) -> datetime:

@@ -12,7 +12,7 @@ import polars as pl
 from stockpulse.market.columns import CODES, IDENTIFIER, NUMBER, TEXT, TIME, WHOLE
 from stockpulse.market.rows import Field, Sent, assemble
 from stockpulse.providers.faults import BadReply
-from stockpulse.providers.reply_rows import CLOSE, HIGH, LOW, OPEN, as_bars, as_ticks, read_objects
+from stockpulse.providers.reply_rows import CLOSE, HIGH, LOW, OPEN, as_bars, as_corrections, as_ticks, read_objects
 
 _SYMBOL: Final = Field("symbol", TEXT, required=True, also=("S",))
 _TIME: Final = Field("ts", TIME, required=True, also=("t",))
@@ -34,9 +34,28 @@ _BAR_FIELDS: Final = (
     Field("trade_count", WHOLE, also=("n",)),
     Field("vwap", NUMBER, also=("vw",)),
 )
+#: Messages `c`: the wrong trade has o, the right one c before the letter. Messages `x` name the cancelled trade.
+_CORRECTION_FIELDS: Final = (
+    _SYMBOL,
+    _TIME,
+    Field("exchange", TEXT, also=("x",)),
+    Field("trade_id", IDENTIFIER, required=True, also=("oi",)),
+    Field("price", NUMBER, required=True, also=("cp",)),
+    Field("size", NUMBER, required=True, also=("cs",)),
+    Field("conditions", CODES, also=("cc",)),
+    Field("tape", TEXT, also=("z",)),
+    Field("new_trade_id", IDENTIFIER, also=("ci",)),
+)
+_CANCEL_FIELDS: Final = (
+    _SYMBOL,
+    _TIME,
+    Field("exchange", TEXT, also=("x",)),
+    Field("trade_id", IDENTIFIER, required=True, also=("i",)),
+)
 _TAKEN_BACK: Final = ("canceled", "incorrect")
 """The values of `u` for a trade that does not count; a "corrected" one is the right trade."""
 _INTERVAL_OF_MESSAGE: Final = {"b": "1m", "u": "1m", "d": "1d"}
+_FRAME_OF_MESSAGE: Final = {"t": "ticks", "c": "corrections", "x": "corrections", "b": "bars", "u": "bars", "d": "bars"}
 _INTERVAL_IN_SNAPSHOT: Final = {"minuteBar": "1m", "prevDailyBar": "1d", "dailyBar": "1d"}
 
 Row = dict[str, Any]
@@ -52,6 +71,20 @@ def bars_of(rows: Sequence[Any], intervals: Sequence[str]) -> pl.DataFrame:
     frame = read_objects(rows, _BAR_FIELDS)
     vwap = pl.when(pl.col("vwap") != 0).then("vwap")  # a bar without volume has 0
     return as_bars(frame.with_columns(vwap, interval=pl.Series(intervals, dtype=pl.String)))
+
+
+def corrections_of(messages: Sequence[Row]) -> pl.DataFrame:
+    """Return messages `c` and `x` as CORRECTIONS, with `problem` and `raw` if one of them cannot be read.
+
+    They keep their order: a right trade may be cancelled in its turn.
+    """
+    parts = []
+    for kind, fields in (("c", _CORRECTION_FIELDS), ("x", _CANCEL_FIELDS)):
+        at = [row for row, message in enumerate(messages) if message["T"] == kind]
+        if at:
+            read = read_objects([messages[row] for row in at], fields)
+            parts.append(read.with_columns(order=pl.Series(at, dtype=pl.Int64)))
+    return as_corrections(pl.concat(parts, how="diagonal").sort("order"))
 
 
 def trades_in(reply: Any) -> list[Any]:
@@ -80,18 +113,20 @@ def bars_in_snapshots(reply: Any) -> pl.DataFrame:
 
 
 def frames_of(messages: Iterable[Row]) -> Iterator[pl.DataFrame]:
-    """Yield the ticks, then the bars, among messages of the stream; messages of other types are left out."""
-    by_kind: dict[str, list[Row]] = {"ticks": [], "bars": []}
+    """Yield the data among messages of the stream as frames of TICKS, CORRECTIONS and BARS.
+
+    Trades come before the corrections that may be of them. Messages of other types are left out.
+    """
+    of_type: dict[str, list[Row]] = {}
     for message in messages:
-        kind = message.get("T")
-        if kind == "t":
-            by_kind["ticks"].append(message)
-        elif kind in _INTERVAL_OF_MESSAGE:
-            by_kind["bars"].append(message)
-    if by_kind["ticks"]:
-        yield ticks_of(by_kind["ticks"])
-    if by_kind["bars"]:
-        yield bars_of(by_kind["bars"], [_INTERVAL_OF_MESSAGE[message["T"]] for message in by_kind["bars"]])
+        kind = str(message.get("T"))
+        of_type.setdefault(_FRAME_OF_MESSAGE.get(kind, ""), []).append(message)
+    if ticks := of_type.get("ticks"):
+        yield ticks_of(ticks)
+    if corrections := of_type.get("corrections"):
+        yield corrections_of(corrections)
+    if bars := of_type.get("bars"):
+        yield bars_of(bars, [_INTERVAL_OF_MESSAGE[message["T"]] for message in bars])
 
 
 def unreadable(raw: str, reason: str) -> pl.DataFrame:

@@ -58,6 +58,11 @@ class Session:
             raise next(iter(refused.values()))
         return refused
 
+    def has(self, symbol: str, channels: Sequence[str]) -> bool:
+        """Return True if a symbol is in all of these channels that Alpaca's last word has."""
+        known = [set(self.subscribed[channel]) for channel in channels if channel in self.subscribed]
+        return all(symbol in symbols or "*" in symbols for symbols in known)
+
     async def read(self) -> list[Row]:
         """Return data messages as soon as there are some. Raises the fault that an error message states."""
         while not (self._data or self.unreadable):

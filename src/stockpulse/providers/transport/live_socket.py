@@ -69,6 +69,8 @@ class StreamDialect:
     """The seconds between two pings. None: the provider answers no pings, and only the silence watch notices."""
     open_seconds: float = OPEN_SECONDS
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    is_text: bool = True
+    """False: messages are in a binary encoding. Then keys in them are not removed, which would break them."""
 
 
 class _Connection(ClientConnection):
@@ -108,13 +110,13 @@ class LiveSocket:
         self._silence_timer: asyncio.TimerHandle | None = None
 
     async def receive(self) -> bytes:
-        """Return the next message, of text or binary frames, without keys; cancelling loses none."""
+        """Return the next message, of text or binary frames; cancelling loses none. Text has no keys."""
         try:
             message = await self._connection.recv(decode=False)
         except ConnectionClosed as closed:
             raise self._fault_of(closed) from None
         self._connection.waiting -= 1
-        return self._redactor.clean_message(message)
+        return self._redactor.clean_message(message) if self._dialect.is_text else message
 
     async def receive_waiting(self) -> list[bytes]:
         """Return all messages that have arrived, at least one: under load, few large steps do the work of many."""
