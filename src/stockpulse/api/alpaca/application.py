@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from stockpulse import __version__
 from stockpulse.api import docs
 from stockpulse.api.alpaca import answers, bars, latest, meta, nothing, screener, trades
+from stockpulse.api.alpaca.stream import routes as stream
 
 _PREFIXES: Final = ("/v2/", "/v1/", "/v1beta1/")
 _DESCRIPTION: Final = (
@@ -32,7 +33,7 @@ def alpaca_app() -> FastAPI:
     )
     answers.install(app)
     docs.add_pages(app, "/v2")
-    for part in (latest, bars, trades, nothing, meta, screener):
+    for part in (latest, bars, trades, nothing, meta, screener, stream):
         app.include_router(part.router)
     return app
 
@@ -44,10 +45,10 @@ class AlpacaPaths(BaseRoute):
         self._app = app
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return a full match for HTTP requests at these paths."""
-        found = scope["type"] == "http" and scope["path"].startswith(_PREFIXES)
+        """Return a full match for requests and WebSockets at these paths."""
+        found = scope["type"] in ("http", "websocket") and scope["path"].startswith(_PREFIXES)
         return (Match.FULL if found else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request."""
+        """Answer the request, or serve the WebSocket."""
         await self._app(scope, receive, send)

@@ -1,6 +1,7 @@
 """Bars and trades in Alpaca's form: short keys, whole numbers as integers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
@@ -9,45 +10,52 @@ import polars as pl
 
 Row: TypeAlias = dict[str, Any]
 """A bar or a trade as Alpaca's clients read it."""
-Times: TypeAlias = Callable[[pl.Series], Sequence[object]]
-"""Converts a column of times to the values that an encoding has for them."""
 
 _LARGEST_ID: Final = 2**63 - 1
 """The largest trade id that Alpaca's libraries read."""
 
 
-def time_texts(times: pl.Series) -> list[str]:
-    """Return times as RFC 3339 in UTC, without zeros at the end of the fraction."""
-    texts = times.dt.to_string("%Y-%m-%dT%H:%M:%S%.f")  # the fraction has 0, 3 or 6 digits
-    return (texts.str.replace(r"(\.\d*?)0+$", "${1}") + "Z").to_list()
+def time_text(moment: datetime) -> str:
+    """Return a time in UTC as RFC 3339, without zeros at the end of the fraction."""
+    text = moment.isoformat().removesuffix("+00:00")
+    return f"{text.rstrip('0') if '.' in text else text}Z"
 
 
-def bar_rows(bars: pl.DataFrame, times: Times = time_texts) -> list[Row]:
-    """Return one row for each bar of `SERVED_BARS`. A volume that is not known is 0, as Alpaca's have no null."""
-    columns = (
-        times(bars["ts"]),
-        *(bars[name].to_list() for name in ("open", "high", "low", "close")),
-        _whole(bars["volume"].fill_null(0)),
-        bars["trade_count"].to_list(),
-        bars["vwap"].to_list(),
-    )
-    return [
-        dict(zip(("t", "o", "h", "l", "c", "v", "n", "vw"), row, strict=True)) for row in zip(*columns, strict=True)
-    ]
+def bar(row: Mapping[str, Any], time: object) -> Row:
+    """Return a row of `SERVED_BARS` in Alpaca's form. A volume that is not known is 0: Alpaca's libraries need one."""
+    return {
+        "t": time,
+        "o": row["open"],
+        "h": row["high"],
+        "l": row["low"],
+        "c": row["close"],
+        "v": _whole(row["volume"] or 0.0),
+        "n": row["trade_count"],
+        "vw": row["vwap"],
+    }
 
 
-def trade_rows(ticks: pl.DataFrame, times: Times = time_texts) -> list[Row]:
-    """Return one row for each tick of `SERVED_TICKS`."""
-    columns = (
-        times(ticks["event_time"]),
-        ticks["exchange"].fill_null("").to_list(),
-        ticks["price"].to_list(),
-        _whole(ticks["volume"]),
-        [text.split(",") if text else [] for text in ticks["conditions"]],
-        [_number(text, seq) for text, seq in zip(ticks["trade_id"], ticks["seq"], strict=True)],
-        ticks["tape"].fill_null("").to_list(),
-    )
-    return [dict(zip(("t", "x", "p", "s", "c", "i", "z"), row, strict=True)) for row in zip(*columns, strict=True)]
+def trade(row: Mapping[str, Any], time: object) -> Row:
+    """Return a row of `SERVED_TICKS` in Alpaca's form."""
+    return {
+        "t": time,
+        "x": row["exchange"] or "",
+        "p": row["price"],
+        "s": _whole(row["volume"]),
+        "c": row["conditions"].split(",") if row["conditions"] else [],
+        "i": _number(row["trade_id"], row["seq"]),
+        "z": row["tape"] or "",
+    }
+
+
+def bar_rows(bars: pl.DataFrame) -> list[Row]:
+    """Return one row for each bar of `SERVED_BARS`, for JSON."""
+    return [bar(row, time_text(row["ts"])) for row in bars.iter_rows(named=True)]
+
+
+def trade_rows(ticks: pl.DataFrame) -> list[Row]:
+    """Return one row for each tick of `SERVED_TICKS`, for JSON."""
+    return [trade(row, time_text(row["event_time"])) for row in ticks.iter_rows(named=True)]
 
 
 def by_symbol(symbols: pl.Series, rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -60,9 +68,9 @@ def _groups(symbols: pl.Series, rows: Sequence[Row]) -> Iterator[tuple[str, list
         yield name, [row for _, row in group]
 
 
-def _whole(values: pl.Series) -> list[int | float]:
-    """Return whole numbers as integers, because Alpaca's libraries read no others; fractions stay floats."""
-    return [int(value) if value.is_integer() else value for value in values]
+def _whole(value: float) -> int | float:
+    """Return a whole number as an integer, because Alpaca's libraries read no others; a fraction stays a float."""
+    return int(value) if value.is_integer() else value
 
 
 def _number(trade_id: str | None, seq: int) -> int:

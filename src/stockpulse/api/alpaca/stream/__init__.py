@@ -1,0 +1,1 @@
+"""Alpaca's stream: trades and bars over a WebSocket, in JSON or MessagePack."""

@@ -1,0 +1,60 @@
+"""The addresses of Alpaca's stream."""
+
+from enum import StrEnum
+from typing import Annotated, Final, cast
+
+from fastapi import APIRouter, Path
+from starlette.websockets import WebSocket
+
+from stockpulse.api.alpaca.stream.connection import Connection
+from stockpulse.api.alpaca.stream.encodings import JSON, MESSAGE_PACK, Encoding
+from stockpulse.api.alpaca.stream.fake_feed import FakeFeed
+from stockpulse.api.alpaca.stream.session import Session
+from stockpulse.api.alpaca.stream.sources import LiveSource
+from stockpulse.api.alpaca.stream.subscriptions import STOCK_CHANNELS, TEST_CHANNELS
+from stockpulse.api.context import Context
+
+router = APIRouter()
+
+_MESSAGE_PACK: Final = "application/msgpack"
+_KEYS: Final = ("apca-api-key-id", "apca-api-secret-key")
+
+
+class StreamFeed(StrEnum):
+    """The feeds of stocks. All of them have the same data here."""
+
+    IEX = "iex"
+    SIP = "sip"
+    DELAYED_SIP = "delayed_sip"
+
+
+@router.websocket("/v2/test")
+async def test_stream(socket: WebSocket) -> None:
+    """Send made-up trades, quotes and bars of FAKEPACA."""
+    context, encoding = _context(socket), _encoding(socket)
+    await socket.accept()
+    session = Session(TEST_CHANNELS, authenticated=_has_keys(socket))
+    await Connection(socket, encoding, session, FakeFeed(context.hub, encoding, context.now)).run()
+
+
+@router.websocket("/v2/{feed}")
+async def live_stream(socket: WebSocket, feed: Annotated[StreamFeed, Path()]) -> None:  # noqa: ARG001  # it is checked
+    """Send trades and bars as they come."""
+    encoding = _encoding(socket)
+    await socket.accept()
+    session = Session(STOCK_CHANNELS, authenticated=_has_keys(socket))
+    await Connection(socket, encoding, session, LiveSource(_context(socket).hub, encoding)).run()
+
+
+def _context(socket: WebSocket) -> Context:
+    return cast("Context", socket.state.context)
+
+
+def _encoding(socket: WebSocket) -> Encoding:
+    """Return the encoding that the client announces for its messages; it gets the same."""
+    return MESSAGE_PACK if socket.headers.get("content-type") == _MESSAGE_PACK else JSON
+
+
+def _has_keys(socket: WebSocket) -> bool:
+    """Return True if the handshake has keys; then the client need not send them in a message."""
+    return all(socket.headers.get(name) for name in _KEYS) or bool(socket.headers.get("authorization"))

@@ -1,0 +1,116 @@
+"""Alpaca's Python library, unchanged, receives StockPulse's stream: only its address is another one."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("alpaca", reason="alpaca-py is not installed")
+
+from alpaca.data.live import StockDataStream
+from client_server import START, price_of, send, ticks
+
+from app_process import AppProcess
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
+
+WAIT_SECONDS = 60
+FEED = {"provider": "recorded", "clock": "event"}
+
+
+class Received:
+    """What the handlers of a stream got, by channel."""
+
+    def __init__(self) -> None:
+        self.rows: defaultdict[str, list[Any]] = defaultdict(list)
+        self._came = threading.Condition()
+
+    def handler(self, channel: str) -> Callable[[Any], Any]:
+        async def handle(row: Any) -> None:
+            with self._came:
+                self.rows[channel].append(row)
+                self._came.notify_all()
+
+        return handle
+
+    def wait_for(self, channel: str, good: Callable[[list[Any]], Any]) -> list[Any]:
+        """Wait until `good` is true of the rows of a channel; return them."""
+        with self._came:
+            assert self._came.wait_for(lambda: good(self.rows[channel]), WAIT_SECONDS), (channel, self.rows)
+            return list(self.rows[channel])
+
+
+@contextmanager
+def running(stream: StockDataStream) -> Iterator[None]:
+    """Run a stream in a thread, as its users do."""
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stream.stop()
+        thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+
+
+def subscribed(url: str, *symbols: str) -> tuple[StockDataStream, Received]:
+    """Return a stream that is subscribed to trades and all kinds of bars."""
+    stream, received = StockDataStream("key", "secret", url_override=url.replace("http", "ws")), Received()
+    stream.subscribe_trades(received.handler("trades"), *symbols)
+    stream.subscribe_bars(received.handler("bars"), *symbols)
+    stream.subscribe_updated_bars(received.handler("updated"), *symbols)
+    stream.subscribe_daily_bars(received.handler("daily"), *symbols)
+    return stream, received
+
+
+def test_trades_and_all_kinds_of_bars_and_a_restart(compiled: Path, tmp_path: Path) -> None:
+    with AppProcess(tmp_path / "data", cache_dir=str(compiled)) as app:
+        stream, received = subscribed(f"{app.url}/v2/iex", "*")
+        with running(stream):
+            seen = sent_until_seen(app, received, range(3))
+            assert [trade.price for trade in seen] == [price_of("AAPL", at) for at in range(3)]
+            bars = received.wait_for("bars", lambda rows: len(rows) >= 2)
+            assert [(bar.timestamp, bar.close, bar.volume) for bar in bars] == [
+                (START + timedelta(minutes=at), price_of("AAPL", at), 100 + at) for at in range(2)
+            ]
+            late = ticks("AAPL", range(1))[0] | {"trade_id": "7", "price": 150.0, "ts": START.isoformat()}
+            send(app, [late], **FEED)
+            (updated,) = received.wait_for("updated", len)
+            assert (updated.timestamp, updated.open, updated.high, updated.trade_count) == (START, 150.0, 150.0, 2)
+            day = received.wait_for("daily", lambda rows: rows and rows[-1].trade_count == 4)[-1]
+            assert (day.timestamp, day.high, day.close) == (START - timedelta(hours=9, minutes=30), 150.0, 100.02)
+
+            app.stop()
+            app.start()
+            known = len(received.rows["trades"])
+            after = sent_until_seen(app, received, range(10, 12), known)
+            assert [trade.price for trade in after] == [price_of("AAPL", at) for at in (10, 11)]
+
+
+def sent_until_seen(app: AppProcess, received: Received, minutes: range, known: int = 0) -> list[Any]:
+    """Send ticks as soon as the client is connected; return its trades."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while "WebSocket /v2/iex" not in app.log.read_text().rpartition("Started server process")[2]:
+        assert time.monotonic() < deadline, "the client does not connect"
+        time.sleep(0.1)
+    time.sleep(1)  # it authenticates and subscribes
+    send(app, ticks("AAPL", minutes), **FEED)
+    return received.wait_for("trades", lambda rows: len(rows) >= known + len(minutes))[known:]
+
+
+def test_the_test_feed_has_data_at_any_hour(filled: AppProcess) -> None:
+    stream, received = subscribed(f"{filled.url}/v2/test", "FAKEPACA")
+    for channel in ("updatedBars", "dailyBars"):  # this feed does not have them
+        stream._handlers[channel].clear()
+    with running(stream):
+        trades = received.wait_for("trades", lambda rows: len(rows) >= 2)
+        assert {trade.symbol for trade in trades} == {"FAKEPACA"}
+        (bar, *_) = received.wait_for("bars", len)
+        assert bar.low <= bar.open <= bar.high
+        assert bar.trade_count == 60
