@@ -11,6 +11,7 @@ from stockpulse.aio.supervisor import State, Supervisor
 from stockpulse.errors import InvalidInput
 from stockpulse.market.intervals import M1
 from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.pipeline.backfill.backfills import Group
 from stockpulse.pipeline.backfill.targets import Target
 from stockpulse.pipeline.live_feed import feed_of
 from stockpulse.pipeline.sources import Source
@@ -133,7 +134,7 @@ class TestWithThePipeline:
             source = Source(
                 ProviderEntry(provider.name, lambda _: provider, capabilities=has), provider, (), feed_of(provider)
             )
-            run = await parts.context.required_backfills.fill_round([Target(M1, days=1)], ("A",), [source])
+            run = await parts.context.required_backfills.fill_round([Target(M1, days=1)], Group(("A",), (source,)))
             assert (run.bars, run.requests) == (9, 1)
             await parts.settled()
             assert [row["close"] for row in await parts.between("A", M1)] == [

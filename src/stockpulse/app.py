@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from stockpulse import __version__
 from stockpulse.api import (
     analytics,
+    backfill,
     bars,
     data,
     dead_letters,
@@ -55,9 +56,10 @@ _PREFIX: Final = "/api/v1"
 log = structlog.get_logger(__name__)
 
 _READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters, stream)
+_TAKING: Final = (ticks.intake, forget.router, backfill.router, dead_letters.retries)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
-    "all": (health.router, ticks.intake, forget.router, dead_letters.retries, *(part.router for part in _READING)),
-    "ingest": (health.router, ticks.intake, forget.router, dead_letters.router, dead_letters.retries),
+    "all": (health.router, *_TAKING, *(part.router for part in _READING)),
+    "ingest": (health.router, *_TAKING, dead_letters.router),
     "process": (health.router,),
     "api": (health.router, *(part.router for part in _READING)),
 }

@@ -392,6 +392,10 @@ class Settings(BaseSettings):
             return ()
         return (FollowedSymbols(self.provider, self.symbols),)
 
+    def without_feeds(self) -> "Settings":
+        """Return the settings for a command that needs no live ticks."""
+        return self.model_copy(update={"provider": NO_PROVIDER, "feeds": ()})
+
     @field_validator("calendar_corrections")
     @classmethod
     def _readable_corrections(cls, value: str | None) -> str | None:

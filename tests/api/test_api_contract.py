@@ -11,7 +11,7 @@ import uvicorn
 from pydantic import TypeAdapter
 
 from stockpulse import __version__
-from stockpulse.api import analytics, bars, data, health, signals, symbols, ticks
+from stockpulse.api import analytics, backfill, bars, data, health, signals, symbols, ticks
 from stockpulse.app import create_app
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.settings import Settings
@@ -75,6 +75,7 @@ MODELS = {
     "/bars/latest": bars.LatestBars,
     "/bars/summary": bars.BarWindow,
     "/movers": bars.Movers,
+    "/backfill": backfill.Backfills,
     "/data/AAPL": data.Bars,
     "/ohlc/AAPL": data.LatestOhlc,
     "/analytics/AAPL": analytics.Tiers,
@@ -377,6 +378,9 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/signals": "signals",
         "GET /api/v1/signals/{symbol}": "signals_of_symbol",
         "GET /api/v1/screen": "screen",
+        "POST /api/v1/backfill": "start_backfill",
+        "GET /api/v1/backfill": "backfills",
+        "GET /api/v1/backfill/{number}": "backfill",
         "GET /api/v1/dead-letters": "dead_letters",
         "POST /api/v1/dead-letters/retry": "retry_dead_letters",
     }

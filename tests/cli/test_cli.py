@@ -677,3 +677,31 @@ def test_serve(postgres_dsn):
     assert answer == {"status": "ready"}
     assert server.returncode == 0
     assert all(json.loads(line)["event"] for line in lines.splitlines())
+
+
+class TestBackfill:
+    def test_through_the_server(self, app, run):
+        midnight = time.time() // 86_400 * 86_400
+        wanted = ("--interval", "5m", "--start", f"{midnight - 3 * 86_400:.0f}", "--end", f"{midnight - 86_400:.0f}")
+        wanted += ("--provider", "simulated", "--url", app.url)
+        done = run("backfill", "BTC/USD", "ETH/USD", *wanted)
+        assert done.exit_code == 0, done.output
+        assert "1,152 bars loaded with 2 requests; 0 refused" in done.stdout
+        again = run("backfill", "BTC/USD", "ETH/USD", *wanted)
+        assert "0 bars loaded with 0 requests" in again.stdout
+
+    def test_refusals_of_the_server_are_shown(self, app, run):
+        wanted = ("backfill", "BTC/USD", "--start", "2026-03-02", "--provider", "nobody", "--url", app.url)
+        done = run(*wanted)
+        assert done.exit_code == 1
+        assert "no provider is called 'nobody'" in done.stderr
+
+    def test_without_a_server(self, run, monkeypatch):
+        with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:
+            monkeypatch.setenv("STOCKPULSE_DATA_DIR", folder)
+            yesterday = f"{time.time() - 86_400:.0f}"
+            wanted = ("backfill", "BTC/USD", "--interval", "5m", "--start", yesterday)
+            done = run(*wanted, "--url", f"http://127.0.0.1:{free_port()}")
+            assert done.exit_code == 0, done.output
+            assert "loading into the database" in done.stderr
+            assert re.search(r"28[5-9] bars loaded with 1 requests; 0 refused", done.stdout)

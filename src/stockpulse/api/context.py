@@ -24,6 +24,7 @@ from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
+from stockpulse.pipeline.sources import Sources
 from stockpulse.postgres.connect import Pool
 from stockpulse.postgres.disk import Disk
 from stockpulse.postgres.pulse import Pulse
@@ -80,6 +81,7 @@ class Context:
     needs_kafka: bool
     """False for a process that only reads: it serves for a while without Kafka."""
     hub: Hub
+    sources: Sources
     backfills: Backfills | None = None
     """None in a process that takes no ticks."""
 
@@ -104,6 +106,15 @@ class IntakeParts:
 
 
 @dataclass(frozen=True)
+class BackfillParts:
+    """The parts that load bars of the past."""
+
+    backfills: Backfills
+    sources: Sources
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True)
 class Vitals:
     """The parts whose state `/health` and `/ready` report."""
 
@@ -115,6 +126,7 @@ class Vitals:
     supervisor: Supervisor
     compiler: Compiler
     feeds: Mapping[str, FeedState]
+    backfills: Backfills | None
     log: LogParts
     needs_kafka: bool
 
@@ -139,6 +151,10 @@ def _intake(context: Context) -> IntakeParts:
     )
 
 
+def _backfill_parts(context: Context) -> BackfillParts:
+    return BackfillParts(context.required_backfills, context.sources, context.supervisor)
+
+
 def _vitals(context: Context) -> Vitals:
     return Vitals(
         context.disk,
@@ -148,6 +164,7 @@ def _vitals(context: Context) -> Vitals:
         context.supervisor,
         context.compiler,
         context.feeds,
+        context.backfills,
         context.log,
         context.needs_kafka,
     )
@@ -159,6 +176,7 @@ async def _connections(request: Request) -> OpenConnections:
 
 #: `async def handler(ticks: Ticks, clocks: Clocks)`.
 Analytics = Annotated[AnalyticsReader, Depends(_part(lambda context: context.analytics))]
+Backfilling = Annotated[BackfillParts, Depends(_part(_backfill_parts))]
 Bars = Annotated[BarReader, Depends(_part(lambda context: context.bars))]
 Connections = Annotated[OpenConnections, Depends(_connections)]
 Clocks = Annotated[ProviderClocks, Depends(_part(lambda context: context.clocks))]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from stockpulse import __version__
 from stockpulse.aio.steady_clock import SteadyClock
 from stockpulse.aio.supervisor import State, TaskHealth
+from stockpulse.api.backfill import Backfill, report_of
 from stockpulse.api.connections.open_connections import OpenConnections
 from stockpulse.api.context import Connections, Metrics, Process, Vitals
 from stockpulse.api.error_responses import error_responses
@@ -120,6 +121,7 @@ class Health(BaseModel):
     connections: ConnectionReport
     tasks: dict[str, TaskReport]
     feeds: dict[str, FeedReport] = Field(description="the live feeds of this process, by provider")
+    backfills: list[Backfill] = Field(description="backfills that have not ended")
     analytics: AnalyticsReport
     held_back: int = Field(
         examples=[0],
@@ -175,6 +177,7 @@ async def health(process: Process, connections: Connections) -> Health:
         connections=_connections(connections),
         tasks=tasks,
         feeds=feed_reports(process.feeds),
+        backfills=[] if process.backfills is None else [report_of(run) for run in process.backfills.running()],
         analytics=analytics,
         held_back=0 if intake is None else intake.held_back,
         shards=shards,

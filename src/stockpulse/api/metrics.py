@@ -8,6 +8,8 @@ from prometheus_client.registry import Collector
 
 from stockpulse.aio.supervisor import State, Supervisor
 from stockpulse.hub.hub import Hub
+from stockpulse.pipeline.backfill.backfills import Backfills, Totals
+from stockpulse.pipeline.backfill.run import Status
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.telemetry.counters import Counters, Lag
@@ -95,3 +97,27 @@ class StreamCollector(Collector):
             ("slow_clients", "Clients closed because they were slow", totals.slow),
         ):
             yield CounterMetricFamily(f"stockpulse_stream_{name}", help_text, value=float(value))
+
+
+class BackfillCollector(Collector):
+    """The progress of backfills."""
+
+    def __init__(self, backfills: Backfills) -> None:
+        self._backfills = backfills
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the current metrics."""
+        totals = self._backfills.totals()
+        for field in fields(Totals):
+            value = float(getattr(totals, field.name))
+            yield CounterMetricFamily(
+                f"stockpulse_backfill_{field.name}", f"{field.name} of backfills since the start", value=value
+            )
+        running = self._backfills.running()
+        for name, bars in (("expected", "missing bars"), ("done", "bars that are answered or refused")):
+            value = float(sum(getattr(run, name) for run in running))
+            yield GaugeMetricFamily(f"stockpulse_backfill_{name}_bars", f"{bars} of running backfills", value=value)
+        states = GaugeMetricFamily("stockpulse_backfills", "Backfills that have not ended", labels=["status"])
+        for status in (Status.RUNNING, Status.WAITING):
+            states.add_metric([status.value], sum(run.status is status for run in running))
+        yield states

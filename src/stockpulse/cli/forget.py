@@ -79,7 +79,7 @@ async def _forgotten(wanted: Forget, url: str) -> dict[str, Any] | None:
     async with httpx2.AsyncClient(base_url=url, timeout=http_client.TIMEOUT, trust_env=False) as client:
         if await server_answers(client):
             return await _by_server(client, wanted)
-    settings = load_settings().model_copy(update={"provider": "none"})
+    settings = load_settings().without_feeds()
     failures.log_trouble_only(settings)
     typer.echo(f"No server at {url}: forgetting in the database.", err=True)
     with failures.database_faults():

@@ -60,7 +60,7 @@ async def destination_at(
         if await server_answers(client):
             yield _Server(client, query)
             return
-    settings = load_settings().model_copy(update={"provider": "none"})
+    settings = load_settings().without_feeds()
     feed = Feed(provider, trading_calendar(calendar).name, Clock.EVENT, rule=rule_named(conditions))
     failures.log_trouble_only(settings)
     console.print(f"No server at {url}: replaying into the database.", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from functools import partial
 
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.node.node import Node
-from stockpulse.pipeline.backfill.backfills import Backfills
+from stockpulse.pipeline.backfill.backfills import Backfills, Group
 from stockpulse.pipeline.backfill.filler import Filler
 from stockpulse.pipeline.backfill.planner import Planner
 from stockpulse.pipeline.backfill.targets import Target
@@ -34,7 +34,8 @@ def start_backfill(node: Node, backfills: Backfills) -> None:
         symbols[tuple(one for one in node.sources.order_for(symbol) if one.has.history)].append(symbol)
     for sources, filled in symbols.items():
         if sources:
-            run = partial(backfills.keep_filled, targets_of(node.settings, sources), filled, sources)
+            group = Group(tuple(filled), sources)
+            run = partial(backfills.keep_filled, targets_of(node.settings, sources), group)
             node.tasks.start(f"backfill:{'+'.join(one.name for one in sources)}", run, stage="feed")
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from stockpulse.api.budget import budget_of
 from stockpulse.api.context import Context
-from stockpulse.api.metrics import FeedCollector, PipelineCollector, StreamCollector
+from stockpulse.api.metrics import BackfillCollector, FeedCollector, PipelineCollector, StreamCollector
 from stockpulse.indicators.compiler import Compiler
 from stockpulse.journal.kafka.group import Membership
 from stockpulse.node.backfill import build_backfills, start_backfill
@@ -157,6 +157,9 @@ def _context(
     registry.register(FeedCollector(node.feeds))
     bars = BarReader(readers, names, newest.bars, extended_day=settings.extended_day)
     ticks = TickReader(readers, names, newest.ticks)
+    backfills = None if pipeline.ingestor is None else build_backfills(node, pipeline, bars)
+    if backfills is not None:
+        registry.register(BackfillCollector(backfills))
     return Context(
         pool=node.database.pool,
         budget=budget_of(_request_memory(settings), _ANSWER_SECONDS, settings.durable_timeout_seconds),
@@ -184,5 +187,6 @@ def _context(
         log=node.log,
         needs_kafka=settings.role != "api",
         hub=hub,
-        backfills=None if pipeline.ingestor is None else build_backfills(node, pipeline, bars),
+        sources=node.sources,
+        backfills=backfills,
     )

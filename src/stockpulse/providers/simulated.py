@@ -270,7 +270,8 @@ def _chance(seed: int, name: str, values: Ints, spread: float) -> Floats:
 
 
 def _create(config: ProviderConfig) -> SimulatedProvider:
-    return SimulatedProvider(config.symbols, config.rate * len(config.symbols), config.seed, config.now)
+    symbols = config.symbols or ("NONE",)  # no feed: it has history and latest prices of any symbol
+    return SimulatedProvider(symbols, config.rate * len(symbols), config.seed, config.now)
 
 
 SIMULATED: Final = ProviderEntry(

@@ -63,26 +63,26 @@ class TestExpectedBars:
     def test_of_no_time(self, interval):
         expected = expected_bars(NEW_YORK, interval, at("2026-11-24"), at("2026-11-24"))
         assert len(expected.starts) == 0
-        assert missing(expected, expected.starts, [], edges=True) == []
+        assert missing(expected, expected.starts, [], expected.starts) == []
 
 
 class TestMissing:
     def test_asks_for_whole_dates_across_nights_and_weekends(self):
         expected = expected_bars(NEW_YORK, M5, at("2026-11-16T05:00"), at("2026-11-24T05:00"))
         stored = expected.starts[(expected.starts < at("2026-11-18")) | (expected.starts > at("2026-11-20T18:00"))]
-        assert shown(missing(expected, stored, [], edges=False)) == [("11-18 05:00", "11-23 05:00")]
+        assert shown(missing(expected, stored, [])) == [("11-18 05:00", "11-23 05:00")]
 
     def test_asks_for_nothing_twice(self):
         expected = expected_bars(NEW_YORK, M5, at("2026-11-16T05:00"), at("2026-11-24T05:00"))
         asked = [(at("2026-11-16T05:00"), at("2026-11-18T16:00"))]
-        assert shown(missing(expected, expected.starts[:0], asked, edges=True)) == [("11-18 16:00", "11-24 05:00")]
+        assert shown(missing(expected, expected.starts[:0], asked)) == [("11-18 16:00", "11-24 05:00")]
 
     def test_bars_beside_a_gap_and_the_newest_one_may_be_incomplete(self):
         expected = expected_bars(NEW_YORK, M1, at("2026-11-24T05:00"), at("2026-11-24T18:00"))
         gap = (expected.starts >= at("2026-11-24T15:30")) & (expected.starts < at("2026-11-24T15:40"))
         stored = expected.starts[~gap]
-        assert shown(missing(expected, stored, [], edges=False)) == [("11-24 15:30", "11-24 16:00")]
-        assert shown(missing(expected, stored, [], edges=True)) == [
+        assert shown(missing(expected, stored, [])) == [("11-24 15:30", "11-24 16:00")]
+        assert shown(missing(expected, stored, [], stored)) == [
             ("11-24 15:00", "11-24 16:00"),
             ("11-24 17:30", "11-24 18:00"),
         ]
@@ -109,7 +109,7 @@ def test_missing_is_expected_minus_stored_minus_asked(calendar, interval, first,
     kept = data.draw(st.lists(st.booleans(), min_size=len(expected.starts), max_size=len(expected.starts)))
     stored = expected.starts[np.array(kept, np.bool_)]
     asked = [(base + a, base + b) for a, b in data.draw(spans)]
-    ranges = missing(expected, stored, asked, edges=False)
+    ranges = missing(expected, stored, asked)
     wanted = {int(ts) for ts in np.setdiff1d(expected.starts, stored)}
     wanted = {ts for ts in wanted if not any(a <= ts < b for a, b in asked)}
     assert all(sum(a <= ts < b for a, b in ranges) == 1 for ts in wanted)
@@ -117,11 +117,11 @@ def test_missing_is_expected_minus_stored_minus_asked(calendar, interval, first,
     assert all(start <= a < b <= end for a, b in ranges)
     assert all(any(a <= ts < b for ts in wanted) for a, b in ranges)
     # After these ranges are asked for, nothing is missing: it is never asked for again.
-    assert missing(expected, stored, [*asked, *ranges], edges=False) == []
-    wider = missing(expected, stored, asked, edges=True)
+    assert missing(expected, stored, [*asked, *ranges]) == []
+    wider = missing(expected, stored, asked, stored[::2])
     assert minus(ranges, wider) == []
     assert common(wider, asked) == []
-    assert missing(expected, stored, [*asked, *wider], edges=True) == []
+    assert missing(expected, stored, [*asked, *wider], stored[::2]) == []
 
 
 def test_ranges_are_subtracted_and_intersected():

@@ -10,7 +10,7 @@ import pytest
 from stockpulse.market.clocks import Clock
 from stockpulse.market.intervals import D1, M1, M5
 from stockpulse.market.times import from_micros
-from stockpulse.pipeline.backfill.backfills import Requested
+from stockpulse.pipeline.backfill.backfills import Group, Requested
 from stockpulse.pipeline.backfill.run import Status
 from stockpulse.pipeline.backfill.targets import SETTLED, Target
 from stockpulse.pipeline.live_feed import feed_of
@@ -91,7 +91,7 @@ def source_of(provider, history=HISTORY, transient=()):
 async def filled(parts, vendor, *symbols, targets=TARGETS):
     """Load missing history; return the number of bars, and the requests."""
     vendor.asked.clear()
-    run = await parts.context.required_backfills.fill_round(targets, symbols, [source_of(vendor)])
+    run = await parts.context.required_backfills.fill_round(targets, Group(symbols, (source_of(vendor),)))
     await parts.settled()
     assert run is None or run.status is Status.COMPLETED
     return 0 if run is None else run.bars, {
@@ -200,12 +200,12 @@ class TestRound:
             provider = SimulatedProvider(("AAPL",), now=parts.clock)
             backfills = parts.context.required_backfills
             source = source_of(provider, SIMULATED.capabilities.history)
-            run = await backfills.fill_round(TARGETS, ("AAPL",), [source])
+            run = await backfills.fill_round(TARGETS, Group(("AAPL",), (source,)))
             # Of the first five minutes and the first day there is only a part within the depth.
             assert run.bars == 729 + (30 * 288 - 187) + 930
             await parts.settled()
             assert len(await parts.between("AAPL", D1)) == 730
-            assert await backfills.fill_round(TARGETS, ("AAPL",), [source]) is None
+            assert await backfills.fill_round(TARGETS, Group(("AAPL",), (source,))) is None
 
     async def test_of_no_symbols(self, postgres_dsn):
         async with stack(postgres_dsn) as parts:
@@ -246,7 +246,7 @@ class Waits:
 
 async def half_hour(parts, *sources, symbols="ABCD"):
     """Fill the minutes of half an hour before NOW."""
-    run = await parts.context.required_backfills.fill_round([HALF_HOUR], tuple(symbols), sources)
+    run = await parts.context.required_backfills.fill_round([HALF_HOUR], Group(tuple(symbols), sources))
     await parts.settled()
     return run
 
@@ -284,9 +284,8 @@ class TestAsking:
         async with stack(postgres_dsn, clock=SetClock(SETTLED_NOW)) as parts:
             vendor = ScriptedProvider(name="vendor")
             limits = {"1d": History(timedelta(days=100), depth=timedelta(days=250), symbols=2)}
-            await parts.context.required_backfills.fill_round(
-                [Target(D1, 730)], ("A", "B", "C"), [source_of(vendor, limits)]
-            )
+            group = Group(("A", "B", "C"), (source_of(vendor, limits),))
+            await parts.context.required_backfills.fill_round([Target(D1, 730)], group)
             spans = sorted({(start, end) for _, _, start, end in vendor.requests})
             assert spans == [
                 (MIDNIGHT - 249 * DAY, MIDNIGHT - 200 * DAY),
@@ -462,12 +461,13 @@ class TestOnRequest:
     async def test_asks_for_a_range_and_again_if_told_so(self, postgres_dsn):
         async with stack(postgres_dsn, clock=SetClock(SETTLED_NOW)) as parts:
             vendor = ScriptedProvider(bars=minutes("A"), name="vendor")
-            backfills, tasks = parts.context.required_backfills, []
+            backfills = parts.context.required_backfills
 
             async def ask(*, again):
-                wanted = Requested(HALF_HOUR, ("A", "X"), (source_of(vendor),), again)
-                run = await backfills.request(wanted, lambda _, fill: tasks.append(asyncio.create_task(fill())))
-                await tasks.pop()
+                wanted = Requested(HALF_HOUR, (Group(("A", "X"), (source_of(vendor),)),), again)
+                run = await backfills.request(wanted, parts.context.supervisor)
+                while not run.has_ended:
+                    await asyncio.sleep(0.01)
                 await parts.settled()
                 return run
 

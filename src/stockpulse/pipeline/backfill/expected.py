@@ -68,20 +68,19 @@ def _starts(opens: Times, closes: Times, interval: Interval) -> Times:
     return starts
 
 
-def missing(expected: Expected, stored: Times, asked: Iterable[Span], *, edges: bool) -> list[Span]:
+def missing(expected: Expected, stored: Times, asked: Iterable[Span], from_trades: Times | None = None) -> list[Span]:
     """Return the ranges to ask for: units with a bar that is neither stored nor asked for, without the asked ranges.
 
-    With `edges`, stored bars beside a missing one count as missing too, and so does the newest stored bar: the feed may
-    have begun or ended in the middle of them.
+    `from_trades` are the stored bars that are made of our own ticks. Those beside a missing one count as missing too,
+    and so does the newest stored bar: the feed may have begun or ended in the middle of them.
     """
     asked = list(asked)
     wanted = ~_within(expected.starts, asked)
-    absent = ~np.isin(expected.starts, stored)
-    if edges and len(stored):
-        absent |= expected.starts == stored.max()
-    absent &= wanted
-    if edges:
-        absent = _with_neighbours(absent) & wanted
+    absent = ~np.isin(expected.starts, stored) & wanted
+    if from_trades is not None and len(from_trades):
+        ours = np.isin(expected.starts, from_trades)
+        absent |= ours & wanted & (expected.starts == stored.max())
+        absent |= ours & wanted & _with_neighbours(absent)
     starts = expected.starts[absent]
     units = np.unique(np.searchsorted(expected.bounds, starts, side="right") - 1)
     runs = np.split(units, np.flatnonzero(np.diff(units) > 1) + 1) if len(units) else []

@@ -13,7 +13,7 @@ from stockpulse.aio.ahead import ahead
 from stockpulse.aio.backoff import Backoff
 from stockpulse.ingest.pieces import PIECE_BARS
 from stockpulse.market.intervals import Interval
-from stockpulse.market.times import EARLIEST, LATEST, from_micros
+from stockpulse.market.times import from_micros
 from stockpulse.pipeline.backfill.answers import Answer, Answered
 from stockpulse.pipeline.backfill.expected import Span, minus
 from stockpulse.pipeline.backfill.planner import Plan, Planner
@@ -49,6 +49,10 @@ class Filler:
         self.shut: dict[str, str] = {}
         """Providers that refuse our key, each with its words. They are not asked again before the next start."""
 
+    def is_shut(self, sources: Sequence[Source]) -> bool:
+        """Return True if all these providers refuse our key."""
+        return all(source.name in self.shut for source in sources)
+
     async def plans(self, targets: Sequence[Target], symbols: Collection[str], sources: Sequence[Source]) -> list[Plan]:
         """Return the plans as of now. The refusals of one provider may lead to further requests to the next."""
         return [await self._planner.plan(target, symbols, *whom) for target, whom in self._steps(targets, sources)]
@@ -62,9 +66,9 @@ class Filler:
 
     async def forget_asked(self, target: Target, symbols: Collection[str], sources: Sequence[Source]) -> None:
         """Forget that the bars of a target were asked for."""
-        start, end = target.start or EARLIEST, target.end or LATEST
         for source in sources:
-            await self._asked.drop(source.name, target.interval, symbols, start, end)
+            for symbol, (start, end) in (await self._planner.spans(target, symbols, source)).items():
+                await self._asked.drop(source.name, target.interval, [symbol], start, end)
 
     def _steps(
         self, targets: Sequence[Target], sources: Sequence[Source]

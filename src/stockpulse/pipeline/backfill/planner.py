@@ -72,6 +72,11 @@ class Planner:
         history = source.has.history[target.interval.name]
         return Plan(source, requests_for(wanted, target.interval, history), expected)
 
+    async def spans(self, target: Target, symbols: Collection[str], source: Source) -> dict[str, Span]:
+        """Return the range of each symbol that the bars of a target lie in."""
+        expected = await self._expected(target, symbols, source)
+        return {symbol: (int(one.bounds[0]), int(one.bounds[-1])) for symbol, one in expected.items()}
+
     async def _expected(self, target: Target, symbols: Collection[str], source: Source) -> dict[str, Expected]:
         """Return the expected bars of each symbol; symbols with one calendar share them."""
         of_calendar: dict[str, Expected] = {}
@@ -124,11 +129,13 @@ def _missing(
     interval: Interval, expected: Expected, left: Sequence[Span], stored: tuple[Ints, Ints] | None
 ) -> list[Span]:
     """Return the ranges with missing bars. Only a provider's daily bar counts as stored: ours may lack trades."""
-    starts = expected.starts[:0]
-    if stored is not None:
-        starts = stored[0][stored[1] > 0] if interval == D1 else stored[0]
     closed = minus([(int(expected.bounds[0]), int(expected.bounds[-1]))], left)
-    return missing(expected, starts, closed, edges=interval != D1)
+    if stored is None:
+        return missing(expected, expected.starts[:0], closed)
+    starts, provider_ids = stored
+    if interval == D1:
+        return missing(expected, starts[provider_ids > 0], closed)
+    return missing(expected, starts, closed, starts[provider_ids == 0])
 
 
 def _closed(ranges: Ranges, now: datetime) -> list[Span]:
