@@ -26,6 +26,7 @@ from stockpulse.api import (
     error_responses,
     forget,
     health,
+    prices,
     signals,
     symbols,
     ticks,
@@ -55,8 +56,8 @@ _PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
-_READING: Final = (symbols, ticks, bars, data, analytics, signals, dead_letters, stream)
-_TAKING: Final = (ticks.intake, forget.router, backfill.router, dead_letters.retries)
+_READING: Final = (symbols, prices, ticks, bars, data, analytics, signals, dead_letters, stream)
+_TAKING: Final = (ticks.intake, forget.router, prices.jobs_router, backfill.router, dead_letters.retries)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
     "all": (health.router, *_TAKING, *(part.router for part in _READING)),
     "ingest": (health.router, *_TAKING, dead_letters.router),

@@ -361,6 +361,11 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/version": "version",
         "GET /api/v1/metrics": "metrics",
         "GET /api/v1/symbols": "symbols",
+        "GET /api/v1/prices/latest": "latest_price",
+        "POST /api/v1/prices/poll": "create_polling_job",
+        "GET /api/v1/prices/poll": "polling_jobs",
+        "GET /api/v1/prices/poll/{job_id}": "polling_job",
+        "DELETE /api/v1/prices/poll/{job_id}": "stop_polling_job",
         "POST /api/v1/ticks": "post_ticks",
         "DELETE /api/v1/ticks": "forget_ticks",
         "GET /api/v1/ticks/latest": "latest_ticks",
@@ -421,6 +426,7 @@ def _models_in_type(annotation):
 
 
 async def test_examples_of_parameters_are_taken(market, document):
+    job = await market.post("/prices/poll", json={"symbols": ["AAPL"], "provider": "test"})
     for name, operation in operations(document).items():
         method, path = name.split()
         parameters = operation.get("parameters", [])
@@ -430,7 +436,7 @@ async def test_examples_of_parameters_are_taken(market, document):
         for parameter in parameters:
             for example in parameter["schema"].get("examples", []):
                 given = dict(required)
-                url = path.replace("{symbol}", "AAPL")
+                url = path.replace("{symbol}", "AAPL").replace("{job_id}", job.json()["job_id"])
                 if parameter["in"] == "query":
                     given[parameter["name"]] = example
                 answer = await market.request(method, url, params=given, content=b"[]" if method == "POST" else None)

@@ -21,6 +21,9 @@ from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PA
 from stockpulse.market.symbology import Names, Symbol, read_symbol
 from stockpulse.pipeline.backfill.backfills import Backfills
 from stockpulse.pipeline.feed_state import FeedState
+from stockpulse.pipeline.ingestor import Ingestor
+from stockpulse.pipeline.job_runner import JobRunner
+from stockpulse.pipeline.latest_prices import LatestPrices
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.pipeline.shards import Shards
@@ -31,6 +34,7 @@ from stockpulse.postgres.pulse import Pulse
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
+from stockpulse.storage.polling_jobs import PollingJobs
 from stockpulse.storage.screener import Screener
 from stockpulse.storage.second_bars import SecondBars
 from stockpulse.storage.signals import SignalStore
@@ -80,10 +84,21 @@ class Context:
     log: LogParts
     needs_kafka: bool
     """False for a process that only reads: it serves for a while without Kafka."""
-    hub: Hub
     sources: Sources
+    prices: LatestPrices
+    hub: Hub
     backfills: Backfills | None = None
     """None in a process that takes no ticks."""
+
+    runner: JobRunner | None = None
+    """None in a process that takes no ticks."""
+
+    @property
+    def required_runner(self) -> JobRunner:
+        """The runner of polling jobs of a process that takes ticks."""
+        if self.runner is None:
+            raise RuntimeError("this process takes no ticks")
+        return self.runner
 
     @property
     def required_backfills(self) -> Backfills:
@@ -91,6 +106,28 @@ class Context:
         if self.backfills is None:
             raise RuntimeError("this process takes no ticks")
         return self.backfills
+
+
+@dataclass(frozen=True)
+class PriceParts:
+    """The parts that answer for a latest price."""
+
+    sources: Sources
+    prices: LatestPrices
+    ticks: TickReader
+    names: Names
+    ingestor: Ingestor | None
+    """None in a process that takes no ticks: prices of providers are not stored there."""
+    now: Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class PollingParts:
+    """The parts that keep polling jobs."""
+
+    jobs: PollingJobs
+    runner: JobRunner
+    prices: PriceParts
 
 
 @dataclass(frozen=True)
@@ -155,6 +192,16 @@ def _backfill_parts(context: Context) -> BackfillParts:
     return BackfillParts(context.required_backfills, context.sources, context.supervisor)
 
 
+def _prices(context: Context) -> PriceParts:
+    return PriceParts(
+        context.sources, context.prices, context.ticks, context.names, context.pipeline.ingestor, context.now
+    )
+
+
+def _polling(context: Context) -> PollingParts:
+    return PollingParts(PollingJobs(context.pool), context.required_runner, _prices(context))
+
+
 def _vitals(context: Context) -> Vitals:
     return Vitals(
         context.disk,
@@ -183,7 +230,9 @@ Clocks = Annotated[ProviderClocks, Depends(_part(lambda context: context.clocks)
 DeadLetters = Annotated[DeadLetterStore, Depends(_part(lambda context: context.dead_letters))]
 Now = Annotated[Callable[[], datetime], Depends(_part(lambda context: context.now))]
 Intake = Annotated[IntakeParts, Depends(_part(_intake))]
+Jobs = Annotated[PollingParts, Depends(_part(_polling))]
 Metrics = Annotated[CollectorRegistry, Depends(_part(lambda context: context.registry))]
+Prices = Annotated[PriceParts, Depends(_part(_prices))]
 Process = Annotated[Vitals, Depends(_part(_vitals))]
 Screening = Annotated[Screener, Depends(_part(lambda context: context.screener))]
 Seconds = Annotated[SecondBars, Depends(_part(lambda context: context.second_bars))]

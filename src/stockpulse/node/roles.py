@@ -29,12 +29,15 @@ from stockpulse.node.stopping import drained_at_the_end
 from stockpulse.node.stream import Stream, build_stream, start_stream
 from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.followed_shard import follow_names
+from stockpulse.pipeline.ingestor import Ingestor
+from stockpulse.pipeline.job_runner import JobRunner
 from stockpulse.pipeline.pipeline import Pipeline
 from stockpulse.pipeline.provider_clocks import ProviderClocks
 from stockpulse.settings import Settings
 from stockpulse.storage.analytics_reader import AnalyticsReader
 from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.dead_letters import DeadLetterStore
+from stockpulse.storage.polling_jobs import PollingJobs
 from stockpulse.storage.screener import Screener
 from stockpulse.storage.second_bars import SecondBars
 from stockpulse.storage.signals import SignalStore
@@ -64,6 +67,7 @@ async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
             _start_intake(node, pipeline)
             start_feeds(node, pipeline)
             start_backfill(node, context.required_backfills)
+            node.tasks.start("jobs", context.required_runner.run)
             yield context
 
 
@@ -80,6 +84,7 @@ async def run_ingest(node: Node, registry: CollectorRegistry) -> AsyncIterator[C
             _start_intake(node, pipeline)
             start_feeds(node, pipeline)
             start_backfill(node, context.required_backfills)
+            node.tasks.start("jobs", context.required_runner.run)
             yield context
 
 
@@ -137,6 +142,11 @@ def _load_calendars(node: Node) -> None:
     node.tasks.start("calendars", CalendarLoading(node.database.names).load_all)
 
 
+def _job_runner(node: Node, ingestor: Ingestor) -> JobRunner:
+    database = node.database
+    return JobRunner(PollingJobs(database.pool), node.sources, node.prices, ingestor, database.dsn, node.timing.now)
+
+
 def _compiler(node: Node) -> Compiler:
     return Compiler(node.settings.cache_dir / "loops")
 
@@ -184,9 +194,11 @@ def _context(
         dead_letters=DeadLetterStore(readers),
         shards=pipeline.shards,
         feeds=node.feeds,
+        sources=node.sources,
+        prices=node.prices,
+        runner=None if pipeline.ingestor is None else _job_runner(node, pipeline.ingestor),
         log=node.log,
         needs_kafka=settings.role != "api",
         hub=hub,
-        sources=node.sources,
         backfills=backfills,
     )

@@ -24,7 +24,7 @@ async def drained_at_the_end(node: Node, pipeline: Pipeline) -> AsyncIterator[No
     """Store all accepted records when this context ends normally; the tasks themselves keep running."""
     yield
     tasks = node.tasks
-    await tasks.stop(list(tasks.of_stage("feed")))
+    await tasks.stop(list(tasks.of_stage("feed", "jobs")))
     flows = not any(task.state is State.FAILED for task in tasks.of_stage(*_FLOW).values())
     drained = flows and await pipeline.drain(_DRAIN_SECONDS)
     flushes = tasks.of_stage("flush")
