@@ -111,6 +111,21 @@ def test_only_the_newest_price_waits():
     assert reader.conflated == 8
 
 
+def test_a_new_reader_gets_the_newest_price_at_once():
+    hub = hub_of("A", "B")
+    first = hub.join()
+    hub.subscribe(first, [Topic(Channel.PRICES, "*")])
+    hub.on_ticks(logged((1, 1, 10), (2, 2, 20)))
+    hub.on_ticks(logged((1, 3, 11)))
+    work(hub)
+    hub.leave(first)
+    hub.on_ticks(logged((2, 4, 21)))
+    work(hub)
+    second = hub.join()
+    hub.subscribe(second, [Topic(Channel.PRICES, "*")])
+    assert sorted((row["symbol"], row["price"]) for one in second.take(9) for row in one.rows) == [("A", 11), ("B", 21)]
+
+
 def test_a_full_buffer_tells_what_is_missing_and_goes_on():
     hub = hub_of("A")
     reader = hub.join(buffer_rows=3)

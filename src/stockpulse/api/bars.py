@@ -19,6 +19,7 @@ from stockpulse.api.windows import Minutes, Window
 from stockpulse.market.intervals import M1
 from stockpulse.market.symbology import Names, Symbol
 from stockpulse.pipeline.provider_clocks import ProviderClocks
+from stockpulse.storage.bar_reader import BarReader
 from stockpulse.storage.movers import Move, moves_of
 from stockpulse.storage.served_bars import SERVED_BARS
 
@@ -167,13 +168,21 @@ async def movers(
     tick for a recording. Both ends are included.
     """
     await room.grow_to(len(names.symbols) * MOVE_BYTES, ASK_FOR_LESS)
+    shown = await largest_moves(reader, clocks, names, minutes, limit)
+    return Movers(window_minutes=minutes, movers=shown, as_of=max((one.as_of for one in shown), default=now()))
+
+
+async def largest_moves(
+    reader: BarReader, clocks: ProviderClocks, names: Names, minutes: int, limit: int
+) -> list[Mover]:
+    """Return the largest moves over a window, the largest first."""
     moves: list[tuple[Move, datetime]] = []
     for as_of, symbols in _by_market_time(names, clocks).items():
         window = Window(minutes, as_of)
         bars = await reader.ends_within(M1, [one.id for one in symbols], window.start, window.end)
         moves += [(move, as_of) for move in moves_of(bars, names)]
     moves.sort(key=_rank)
-    shown = [
+    return [
         Mover(
             symbol=move.symbol,
             price_open=move.price_open,
@@ -183,7 +192,6 @@ async def movers(
         )
         for move, as_of in moves[:limit]
     ]
-    return Movers(window_minutes=minutes, movers=shown, as_of=max((one.as_of for one in shown), default=now()))
 
 
 def _rank(found: tuple[Move, datetime]) -> tuple[bool, float, str]:

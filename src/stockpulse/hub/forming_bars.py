@@ -23,12 +23,18 @@ InMemory = Callable[[Interval, int | None], Awaitable[Rows]]
 class FormingBars:
     """Reads the engine's bars of symbols that have traded."""
 
-    def __init__(self, hub: Hub, names: Names, served: ServedRows, in_memory: InMemory) -> None:
-        """`in_memory` returns the engine's bars of a stored interval, of one symbol or of all."""
+    def __init__(
+        self, hub: Hub, names: Names, served: ServedRows, in_memory: InMemory, also: Callable[[set[int]], None]
+    ) -> None:
+        """`in_memory` returns the engine's bars of a stored interval, of one symbol or of all.
+
+        `also` is called with the ids of symbols that have traded.
+        """
         self._hub = hub
         self._names = names
         self._served = served
         self._in_memory = in_memory
+        self._also = also
         self._shown: dict[tuple[Interval, int], tuple[int, int]] = {}
         """The start and the revision of the bar of each symbol that was published last."""
 
@@ -40,6 +46,7 @@ class FormingBars:
 
     async def publish(self, traded: set[int]) -> None:
         """Publish the forming bars of these symbols."""
+        self._also(traded)
         for interval in BASE_INTERVALS:
             family = (Channel.FORMING, interval.name, "")
             read = self._hub.symbols(family)

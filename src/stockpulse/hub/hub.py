@@ -117,7 +117,7 @@ class Hub(Listener):
     def subscribe(
         self, subscriber: Subscriber, topics: Iterable[Topic], after: Mapping[Channel, int] | None = None
     ) -> set[Topic]:
-        """Add topics; return those that resume without a gap.
+        """Add topics; return those that resume without a gap. The newest rows of conflated topics come at once.
 
         `after` has the number of the last message that the reader has of each channel. A topic resumes if all later
         messages are still known: then they are put into the buffer, in their order.
@@ -127,6 +127,9 @@ class Hub(Listener):
         now = _effective(subscriber.topics)
         self._detach(subscriber, before - now)
         states = [self._attach(subscriber, topic) for topic in sorted(now - before, key=_order)]
+        for state in states:
+            for key, message in state.newest.items():
+                subscriber.put_newest(key, message)
         resumed = [one for one in states if after is not None and _resumes(one, after)]
         missed = {message for one in resumed for message in one.history if message.seq > (after or {})[message.channel]}
         for message in sorted(missed, key=lambda one: one.seq):
@@ -204,7 +207,7 @@ class Hub(Listener):
         families = self._topics.families
         if not families:
             return
-        if any(family[0] not in (Channel.TICKS, Channel.SIGNALS, Channel.MOVERS) for family in families):
+        if any(family[0] not in _WITHOUT_BARS for family in families):
             self._mark(ticks["symbol_id"].to_numpy())
         if _TICKS in families or _PRICES in families:
             for piece in ticks.iter_slices(_PIECE_ROWS):
@@ -303,10 +306,10 @@ class Hub(Listener):
             ticks = ticks[chosen]
         if len(ticks) == 0:
             return
-        batch = Batch(self._served.ticks(ticks))
-        self.publish(_TICKS, Change.NEW, batch)
+        served = self._served.ticks(ticks)
+        self.publish(_TICKS, Change.NEW, Batch(served))
         if _PRICES in self._topics.families:
-            self.publish_newest(_PRICES, Change.NEW, Batch(_newest_prices(batch.frame)))
+            self.publish_newest(_PRICES, Change.NEW, Batch(_newest_prices(served)))
 
     def _publish_bars(self, interval: Interval, rows: Rows, change: Change) -> None:
         for watcher in self._watchers:
@@ -348,17 +351,17 @@ class Hub(Listener):
         state = self._topics.families.get(family)
         if state is None:
             return
-        self.published += len(batch.frame)
+        self.published += len(batch)
         if state.all is not None:
             self._publish_to(state.all, family, change, batch, None)
         if state.of_symbol:
-            for symbol, places in _places(batch.frame["symbol"].to_list(), state.of_symbol).items():
+            for symbol, places in _places(batch.symbols, state.of_symbol).items():
                 self._publish_to(state.of_symbol[symbol], family, change, batch, places)
 
     def _publish_to(
         self, state: TopicState, family: Family, change: Change, batch: Batch, places: list[int] | None
     ) -> None:
-        count = len(batch.frame) if places is None else len(places)
+        count = len(batch) if places is None else len(places)
         for first in range(0, count, _MESSAGE_ROWS):
             part: range | list[int] | None = places
             if count > _MESSAGE_ROWS:
@@ -375,19 +378,33 @@ class Hub(Listener):
         state = self._topics.families.get(family)
         if state is None:
             return
-        self.published += len(batch.frame)
-        everywhere = state.all.subscribers if state.all is not None else set()
-        for place, symbol in enumerate(batch.frame["symbol"].to_list()):
-            mine = state.of_symbol.get(symbol)
-            if everywhere or mine is not None:
-                message = Message(family, change, 0, batch, (place,))
-                for subscriber in everywhere | (mine.subscribers if mine is not None else set()):
-                    subscriber.put_newest((family, symbol), message)
+        self.published += len(batch)
+        for symbol, row in zip(batch.symbols, batch.each(), strict=True):
+            topics = [one for one in (state.all, state.of_symbol.get(symbol)) if one is not None]
+            if topics:
+                message = Message(family, change, 0, row)
+                for topic in topics:
+                    _put_newest(topic, (family, symbol), message)
+
+    def publish_whole(self, family: Family, change: Change, batch: Batch) -> None:
+        """Publish rows that replace all rows of the same family: a ranking."""
+        state = self._topics.families.get(family)
+        if state is None or state.all is None:
+            return
+        self.published += len(batch)
+        _put_newest(state.all, (family, ALL), Message(family, change, 0, batch))
 
 
+_WITHOUT_BARS: Final = frozenset({Channel.TICKS, Channel.PRICES, Channel.SIGNALS, Channel.MOVERS})
 _TICKS: Final[Family] = (Channel.TICKS, "", "")
 _PRICES: Final[Family] = (Channel.PRICES, "", "")
 _SIGNALS: Final[Family] = (Channel.SIGNALS, "", "")
+
+
+def _put_newest(state: TopicState, key: tuple[Family, str], message: Message) -> None:
+    state.newest[key] = message
+    for subscriber in state.subscribers:
+        subscriber.put_newest(key, message)
 
 
 def _effective(topics: set[Topic]) -> set[Topic]:

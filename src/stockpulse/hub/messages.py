@@ -70,17 +70,31 @@ Family: TypeAlias = tuple[Channel, str, str]
 class Batch:
     """Rows that are published together; they are converted to dictionaries once, when someone needs them."""
 
-    __slots__ = ("_rows", "frame")
+    __slots__ = ("_frame", "_rows")
 
-    def __init__(self, frame: pl.DataFrame) -> None:
-        self.frame = frame
-        self._rows: list[dict[str, Any]] | None = None
+    def __init__(self, frame: pl.DataFrame, rows: list[dict[str, Any]] | None = None) -> None:
+        """Pass the `rows` of the frame if they are known."""
+        self._frame = frame
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    @property
+    def symbols(self) -> list[str]:
+        """The symbol of each row."""
+        symbols: list[str] = self._frame["symbol"].to_list()
+        return symbols
+
+    def each(self) -> "list[Batch]":
+        """Return a batch for each row, which does not keep the others in memory."""
+        return [Batch(self._frame[place], [row]) for place, row in enumerate(self.rows)]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows; times are datetimes in UTC."""
         if self._rows is None:
-            self._rows = self.frame.to_dicts()
+            self._rows = self._frame.to_dicts()
         return self._rows
 
 
@@ -116,7 +130,7 @@ class Message:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.batch.frame) if self._places is None else len(self._places)
+        return len(self.batch) if self._places is None else len(self._places)
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ class TopicState:
     """All messages with greater numbers are in `history`."""
     subscribers: set[Subscriber] = field(default_factory=set)
     history: deque[Message] = field(default_factory=deque)
+    newest: dict[tuple[Family, str], Message] = field(default_factory=dict)
+    """Of a conflated topic: the newest message of each symbol."""
     unread_since: float | None = None
     """The time at which the last subscriber left; None while there is one."""
 

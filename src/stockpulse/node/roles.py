@@ -60,7 +60,7 @@ async def run_all(node: Node, registry: CollectorRegistry) -> AsyncIterator[Cont
         _load_calendars(node)
         newest = newest_of_shards(node, shards)
         context = _context(node, registry, pipeline, newest, compiler, stream)
-        start_stream(node, stream, newest)
+        start_stream(node, stream, newest, context)
         async with drained_at_the_end(node, pipeline):
             for shard in shards.owned:
                 shards.start(shard)

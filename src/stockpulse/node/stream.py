@@ -1,9 +1,16 @@
 """The hub of a process, and its tasks."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from stockpulse.api.bars import largest_moves
+from stockpulse.api.context import Context
+from stockpulse.hub.derived_bars import DerivedBars
 from stockpulse.hub.forming_bars import FormingBars
 from stockpulse.hub.hub import Hub
+from stockpulse.hub.live_indicators import LiveIndicators
+from stockpulse.hub.live_movers import LiveMovers
+from stockpulse.hub.marks import Marks
 from stockpulse.hub.served_rows import ServedRows
 from stockpulse.node.node import Node
 from stockpulse.node.parts import NewestData
@@ -24,9 +31,21 @@ def build_stream(node: Node) -> Stream:
     return Stream(Hub(names, served), served)
 
 
-def start_stream(node: Node, stream: Stream, newest: NewestData) -> None:
+def start_stream(node: Node, stream: Stream, newest: NewestData, context: Context) -> None:
     """Start the tasks that publish."""
-    forming = FormingBars(stream.hub, node.database.names, stream.served, newest.bars)
-    node.tasks.start("stream", stream.hub.run)
-    node.tasks.start("stream_check", stream.hub.check)
+    hub, names, bars = stream.hub, node.database.names, context.bars
+    closed_until = context.clocks.closed_until
+    marks = Marks(hub, names)
+    indicators = LiveIndicators(hub, bars, context.compiler, closed_until)
+    derived = DerivedBars(hub, marks, bars, indicators, closed_until, extended_day=node.settings.extended_day)
+    hub.watch(derived.watch)
+    forming = FormingBars(hub, names, stream.served, newest.bars, marks.note_traded)
+
+    async def moves(minutes: int, most: int) -> list[dict[str, Any]]:
+        return [one.model_dump() for one in await largest_moves(bars, context.clocks, names, minutes, most)]
+
+    node.tasks.start("stream", hub.run)
+    node.tasks.start("stream_check", hub.check)
     node.tasks.start("stream_forming", forming.run)
+    node.tasks.start("stream_derived", derived.run)
+    node.tasks.start("stream_movers", LiveMovers(hub, moves).run)

@@ -144,8 +144,9 @@ def _symbols(fields: Mapping[str, Any], channel: str) -> tuple[str, ...]:
     if len(texts) > MOST_SYMBOLS:
         raise TooLarge(f"symbols: got {len(texts):,}; takes {MOST_SYMBOLS:,} at most, or * for all")
     found = tuple(dict.fromkeys(ALL if text.strip() == ALL else _symbol(text) for text in texts))
-    if channel == Channel.INDICATORS and ALL in found:
-        raise InvalidInput("symbols", "indicators are for named symbols, not for *")
+    derived = channel == Channel.BARS and (interval := _interval(fields)).base is not interval
+    if ALL in found and (derived or channel == Channel.INDICATORS):
+        raise InvalidInput("symbols", "indicators, and bars that are not of 1m, 5m or 1d, are for named symbols, not *")
     return found
 
 
