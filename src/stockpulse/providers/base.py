@@ -52,8 +52,9 @@ class Provider(Protocol):
         """Yield the provider's own bars of `symbols` with start <= ts < end; no frames if it has no bars.
 
         The bars of the first symbol come first, ascending, then those of the second, and so on. So all bars before the
-        last row of a frame are complete, and an interrupted reader may continue there. `Capabilities.history` says how
-        many symbols and how long a range one call may ask for.
+        last row of a frame are complete, and an interrupted reader may continue there. Callers pass symbols in
+        alphabetical order, since vendors answer in that order. `Capabilities.history` says how many symbols and how
+        long a range one call may ask for.
         """
         ...
 

@@ -266,7 +266,9 @@ class TestPlan:
 
 
 class TestSymbols:
-    @pytest.mark.parametrize("text", ["code=400, message=invalid symbol: {}", "invalid symbol: {}"])
+    @pytest.mark.parametrize(
+        "text", ["code=400, message=invalid symbol: {}", "invalid symbol: {}", "invalid symbol(s): {}"]
+    )
     async def test_a_bad_one_is_taken_out_and_the_others_are_asked_for_again(self, fake, text):
         fake.switches.bad_symbols, fake.switches.bad_symbol_text = frozenset({"SPX", "VIX"}), text
         fake.bars["AAPL", "1Day"] = [bar("2026-07-14T04:00:00Z")]

@@ -298,6 +298,14 @@ class TestErrors:
             await fake.fail(code)
             assert type(await stream.broken()) is fault
 
+    async def test_data_before_the_error_are_not_lost(self, fake):
+        async with streaming(fake) as stream:
+            client = fake.clients[0]
+            data = [{"T": "t", "S": "AAPL", **trade("2026-07-14T14:05:07Z", number)} for number in range(3)]
+            await client.send([*data, {"T": "error", "code": 407, "msg": "slow client"}])
+            assert type(await stream.broken()) is Unreachable
+        assert stream.of("ticks")["trade_id"].to_list() == ["0", "1", "2"]
+
     async def test_a_channel_that_the_feed_lacks(self, fake):
         fake.switches.lacks = frozenset({"dailyBars"})
         async with streaming(fake) as stream:

@@ -23,7 +23,7 @@ from stockpulse.providers.transport.rest_client import Reply
 CHECK_THE_KEY: Final = "check STOCKPULSE_ALPACA_KEY and STOCKPULSE_ALPACA_SECRET"
 CHECK_THE_PLAN: Final = "use a plan that includes it, or another STOCKPULSE_ALPACA_FEED (iex is free)"
 
-_INVALID_SYMBOL: Final = re.compile(r"invalid symbol:\s*([^\s,\"]+)")
+_INVALID_SYMBOL: Final = re.compile(r"invalid symbol(?:s|\(s\))?:\s*([^\s,\"]+)")
 _GATEWAY_ERRORS: Final = 500
 
 

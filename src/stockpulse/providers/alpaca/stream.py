@@ -64,13 +64,16 @@ class Session:
         return all(symbol in symbols or "*" in symbols for symbols in known)
 
     async def read(self) -> list[Row]:
-        """Return data messages as soon as there are some. Raises the fault that an error message states."""
+        """Return data messages as soon as there are some.
+
+        Raises the fault that an error message states, after the data before it.
+        """
         while not (self._data or self.unreadable):
-            await self._receive()
             while self._answers:
                 answer = self._answers.pop(0)
                 if answer["T"] == "error" and _code(answer) != ALREADY_AUTHENTICATED:
                     raise self._fault(answer)
+            await self._receive()
         data, self._data = self._data, []
         return data
 
