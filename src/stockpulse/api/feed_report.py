@@ -8,6 +8,19 @@ from pydantic import BaseModel, Field
 from stockpulse.pipeline.feed_state import FeedState
 
 
+class GapReport(BaseModel):
+    """A range of event time in which data of a feed may be missing."""
+
+    symbol: str | None = Field(None, examples=["AAPL"], description="null: all symbols of the feed")
+    start: datetime = Field(examples=["2026-11-24T15:00:00Z"])
+    end: datetime | None = Field(examples=["2026-11-24T15:01:30Z"], description="null while no data flows")
+    state: str = Field(examples=["open"], description="open, filling, or cannot: the provider cannot give the data")
+    why: str = Field(examples=["the stream of alpaca is broken off"], description="reason of the interruption")
+    problem: str | None = Field(
+        None, examples=["alpaca does not answer"], description="reason why the gap is not filled; or null"
+    )
+
+
 class FeedReport(BaseModel):
     """One live feed."""
 
@@ -26,6 +39,11 @@ class FeedReport(BaseModel):
     )
     last_message_at: datetime | None = Field(None, examples=["2026-11-24T15:00:00Z"])
     reconnects: int = Field(0, examples=[0], description="interruptions since the start")
+    gaps: dict[str, int] = Field(
+        examples=[{"filled": 3, "open": 1}],
+        description="the number of gaps by state, those of earlier starts included",
+    )
+    unfilled: list[GapReport] = Field(description="the newest ten gaps that are not filled, newest first")
 
 
 def feed_reports(feeds: Mapping[str, FeedState]) -> dict[str, FeedReport]:
@@ -39,6 +57,18 @@ def feed_reports(feeds: Mapping[str, FeedState]) -> dict[str, FeedReport]:
             messages_sent=feed.messages,
             last_message_at=feed.last_message_at,
             reconnects=feed.reconnects,
+            gaps=feed.gaps,
+            unfilled=[
+                GapReport(
+                    symbol=gap.symbol,
+                    start=gap.start,
+                    end=gap.end,
+                    state=gap.state,
+                    why=gap.why,
+                    problem=gap.problem,
+                )
+                for gap in feed.unfilled
+            ],
         )
         for name, feed in feeds.items()
     }

@@ -12,6 +12,7 @@ from stockpulse.pipeline.backfill.backfills import Backfills, Totals
 from stockpulse.pipeline.backfill.run import Status
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.pipeline import Pipeline
+from stockpulse.storage.feed_gaps import GapState
 from stockpulse.telemetry.counters import Counters, Lag
 
 
@@ -64,13 +65,16 @@ class FeedCollector(Collector):
         newest = GaugeMetricFamily(
             "stockpulse_feed_last_message_seconds", "Time of the newest message, since 1970", labels=["provider"]
         )
+        gaps = GaugeMetricFamily("stockpulse_feed_gaps", "Gaps of a feed in a state", labels=["provider", "state"])
         for provider, feed in self._feeds.items():
+            for state in GapState:
+                gaps.add_metric([provider, state.value], feed.gaps.get(state.value, 0))
             messages.add_metric([provider], feed.messages)
             reconnects.add_metric([provider], feed.reconnects)
             up.add_metric([provider], float(feed.works))
             if feed.last_message_at is not None:
                 newest.add_metric([provider], feed.last_message_at.timestamp())
-        yield from (messages, reconnects, up, newest)
+        yield from (messages, reconnects, up, newest, gaps)
 
 
 class StreamCollector(Collector):

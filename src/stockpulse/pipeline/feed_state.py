@@ -1,8 +1,10 @@
 """The state of a live feed, for /health and /metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from stockpulse.storage.feed_gaps import FeedGap
 
 
 class Phase(StrEnum):
@@ -33,6 +35,10 @@ class FeedState:
     messages: int = 0
     """Ticks, bars and corrections that the provider has sent since the start."""
     reconnects: int = 0
+    gaps: dict[str, int] = field(default_factory=dict)
+    """The number of gaps in each `GapState`, in all that the database knows."""
+    unfilled: list[FeedGap] = field(default_factory=list)
+    """The newest gaps that are not filled, newest first."""
 
     @property
     def works(self) -> bool:

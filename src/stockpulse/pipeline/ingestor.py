@@ -265,10 +265,14 @@ class Ingestor:
         """Hold a batch back while many rows wait: records that come before a live tick in the log delay it."""
         self.held_back += rows
         try:
-            while self._disk.fault() is not None or not self._shards_have_room(self._on_the_way):  # noqa: ASYNC110
-                await asyncio.sleep(_BULK_POLL_SECONDS)
+            await self.let_live_batches_pass()
         finally:
             self.held_back -= rows
+
+    async def let_live_batches_pass(self) -> None:
+        """Wait while many rows wait: further rows of the past would delay live ticks."""
+        while self._disk.fault() is not None or not self._shards_have_room(self._on_the_way):  # noqa: ASYNC110
+            await asyncio.sleep(_BULK_POLL_SECONDS)
 
     async def _prepare_partitions(self, ts: pl.Series) -> None:
         """Create the partitions of these times here, where only their sender waits, and not in a flush of all feeds.

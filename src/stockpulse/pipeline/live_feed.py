@@ -14,6 +14,7 @@ import structlog
 from stockpulse.aio.backoff import Backoff
 from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.intake import kind_of
+from stockpulse.pipeline.feed_gap_log import FeedGapLog
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.base import Provider
@@ -31,6 +32,8 @@ from stockpulse.telemetry.counters import Counters
 
 _TAKEN_SECONDS: Final = 15.0
 """The shortest wait if the provider counts another connection: it may count a broken one for 90 seconds."""
+_QUIET_SECONDS: Final = 60.0
+"""A stream that stays open for this long follows its symbols, even if none of them trades."""
 _FATAL: Final = (WrongKey, NotEntitled, BadRequest)
 
 log = structlog.get_logger(__name__)
@@ -64,6 +67,8 @@ class LiveFeed:
     ingestor: Ingestor
     counters: Counters
     runs: RunLog
+    gaps: FeedGapLog | None
+    """None: the data are samples, between which nothing is missed."""
     now: Callable[[], datetime]
     state: FeedState = field(default_factory=FeedState)
     backoff: Backoff = field(default_factory=Backoff)
@@ -85,19 +90,25 @@ class LiveFeed:
             except ProviderFault as fault:
                 await self._wait(fault)
             except Exception as fault:
+                self._interrupt(repr(fault))
                 self.state.wait(repr(fault), None)
                 raise
             else:
+                self._settle()
                 self.state.end()
                 return
 
     async def _follow_connection(self) -> None:
-        async with _stream_of(self.provider) as stream:
-            async for frame in stream:
-                if len(frame):
-                    self.backoff.reset()
-                    self.state.receive(len(frame), self.now())
-                await self._take(frame)
+        quiet = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._settle)
+        try:
+            async with _stream_of(self.provider) as stream:
+                async for frame in stream:
+                    if len(frame):
+                        self.backoff.reset()
+                        self.state.receive(len(frame), self.now())
+                    await self._take(frame)
+        finally:
+            quiet.cancel()
 
     async def _take(self, frame: pl.DataFrame) -> None:
         of_corrections = kind_of(frame) == "corrections"
@@ -105,15 +116,27 @@ class LiveFeed:
             self._gap = self._gap or _Gap(self.now())
             self._gap.add(frame)
             self.counters.dropped += len(frame)
+            self._interrupt("the pipeline was full")
             return
         if self._gap is not None and not of_corrections:
             await self._gap.close(self.provider.name, self.runs, self.now())
             self._gap = None
         durable = await self.ingestor.enqueue_any(frame, self.feed)
+        if self.gaps is not None and len(frame) and not of_corrections:
+            self.gaps.receive(durable)
         if self.provider.can_wait:
             await durable
 
+    def _interrupt(self, why: str) -> None:
+        if self.gaps is not None:
+            self.gaps.interrupt(why)
+
+    def _settle(self) -> None:
+        if self.gaps is not None:
+            self.gaps.settle()
+
     def _give_up(self, fault: ProviderFault) -> None:
+        self._interrupt(str(fault))
         log.error("a feed is refused; it is not opened again before the next start", **self._said(fault))
         self.state.refuse(str(fault))
 
@@ -124,6 +147,7 @@ class LiveFeed:
             seconds = max(seconds, _TAKEN_SECONDS)
         if isinstance(fault, RateLimited) and fault.until is not None:
             seconds += max(0.0, (fault.until - self.now()).total_seconds())
+        self._interrupt(str(fault))
         self.state.wait(str(fault), self.now() + timedelta(seconds=seconds))
         log.warning("a feed is broken; it is opened again", **self._said(fault), in_seconds=round(seconds, 1))
         await self.sleep(seconds)

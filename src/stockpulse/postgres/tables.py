@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Date,
     DateTime,
@@ -468,4 +469,43 @@ polling_jobs = Table(
         server_default=text("'{}'::jsonb"),
         comment="last price, time and fault of each symbol",
     ),
+)
+
+# Live feeds -------------------------------------------------------------------------------------
+
+feed_marks = Table(
+    "feed_marks",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("complete_until", _TIME, nullable=False, comment="all data before this event time is stored or a gap"),
+)
+
+feed_gaps = Table(
+    "feed_gaps",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("symbol", Text, comment="null: all symbols of the feed"),
+    Column("start_at", _TIME, nullable=False, comment="event time from which on data may be missing"),
+    Column("end_at", _TIME, comment="event time from which on data flows again; null: it does not yet"),
+    Column("why", Text, nullable=False, comment="reason of the interruption"),
+    Column("state", Text, nullable=False, server_default=text("'open'")),
+    Column("filled_until", _TIME, comment="up to this event time the gap is filled"),
+    Column(
+        "rows",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="number of stored ticks and bars that came from filling",
+    ),
+    Column("problem", Text, comment="reason why the gap is not filled yet, or cannot be filled"),
+    Column("filled_at", _TIME),
+    CheckConstraint("state IN ('open', 'filling', 'filled', 'cannot')", name="feed_gaps_state_check"),
+    Index(
+        "feed_gaps_one_begun",
+        "provider",
+        unique=True,
+        postgresql_where=text("end_at IS NULL AND symbol IS NULL"),
+    ),
+    Index("feed_gaps_unfilled", "provider", "start_at", postgresql_where=text("state <> 'filled'")),
 )

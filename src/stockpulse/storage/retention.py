@@ -39,6 +39,7 @@ RETENTION: Final = {
     "signals": Retention(90 * _DAY, Unit.PARTITIONS, 7 * _DAY),
     "dead_letters": Retention(30 * _DAY, Unit.PARTITIONS, 7 * _DAY),
     "etl_runs": Retention(90 * _DAY, Unit.ROWS),
+    "feed_gaps": Retention(90 * _DAY, Unit.ROWS),
 }
 """The retention of each table; the others (daily bars and their indicators among them) are kept for good.
 
