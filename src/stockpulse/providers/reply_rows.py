@@ -6,7 +6,7 @@ from typing import Any, Final
 import polars as pl
 
 from stockpulse.market.columns import NUMBER
-from stockpulse.market.rows import Field, Sent, as_json, assemble, sent_objects
+from stockpulse.market.rows import Field, Sent, as_json, assemble, readable, sent_objects
 from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 
 OPEN: Final = Field("open", NUMBER, required=True, also=("o",))
@@ -35,6 +35,11 @@ def read_arrays(arrays: Mapping[str, list[Any]], fields: Sequence[Field]) -> pl.
         return (as_json({name: values[row] for name, values in arrays.items()}) for row in at)
 
     return assemble(Sent(height, columns, raw, {}), fields)
+
+
+def unreadable(message: bytes, problem: str) -> pl.DataFrame:
+    """Return a message of a stream that cannot be read, as a row of TICKS with its problem."""
+    return as_ticks(pl.DataFrame({"problem": [problem], "raw": [readable(message)]}))
 
 
 def as_ticks(frame: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,6 @@ from providers.fakes.twelve_data import KEY, WRONG_KEY, TwelveDataStream, error,
 from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import ProviderConfig
 from stockpulse.providers.faults import (
-    BadReply,
     BadRequest,
     MuteStream,
     NotEntitled,
@@ -247,14 +246,18 @@ class TestFaults:
             ({"status": "error", "code": 401, "message": WRONG_KEY}, WrongKey),
             ({"status": "error", "code": 429, "message": "You have run out of API credits"}, RateLimited),
             ({"status": "error", "code": 500, "message": f"internal {KEY}"}, Unreachable),
-            ("no json", BadReply),
-            ("[]", BadReply),
-            ("5", BadReply),
         ],
     )
     async def test_messages_that_end_the_stream(self, message, fault):
         async with provider_of(TwelveDataStream(sends(message)), "AAPL") as provider:
             assert type(await fault_of(provider)) is fault
+
+    @pytest.mark.parametrize(("message", "problem"), [("no json", "not JSON"), ("[]", "not an object")])
+    async def test_a_message_that_cannot_be_read_keeps_its_reason_and_stops_nothing(self, message, problem):
+        fake = TwelveDataStream(sends(message, price("AAPL", AT, 1.0)))
+        async with provider_of(fake, "AAPL") as provider:
+            ticks = await ticks_of(provider, 2)
+        assert ticks.select("price", "problem", "raw").rows() == [(None, problem, message), (1.0, None, None)]
 
     async def test_an_error_about_one_message_does_not(self):
         error_frame = {"status": "error", "code": 400, "message": "Unknown action"}

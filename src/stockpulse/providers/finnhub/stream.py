@@ -17,9 +17,9 @@ from stockpulse.errors import shown
 from stockpulse.market.columns import CODES, NUMBER, TEXT
 from stockpulse.market.rows import Field
 from stockpulse.providers.epoch_times import MILLISECONDS
-from stockpulse.providers.faults import BadReply, NotEntitled, RateLimited, UnknownSymbol, WrongKey
+from stockpulse.providers.faults import NotEntitled, RateLimited, UnknownSymbol, WrongKey
 from stockpulse.providers.finnhub.faults import NAME, fault_of
-from stockpulse.providers.reply_rows import as_ticks, read_objects
+from stockpulse.providers.reply_rows import as_ticks, read_objects, unreadable
 from stockpulse.providers.trade_conditions import PRICE_ONLY
 
 log = structlog.get_logger(__name__)
@@ -50,16 +50,17 @@ class TradeStream:
     def read(self, message: bytes) -> pl.DataFrame | None:
         """Return the trades of a message, ascending; None for a message without trades. Raises ProviderFault.
 
-        A trade that cannot be read is a row with a problem.
+        A trade, or a message, that cannot be read is a row with a problem.
         """
         try:
             body = orjson.loads(message)
         except orjson.JSONDecodeError:
-            raise BadReply(f"the stream of {NAME} sent no JSON: {shown(message.decode(errors='replace'))}") from None
+            return unreadable(message, "not JSON")
         if not isinstance(body, dict):
-            raise BadReply(f"the stream of {NAME} sent no object: {shown(body)}")
+            return unreadable(message, "not an object")
         if body.get("type") == "trade":
-            return trades_of(body.get("data"))
+            data = body.get("data")
+            return trades_of(data) if isinstance(data, list | None) else unreadable(message, "data: not a list")
         if body.get("type") == "error":
             self._note(body.get("msg"))
         return None
@@ -79,13 +80,11 @@ class TradeStream:
             raise UnknownSymbol("; ".join(dict.fromkeys(self.problems.values())))
 
 
-def trades_of(data: Any) -> pl.DataFrame | None:
-    """Return trades as TICKS, ascending; None if there are none. Raises BadReply if it is no list.
+def trades_of(data: list[Any] | None) -> pl.DataFrame | None:
+    """Return trades as TICKS, ascending; None if there are none.
 
     A trade without a size is an update of the price alone.
     """
-    if not isinstance(data, list | None):
-        raise BadReply(f"the stream of {NAME} sent trades that are no list: {shown(data)}")
     if not data:
         return None
     frame = read_objects(data, _FIELDS)

@@ -19,9 +19,9 @@ from stockpulse.errors import shown
 from stockpulse.market.columns import NUMBER, TEXT
 from stockpulse.market.rows import Field
 from stockpulse.providers.epoch_times import SECONDS
-from stockpulse.providers.faults import BadReply, BadRequest, ProviderFault
+from stockpulse.providers.faults import BadRequest, ProviderFault
 from stockpulse.providers.float32 import without_noise
-from stockpulse.providers.reply_rows import as_ticks, read_objects
+from stockpulse.providers.reply_rows import as_ticks, read_objects, unreadable
 from stockpulse.providers.trade_conditions import PRICE_ONLY
 from stockpulse.providers.transport.live_socket import LiveSocket
 from stockpulse.providers.twelve_data.faults import NAME, error_in, fault_of
@@ -55,14 +55,14 @@ class PriceStream:
     def read(self, message: bytes, at: datetime) -> pl.DataFrame | None:
         """Return the tick of a message; None for a message without one. Raises ProviderFault.
 
-        A price that cannot be read is a row with a problem.
+        A price, or a message, that cannot be read is a row with a problem.
         """
         try:
             body = orjson.loads(message)
         except orjson.JSONDecodeError:
-            raise BadReply(f"the stream of {NAME} sent no JSON: {shown(message.decode(errors='replace'))}") from None
+            return unreadable(message, "not JSON")
         if not isinstance(body, dict):
-            raise BadReply(f"the stream of {NAME} sent no object: {shown(body)}")
+            return unreadable(message, "not an object")
         event = body.get("event")
         if event == "price":
             return self._tick(body)
