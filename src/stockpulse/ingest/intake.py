@@ -93,7 +93,7 @@ class Intake:
         good, rejected = submission.checked.good, submission.checked.rejected
         provider = submission.feed.provider
         if submission.kind == "ticks":
-            fresh = self._corrected.without_corrected(await self._redeliveries.sift(good, provider), provider)
+            fresh = await self._redeliveries.sift(self._corrected.without_corrected(good, provider), provider)
         else:
             fresh = self._corrected.sift(good, provider) if submission.kind == "corrections" else good
         reasons = tuple(zip(rejected["row"].to_list(), rejected["reason"].to_list(), strict=True))
