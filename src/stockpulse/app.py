@@ -19,6 +19,7 @@ from stockpulse.api import (
     analytics,
     backfill,
     bars,
+    corrections,
     data,
     dead_letters,
     docs,
@@ -57,7 +58,14 @@ _PREFIX: Final = "/api/v1"
 log = structlog.get_logger(__name__)
 
 _READING: Final = (symbols, prices, ticks, bars, data, analytics, signals, dead_letters, stream)
-_TAKING: Final = (ticks.intake, forget.router, prices.jobs_router, backfill.router, dead_letters.retries)
+_TAKING: Final = (
+    ticks.intake,
+    corrections.router,
+    forget.router,
+    prices.jobs_router,
+    backfill.router,
+    dead_letters.retries,
+)
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
     "all": (health.router, *_TAKING, *(part.router for part in _READING)),
     "ingest": (health.router, *_TAKING, dead_letters.router),

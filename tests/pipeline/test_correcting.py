@@ -171,7 +171,9 @@ async def act(parts, vendor, what):
             assert (await parts.ingestor.amend(frame, SIP)).accepted == len(frame)
 
 
-@hypothesis.settings(max_examples=12, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(
+    max_examples=12, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.given(history=st.lists(acts, min_size=3, max_size=12))
 async def test_any_history(postgres_dsn, history):
     """Whatever is corrected, in any order and however often the process dies, data is that of the right trades."""

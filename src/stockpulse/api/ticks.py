@@ -9,19 +9,20 @@ import polars as pl
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from stockpulse.api.budget import AnswerRoom, ArrivalRoom, ParsingRoom, Reservation
+from stockpulse.api.budget import AnswerRoom, ArrivalRoom, ParsingRoom
 from stockpulse.api.context import Clocks, Intake, QuerySymbol, Ticks
 from stockpulse.api.document import named_schema
 from stockpulse.api.error_responses import error_responses
 from stockpulse.api.formats import FORMAT_RESPONSES, AnswerFormat, answer_frame, room_for_rows
-from stockpulse.api.limits import MAX_BODY_BYTES, MAX_ROWS
-from stockpulse.api.ticks_body import bytes_to_parse, parse_ticks
+from stockpulse.api.limits import MAX_ROWS
+from stockpulse.api.received_rows import received_rows
 from stockpulse.api.time_params import Zone
 from stockpulse.api.windows import Minutes, Window
-from stockpulse.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
+from stockpulse.errors import OutcomeUnknown, Unavailable
 from stockpulse.ingest.feed import Feed
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.clocks import Clock
+from stockpulse.market.rows import TICK_FIELDS
 from stockpulse.market.symbology import PROVIDER, Names, check_provider_name
 from stockpulse.providers.trade_conditions import RULES, rule_named
 from stockpulse.storage.tick_reader import SERVED_TICKS
@@ -29,13 +30,6 @@ from stockpulse.storage.tick_reader import SERVED_TICKS
 intake = APIRouter(prefix="/ticks", tags=["ticks"])
 router = APIRouter(prefix="/ticks", tags=["ticks"])
 
-_INLINE_BYTES: Final = 64 * 1024
-_STEP_BYTES: Final = 256 * 1024
-"""Memory for a body of unknown length is reserved in steps of this size."""
-_TICK_BYTES: Final = 500
-"""The memory for a parsed tick on its way into the log, and for its reason if it is rejected."""
-_FRAME_COPIES: Final = 4
-"""The copies of long texts on that way."""
 _LISTED: Final = 5
 
 
@@ -211,7 +205,7 @@ async def post_ticks(
         clock,
         rule=rule_named(conditions),
     )
-    frame = await _received(request, arrival, parsing, end_of_stream=end_of_stream)
+    frame = await received_rows(request, arrival, parsing, TICK_FIELDS, may_be_empty=end_of_stream)
     deadline = asyncio.get_running_loop().time() + parts.durable_timeout_seconds
     try:
         async with asyncio.timeout_at(deadline):
@@ -254,55 +248,6 @@ async def _calendar_named(name: str) -> str:
         await asyncio.to_thread(trading_calendar, name)
         _made_calendars.add(name)
     return name
-
-
-async def _received(
-    request: Request, arrival: Reservation, parsing: Reservation, *, end_of_stream: bool
-) -> pl.DataFrame:
-    """Return the ticks of the body. Memory is reserved for its bytes, then for parsing, then for the ticks alone."""
-    content_type = request.headers.get("content-type", "")
-    body = await _body(request, arrival)
-    if end_of_stream and not body:
-        return parse_ticks(b"[]", "application/json")
-    if len(body) <= _INLINE_BYTES:
-        await _reserve(parsing, bytes_to_parse(body, content_type))
-        return parse_ticks(body, content_type)
-    await _reserve(parsing, await asyncio.to_thread(bytes_to_parse, body, content_type))
-    arrival.shrink_to(0)  # the other reservation includes it
-    frame = await asyncio.to_thread(parse_ticks, body, content_type)
-    parsing.shrink_to(len(frame) * _TICK_BYTES + _FRAME_COPIES * int(frame.estimated_size()))
-    return frame
-
-
-async def _reserve(room: Reservation, count: int) -> None:
-    await room.grow_to(count, "send several requests")
-
-
-async def _body(request: Request, arrival: Reservation) -> bytearray:
-    """Return the body. Raises TooLarge if the body, or its announced length, is too large."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise InvalidInput(
-            "Content-Encoding", "takes an uncompressed body; Arrow data may be compressed inside the stream"
-        )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal():
-        if int(announced) > MAX_BODY_BYTES:
-            raise _too_large_a_body()
-        # All at once: requests with a part of what they need would wait for each other.
-        await _reserve(arrival, int(announced))
-    body = bytearray()
-    async for piece in request.stream():
-        size = len(body) + len(piece)
-        if size > MAX_BODY_BYTES:
-            raise _too_large_a_body()
-        if size > arrival.held:
-            await _reserve(arrival, -(-size // _STEP_BYTES) * _STEP_BYTES)
-        body += piece
-    return body
-
-
-def _too_large_a_body() -> TooLarge:
-    return TooLarge(f"a body may have at most {MAX_BODY_BYTES // 2**20} MiB: send several requests")
 
 
 @router.get(

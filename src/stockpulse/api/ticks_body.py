@@ -1,9 +1,9 @@
-"""The body of `POST /ticks` as a frame: JSON, one JSON object a line, or Arrow."""
+"""The body of a request with ticks or corrections as a frame: JSON, one JSON object a line, or Arrow."""
 
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -12,7 +12,7 @@ import polars as pl
 from stockpulse.api.arrow_body import read_arrow, unpacked_bytes
 from stockpulse.api.limits import MAX_ROWS, too_many_rows
 from stockpulse.errors import InvalidInput, shown
-from stockpulse.market.rows import PARSED_TICKS, TICK_FIELDS, Sent, as_json, assemble, sent_columns, sent_objects
+from stockpulse.market.rows import TICK_FIELDS, Field, Sent, as_json, assemble, sent_columns, sent_objects
 
 _JSON: Final = ("application/json", "")
 _JSON_LINES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -32,21 +32,22 @@ _ARROW_COPIES: Final = 6
 
 Body = bytes | bytearray
 
-_NAMES: Final = frozenset(name for field in TICK_FIELDS for name in field.names)
 
-
-def parse_ticks(body: Body, content_type: str) -> pl.DataFrame:
-    """Return the ticks of a request in the order sent, as `PARSED_TICKS`.
+def parse_ticks(body: Body, content_type: str, fields: Sequence[Field] = TICK_FIELDS) -> pl.DataFrame:
+    """Return the rows of a request in the order sent: the columns of the fields, `problem` and `raw`.
 
     Raises InvalidInput if the body as a whole cannot be read, TooLarge if it has too many rows.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in _JSON:
-        return _assembled(_read_json(body))
+        return assemble(_read_json(body), fields)
     if media_type in _JSON_LINES:
-        return _assembled(_read_json_lines(body))
+        return assemble(_read_json_lines(body), fields)
     if media_type in _ARROW:
-        return _assembled(_read_columns(read_arrow(bytes(body), _NAMES)))
+        names = frozenset(name for field in fields for name in field.names)
+        frame = read_arrow(bytes(body), names)
+        sent = sent_columns(frame.select(name for name in frame.columns if name in names), frame.height)
+        return assemble(sent, fields)
     takes = ", ".join((_JSON[0], _JSON_LINES[0], _ARROW[0]))
     raise InvalidInput("Content-Type", f"got {shown(media_type)}; takes {takes}")
 
@@ -57,10 +58,6 @@ def bytes_to_parse(body: Body, content_type: str) -> int:
         return len(body) + _ARROW_COPIES * unpacked_bytes(body)
     containers, values = _counted(body)
     return _TEXT_COPIES * len(body) + _CONTAINER_BYTES * containers + _VALUE_BYTES * values
-
-
-def _assembled(sent: Sent) -> pl.DataFrame:
-    return assemble(sent, TICK_FIELDS).select(list(PARSED_TICKS))
 
 
 # --- the three ways to send rows ---------------------------------------------------------------
@@ -133,7 +130,3 @@ def _check_amount(body: Body) -> None:
 def _counted(body: Body) -> tuple[int, int]:
     """Return the approximate numbers of objects and lists, and of values, in JSON."""
     return body.count(b"{") + body.count(b"["), body.count(b",") + body.count(b"\n")
-
-
-def _read_columns(frame: pl.DataFrame) -> Sent:
-    return sent_columns(frame.select(name for name in frame.columns if name in _NAMES), frame.height)

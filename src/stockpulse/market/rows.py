@@ -5,7 +5,7 @@ that remain are converted one by one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ class Field:
         return (self.column, *self.also)
 
 
-#: The columns of TICKS as others send them.
+#: The columns of TICKS as others send them, in that order.
 TICK_FIELDS: Final = (
     Field("symbol", TEXT, required=True),
     Field("ts", TIME, required=True, also=("timestamp", "event_time", "time")),
@@ -52,8 +52,21 @@ TICK_FIELDS: Final = (
     Field("size", NUMBER, required=True, also=("volume",)),
     Field("exchange", TEXT),
     Field("trade_id", IDENTIFIER),
-    Field("conditions", CODES),
     Field("tape", TEXT),
+    Field("conditions", CODES),
+)
+
+_OF_TICK: Final = {one.column: one for one in TICK_FIELDS}
+
+#: The columns of CORRECTIONS as others send them.
+CORRECTION_FIELDS: Final = (
+    _OF_TICK["symbol"],
+    replace(_OF_TICK["trade_id"], required=True),
+    _OF_TICK["ts"],
+    _OF_TICK["exchange"],
+    *(replace(_OF_TICK[name], required=False) for name in ("price", "size")),
+    *(_OF_TICK[name] for name in ("conditions", "tape")),
+    replace(_OF_TICK["trade_id"], column="new_trade_id"),
 )
 
 #: TICKS after reading. If a row is not a tick, `problem` is the reason and `raw` its original text; else they are null.

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from stockpulse.errors import shown
 from stockpulse.journal.records import Forget
 from stockpulse.market.columns import FLAG, NUMBER, TEXT, TIME, WHOLE
+from stockpulse.market.rows import CORRECTION_FIELDS as SENT_CORRECTION_FIELDS
 from stockpulse.market.rows import TICK_FIELDS, Field
 from stockpulse.market.symbology import PROVIDER, SYMBOL
 from stockpulse.market.times import micros, read_time
@@ -43,16 +43,10 @@ BAR_FIELDS: Final = (
 
 #: RECORDED_CORRECTIONS.
 CORRECTION_FIELDS: Final = (
-    _OF_TICK["symbol"],
-    replace(_OF_TICK["trade_id"], required=True),
-    _OF_TICK["ts"],
+    *SENT_CORRECTION_FIELDS,
     Field("since", TIME),
-    _PROVIDER,
-    _OF_TICK["exchange"],
-    *(replace(_OF_TICK[name], required=False) for name in ("price", "size")),
-    *(_OF_TICK[name] for name in ("conditions", "tape")),
-    replace(_OF_TICK["trade_id"], column="new_trade_id"),
     Field("sent_at", TIME),
+    _PROVIDER,
     _RECEIVED_AT,
     Field("flags", WHOLE),
 )
