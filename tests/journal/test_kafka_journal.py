@@ -1,6 +1,7 @@
 """The log on Kafka with a real broker: offsets, records of other programs, and lost records."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -417,3 +418,58 @@ async def test_ticks_are_taken_back_by_us_and_by_others(
         assert await rows(postgres_dsn, "SELECT FROM bars_1m") == []
     async with serve(postgres_dsn, **settings) as client:
         assert await prices(client) == []
+
+
+# Corrections ------------------------------------------------------------------------------------
+
+
+async def served(client: httpx2.AsyncClient) -> dict[str, float]:
+    answer = await client.get("/ticks/latest", params={"symbol": SYMBOL, "limit": 100})
+    return {tick["trade_id"]: tick["price"] for tick in answer.json()["ticks"]}
+
+
+async def correct(client: httpx2.AsyncClient, *rows: dict[str, Any]) -> tuple[int, int]:
+    answer = await client.post("/ticks/corrections?provider=ours", json=list(rows))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["accepted"], answer.json()["duplicates"]
+
+
+async def test_trades_are_corrected_by_us_and_by_others(
+    serve: Serve, postgres_dsn: str, kafka: str, topic: str
+) -> None:
+    settings, raw = on_kafka(kafka, topic, durable_timeout_seconds=60), f"{topic}.raw"
+    ticks = [trade(SYMBOL, T0 + timedelta(seconds=n), 10.0 + n, trade_id=str(n)) for n in range(6)]
+    later = (T0 + timedelta(minutes=1)).isoformat()
+    cancel = {"symbol": SYMBOL, "ts": later, "trade_id": "1"}
+    corrected = {"symbol": SYMBOL, "ts": later, "trade_id": "2", "price": 50.0, "size": 3.0, "new_trade_id": "2b"}
+    after = {"0": 10, "2b": 50, "3": 13, "4": 14, "5": 15}
+    async with serve(postgres_dsn, **settings) as client:
+        await post(client, *ticks)
+        assert await correct(client, cancel, corrected) == (2, 0)
+        await processed(postgres_dsn, kafka, raw)
+        assert await served(client) == after
+        # The same again, and the cancelled trade again, by another program: the shard drops them.
+        values = [json.loads(record.value or b"") for record in await read_topic(kafka, raw)]
+        assert [one["type"] for one in values] == ["trade"] * 6 + ["correction"] * 2
+        assert values[6]["since"] == values[6]["ts"] == ticks[1]["ts"].replace("+00:00", ".000000Z")
+        await put(kafka, raw, [(2, SYMBOL, values[number]) for number in (6, 1, 7, 2)])
+        await processed(postgres_dsn, kafka, raw)
+        assert await served(client) == after
+        assert await rows(postgres_dsn, "SELECT count(*) FROM corrections") == [(2,)]
+        foreign = {"type": "correction", "symbol": SYMBOL, "trade_id": "3", "ts": later, "provider": "ours"}
+        right = foreign | {"trade_id": "4", "ts": ticks[4]["ts"], "price": 60, "size": 1}
+        await put(kafka, raw, [(2, SYMBOL, foreign), (2, SYMBOL, right), (1, SYMBOL, foreign | {"trade_id": "5"})])
+        await processed(postgres_dsn, kafka, raw)
+        assert await served(client) == {"0": 10, "2b": 50, "4": 60, "5": 15}
+        letters = await rows(postgres_dsn, "SELECT id, reason FROM dead_letters")
+        assert [reason.split(",")[0] for _, reason in letters] == [f"on partition 1 of {raw}"]
+        retried = await client.post("/dead-letters/retry", json={"ids": [letters[0][0]]})
+        assert retried.status_code == 200, retried.text
+        await processed(postgres_dsn, kafka, raw)
+        assert await served(client) == {"0": 10, "2b": 50, "4": 60}
+    async with serve(postgres_dsn, **settings) as client:
+        assert await correct(client, cancel, corrected) == (0, 2)
+        receipt = await post(client, *ticks)
+        assert (receipt["accepted"], receipt["duplicates"]) == (0, 6)
+        assert await served(client) == {"0": 10, "2b": 50, "4": 60}
+        assert await rows(postgres_dsn, "SELECT high, trade_count, volume_units FROM bars_1m") == [(60, 3, 5)]

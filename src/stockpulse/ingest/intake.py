@@ -22,7 +22,8 @@ _LISTED: Final = 5
 Kind = Literal["ticks", "bars", "corrections"]
 """The rows of a batch: TICKS, BARS or CORRECTIONS."""
 
-_VALIDATE: Final = {"ticks": validate_ticks, "bars": validate_bars, "corrections": validate_corrections}
+VALIDATE: Final = {"ticks": validate_ticks, "bars": validate_bars, "corrections": validate_corrections}
+"""The check of each kind of rows."""
 
 FindTrades = Callable[[pl.DataFrame, str], Awaitable[pl.DataFrame]]
 """Finds trades of a provider in the database; see `RedeliveryWindow.times_of`."""
@@ -66,7 +67,7 @@ class Intake:
 
     async def check(self, frame: pl.DataFrame, feed: Feed, received_at: datetime, kind: Kind) -> Submission:
         """Validate the rows of a batch."""
-        checked = await offload.run(len(frame), partial(_VALIDATE[kind], frame, received_at, self._tolerance))
+        checked = await offload.run(len(frame), partial(VALIDATE[kind], frame, received_at, self._tolerance))
         if kind != "bars" and (wrong := self._encoder.beyond(self._max_kinds, checked.good, feed)) is not None:
             checked = refuse(
                 checked,

@@ -7,9 +7,9 @@ from typing import Final
 import polars as pl
 
 from stockpulse.ingest.feed import Feed
-from stockpulse.ingest.validate import validate_bars, validate_ticks
+from stockpulse.ingest.intake import VALIDATE, kind_of
 from stockpulse.journal.codecs.json_codec import JsonCodec
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 from stockpulse.market.symbology import PROVIDER
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.trade_conditions import RULES, all_count
@@ -37,16 +37,18 @@ async def retry(
     refused |= {letters[row].id: "the end of a recording is not sent again" for row, _ in decoded.ends}
     refused |= {letters[row].id: "a forget is not sent again: see `stockpulse forget`" for row, _ in decoded.forgets}
     done: list[DeadLetter] = []
-    for frame, columns, of_bars in ((decoded.ticks, TICKS, False), (decoded.bars, BARS, True)):
+    # The time in the message of a correction identifies it.
+    corrections = decoded.corrections.with_columns(ts=pl.coalesce("sent_at", "ts"))
+    for frame, schema in ((decoded.ticks, TICKS), (decoded.bars, BARS), (corrections, CORRECTIONS)):
         for (provider,), part in frame.with_columns(_sender(letters, frame)).group_by("sender", maintain_order=True):
-            checked = (validate_bars if of_bars else validate_ticks)(part, now, tolerance)
+            checked = VALIDATE[kind_of(part)](part, now, tolerance)
             rows = part["row"].gather(checked.rejected["row"])
             refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
             if len(checked.good):
                 name = str(provider)
                 feed = Feed(name, calendar, rule=RULES.get(name, all_count))
-                sent = checked.good.select(list(columns))
-                receipt = await ingestor.submit(sent, feed, of_bars=of_bars, keep_rejected=False)
+                sent = checked.good.select(list(schema))
+                receipt = await (await ingestor.enqueue_any(sent, feed, keep_rejected=False))
                 beyond = dict(receipt.rejected)  # new names for which there is still no room
                 for at, row in enumerate(checked.good["row"]):
                     if at in beyond:

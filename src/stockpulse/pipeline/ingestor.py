@@ -185,9 +185,11 @@ class Ingestor:
         """Queue a batch of `schemas.CORRECTIONS`, as `enqueue` does; see `amend`."""
         return await self._enqueue_rows(frame, feed, "corrections", keep_rejected=keep_rejected)
 
-    async def enqueue_any(self, frame: pl.DataFrame, feed: Feed) -> asyncio.Future[Receipt]:
+    async def enqueue_any(
+        self, frame: pl.DataFrame, feed: Feed, *, keep_rejected: bool = True
+    ) -> asyncio.Future[Receipt]:
         """Queue a batch of TICKS, BARS or CORRECTIONS as `enqueue` does; its columns tell which it is."""
-        return await self._enqueue_rows(frame, feed, kind_of(frame), keep_rejected=True)
+        return await self._enqueue_rows(frame, feed, kind_of(frame), keep_rejected=keep_rejected)
 
     async def _enqueue_rows(
         self, frame: pl.DataFrame, feed: Feed, kind: Kind, *, keep_rejected: bool
