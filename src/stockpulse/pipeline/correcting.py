@@ -20,11 +20,13 @@ import structlog
 from stockpulse.engine.batches import tick_batch
 from stockpulse.engine.engine import Engine
 from stockpulse.engine.forgetting import Amendment, BarsByInterval, touched
+from stockpulse.engine.last_prices import POINTS
 from stockpulse.ingest.corrected_trades import rounds
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Corrections
 from stockpulse.market.arrays import Ints, array_of
 from stockpulse.market.intervals import BASE_INTERVALS, Interval
+from stockpulse.market.schemas import COUNTS_FOR_PRICE, PRIMARY
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import DAY_MICROS
 from stockpulse.pipeline.amending import Amending, Records, apply
@@ -127,10 +129,13 @@ class Correcting:
         after = Records(pl.concat([rest, right]), records.bars)
         none = {interval: rows[:0] for interval, rows in records.bars.items()}
         alone = Records(pl.concat([by, right]).sort("seq"), none)
-        prices = None
-        if self._engine.unlocked.analytics.prices.holds(symbol_id, wrong["seq"].to_numpy()):
-            around = await self._amending.ticks(seq, symbol_id, start - _PRICES_WITHIN, end + _PRICES_WITHIN)
-            prices = pl.concat([_without(around, wrong), right])
+        prices, newest = None, self._engine.unlocked.analytics.prices
+        if newest.holds(symbol_id, wrong["seq"].to_numpy()):
+            priced = after.ticks
+            if newest.newest(symbol_id) >= end or self._prices_in(priced) < POINTS:
+                around = await self._amending.ticks(seq, symbol_id, start - _PRICES_WITHIN, end + _PRICES_WITHIN)
+                priced = pl.concat([_without(around, wrong), right])
+            prices = priced
         return _Plan(
             symbol_id,
             before=await self._amending.bars_of(symbol_id, records),
@@ -139,6 +144,11 @@ class Correcting:
             right=await self._amending.bars_of(symbol_id, Records(right, none)),
             prices=prices,
         )
+
+    def _prices_in(self, ticks: pl.DataFrame) -> int:
+        """Return the number of ticks that count for prices."""
+        flags = self._names.flags_of(ticks["kind_id"].to_numpy())
+        return int(np.count_nonzero((flags & PRIMARY != 0) & (flags & COUNTS_FOR_PRICE != 0)))
 
     async def _amendments(self, engine: Engine, plan: _Plan) -> list[_Part]:
         """Load the present bars and return their amendments. No bar changes yet."""

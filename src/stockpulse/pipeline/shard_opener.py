@@ -14,6 +14,7 @@ from stockpulse.ingest.corrected_trades import MOST
 from stockpulse.ingest.shard_redeliveries import ShardRedeliveries
 from stockpulse.journal import corrections
 from stockpulse.journal.backends import Logs, ShardOfLog
+from stockpulse.journal.recent import Chunk
 from stockpulse.journal.records import Forget
 from stockpulse.journal.routing import Routing
 from stockpulse.pipeline.amending import Amending
@@ -137,8 +138,6 @@ class ShardOpener:
         self, shard: int, source: ShardOfLog, sink: Sink, engine: LockedEngine, redeliveries: ShardRedeliveries | None
     ) -> ShardProcessor:
         names, reads = self.database.names, EngineReads(self.database.pool)
-        kept = KeptRecords(self.database.pool, names)
-        amending = Amending(engine, reads, kept, names, extended_day=self.spec.extended_day)
         writer = ShardWriter(
             engine,
             sink,
@@ -148,6 +147,13 @@ class ShardOpener:
             segments=None if source.external is None else source.segments,
             flush_seconds=self.flush_seconds,
         )
+        recent = source.segments.recent
+
+        def standing() -> list[Chunk]:  # a replay needs ticks that later forgets of the log have taken from memory
+            return recent.chunks() if writer.live else []
+
+        kept = KeptRecords(self.database.pool, names, standing)
+        amending = Amending(engine, reads, kept, names, extended_day=self.spec.extended_day)
         return ShardProcessor(
             shard_log=source.log,
             engine=engine,
@@ -162,16 +168,16 @@ class ShardOpener:
                 amending,
                 kept,
                 names,
-                source.segments.recent,
+                recent,
                 lambda: [number for number in names.symbol_by_id if self.routing.of_symbol(number) == shard],
             ),
             correcting=Correcting(
                 engine,
                 writer,
                 amending,
-                CorrectedTicks(self.database.pool, names),
+                CorrectedTicks(self.database.pool, names, standing),
                 names,
-                source.segments.recent,
+                recent,
                 self.counters,
             ),
             redeliveries=redeliveries,

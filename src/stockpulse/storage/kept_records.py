@@ -1,5 +1,6 @@
 """Reads the stored records of a symbol for a forget: its ticks, by their days."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,14 +10,17 @@ import polars as pl
 from stockpulse.aio.retry import retry
 from stockpulse.journal import corrections, tick_rows
 from stockpulse.journal.forgets import stored_forgets, without_forgotten
+from stockpulse.journal.recent import Chunk
 from stockpulse.journal.records import Forget
 from stockpulse.market.arrays import Ints
 from stockpulse.market.intervals import BASE_INTERVALS
+from stockpulse.market.schemas import LOGGED_TICKS
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import DAY_MICROS, from_micros
 from stockpulse.postgres.connect import Pool, is_transient
 from stockpulse.storage.bar_rows import TABLE
 
+LARGEST_SEQ: Final = 2**63 - 1
 _SECONDS: Final = 600
 _DAY: Final = f"(extract(epoch FROM ts) * 1000000)::bigint / {DAY_MICROS}"
 
@@ -34,9 +38,11 @@ class AffectedDays:
 class KeptRecords:
     """Reads for forgets. They wait while the database does not answer."""
 
-    def __init__(self, pool: Pool, names: Names) -> None:
+    def __init__(self, pool: Pool, names: Names, recent: Callable[[], list[Chunk]] = list) -> None:
+        """`recent` returns the standing ticks in memory, of the newest segments; none while the log is replayed."""
         self._pool = pool
         self._names = names
+        self._recent = recent
 
     async def affected(self, forget: Forget, seq: int, symbol_ids: list[int]) -> list[AffectedDays]:
         """Return the symbols with records that the forget `seq` takes back, and the days of these records."""
@@ -59,20 +65,24 @@ class KeptRecords:
         already.
         """
         begins, ends = from_micros(start), from_micros(end)
+        chunks = self._recent()
+        newer = in_memory(chunks, [symbol_id]).filter(
+            pl.col("seq") < seq, pl.col("ts").to_physical().is_between(start, end, closed="left")
+        )
 
         async def read() -> pl.DataFrame:
             async with self._pool.acquire() as connection:
                 ticks = await tick_rows.read_where(
                     connection,
                     "seq < $1 AND symbol_id = $2 AND ts >= $3 AND ts < $4",
-                    *(seq, symbol_id, begins, ends),
+                    *(min(seq, first_in_memory(chunks)), symbol_id, begins, ends),
                 )
                 forgets = await stored_forgets(connection, symbol_id, begins, ends)
                 ticks = without_forgotten(ticks, [one for one in forgets if one.seq < seq])
                 gone = await corrections.cancelled(connection, symbol_id, begins, ends, before=seq)
                 return ticks.filter(~ticks["seq"].is_in(gone)) if gone else ticks
 
-        return await retry(read, "reading of kept ticks", is_transient)
+        return pl.concat([await retry(read, "reading of kept ticks", is_transient), newer])
 
     def _ticks_by_day(self, forget: Forget, seq: int, symbol_ids: list[int]) -> tuple[str, list[object]]:
         kinds = None
@@ -105,6 +115,17 @@ class KeptRecords:
             return [(row[0], row[1], row[2]) for row in rows]
 
         return await retry(fetch, "looking for records to forget", is_transient)
+
+
+def first_in_memory(chunks: Sequence[Chunk]) -> int:
+    """Return the seq from which on all ticks are in these chunks."""
+    return min((chunk.segment for chunk in chunks), default=LARGEST_SEQ)
+
+
+def in_memory(chunks: Iterable[Chunk], symbol_ids: Sequence[int]) -> pl.DataFrame:
+    """Return the ticks of these symbols in memory, in the order of the log."""
+    found = [chunk.frame.filter(pl.Series(np.isin(chunk.frame["symbol_id"], symbol_ids))) for chunk in chunks]
+    return pl.concat([LOGGED_TICKS.to_frame(), *found])
 
 
 def groups(affected: AffectedDays, most_ticks: int) -> list[Ints]:
