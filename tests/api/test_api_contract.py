@@ -368,6 +368,7 @@ def test_operations_and_their_ids_are_stable(document):
         "DELETE /api/v1/prices/poll/{job_id}": "stop_polling_job",
         "POST /api/v1/ticks": "post_ticks",
         "DELETE /api/v1/ticks": "forget_ticks",
+        "POST /api/v1/ticks/corrections": "post_corrections",
         "GET /api/v1/ticks/latest": "latest_ticks",
         "GET /api/v1/ticks/summary": "tick_summary",
         "GET /api/v1/bars/latest": "latest_bars",

@@ -106,6 +106,18 @@ class ConnectionReport(BaseModel):
     )
 
 
+class CorrectionReport(BaseModel):
+    """Corrections and cancels of trades since the start."""
+
+    accepted: int = Field(examples=[12], description="corrections and cancels that this process has accepted")
+    without_trade: int = Field(
+        examples=[0], description="those whose trade is not stored: it never arrived, or it is no longer kept"
+    )
+    bars_not_corrected: int = Field(
+        examples=[0], description="bars that stay unchanged, because the database no longer has all their ticks"
+    )
+
+
 class Health(BaseModel):
     """The state of the process."""
 
@@ -128,6 +140,7 @@ class Health(BaseModel):
         description="number of rows of large batches that wait before the log; live ticks go first while much is"
         " to be stored",
     )
+    corrections: CorrectionReport
     shards: dict[int, ShardReport] = Field(description="the shards of this process, by number")
 
 
@@ -180,6 +193,11 @@ async def health(process: Process, connections: Connections) -> Health:
         backfills=[] if process.backfills is None else [report_of(run) for run in process.backfills.running()],
         analytics=analytics,
         held_back=0 if intake is None else intake.held_back,
+        corrections=CorrectionReport(
+            accepted=process.pipeline.counters.corrections,
+            without_trade=process.pipeline.counters.corrections_without_trade,
+            bars_not_corrected=process.pipeline.counters.bars_not_corrected,
+        ),
         shards=shards,
     )
 
