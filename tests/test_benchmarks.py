@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parent / "bench"
 TINY = {
     "backfill_beside_live": ["--symbols", "2", "--years", "1", "--live", "2", "--alone-seconds", "1"],
     "bar_reads": ["--seconds", "0.2", "--days", "3"],
+    "broken_streams": ["--faults", "3"],
     "greedy_readers": ["--minutes", "0.05", "--readers", "4", "--rate", "1000", "--bars", "2000"],
     "indicators": ["--symbols", "20", "--rounds", "1", "--batch-symbols", "16", "--batch-bars", "260"],
     "ingest": ["--ticks", "40000", "--symbols", "10", "--naive-ticks", "20"],
