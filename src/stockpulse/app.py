@@ -28,6 +28,7 @@ from stockpulse.api import (
     forget,
     health,
     prices,
+    providers,
     signals,
     symbols,
     ticks,
@@ -57,7 +58,7 @@ _PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
-_READING: Final = (symbols, prices, ticks, bars, data, analytics, signals, dead_letters, stream)
+_READING: Final = (symbols, providers, prices, ticks, bars, data, analytics, signals, dead_letters, stream)
 _TAKING: Final = (
     ticks.intake,
     corrections.router,
@@ -68,7 +69,7 @@ _TAKING: Final = (
 )
 _ROUTERS: Final[dict[str, tuple[APIRouter, ...]]] = {
     "all": (health.router, *_TAKING, *(part.router for part in _READING)),
-    "ingest": (health.router, *_TAKING, dead_letters.router),
+    "ingest": (health.router, *_TAKING, providers.router, dead_letters.router),
     "process": (health.router,),
     "api": (health.router, *(part.router for part in _READING)),
 }

@@ -361,6 +361,7 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/version": "version",
         "GET /api/v1/metrics": "metrics",
         "GET /api/v1/symbols": "symbols",
+        "GET /api/v1/providers": "providers",
         "GET /api/v1/prices/latest": "latest_price",
         "POST /api/v1/prices/poll": "create_polling_job",
         "GET /api/v1/prices/poll": "polling_jobs",

@@ -109,6 +109,14 @@ class Context:
 
 
 @dataclass(frozen=True)
+class ProvidersInUse:
+    """The providers, and the states of their feeds in this process."""
+
+    sources: Sources
+    feeds: Mapping[str, FeedState]
+
+
+@dataclass(frozen=True)
 class PriceParts:
     """The parts that answer for a latest price."""
 
@@ -233,6 +241,7 @@ Intake = Annotated[IntakeParts, Depends(_part(_intake))]
 Jobs = Annotated[PollingParts, Depends(_part(_polling))]
 Metrics = Annotated[CollectorRegistry, Depends(_part(lambda context: context.registry))]
 Prices = Annotated[PriceParts, Depends(_part(_prices))]
+Providers = Annotated[ProvidersInUse, Depends(_part(lambda context: ProvidersInUse(context.sources, context.feeds)))]
 Process = Annotated[Vitals, Depends(_part(_vitals))]
 Screening = Annotated[Screener, Depends(_part(lambda context: context.screener))]
 Seconds = Annotated[SecondBars, Depends(_part(lambda context: context.second_bars))]

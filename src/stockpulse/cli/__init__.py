@@ -1,4 +1,4 @@
-"""The command line: serve, replay, backfill, forget, migrate, move, topics, dlq, version."""
+"""The command line: serve, replay, backfill, providers, forget, migrate, move, topics, dlq, version."""
 
 import asyncio
 from typing import Annotated
@@ -8,7 +8,7 @@ import uvicorn
 
 from stockpulse import __version__
 from stockpulse.app import create_app
-from stockpulse.cli import backfill, dead_letters, failures, forget, replay, topics
+from stockpulse.cli import backfill, dead_letters, failures, forget, providers, replay, topics
 from stockpulse.node.database import database_address
 from stockpulse.node.log_migration import Target, move
 from stockpulse.postgres.migrate import upgrade
@@ -75,5 +75,6 @@ def version() -> None:
 cli.command("replay")(replay.replay)
 cli.command("backfill")(backfill.backfill)
 cli.command("forget")(forget.forget)
+cli.add_typer(providers.providers, name="providers")
 cli.add_typer(topics.topics, name="topics")
 cli.add_typer(dead_letters.dlq, name="dlq")

@@ -23,9 +23,8 @@ def check_options(settings: Settings) -> None:
         raise CannotStart(str(missing)) from None
 
 
-@asynccontextmanager
-async def open_sources(settings: Settings, transport: Transport, now: Callable[[], datetime]) -> AsyncIterator[Sources]:
-    """Yield the providers of the settings; close their connections at the end. They share `transport`."""
+def sources_of(settings: Settings, transport: Transport, now: Callable[[], datetime]) -> Sources:
+    """Return the providers of the settings, none created yet. They share `transport`."""
     variables = given_variables()
 
     def create(entry: ProviderEntry, symbols: tuple[str, ...]) -> Provider:
@@ -34,7 +33,13 @@ async def open_sources(settings: Settings, transport: Transport, now: Callable[[
             ProviderConfig(symbols, settings.simulated_rate, settings.simulated_seed, now, options, transport)
         )
 
-    sources = Sources(create, settings.followed, settings.fallbacks)
+    return Sources(create, settings.followed, settings.fallbacks)
+
+
+@asynccontextmanager
+async def open_sources(settings: Settings, transport: Transport, now: Callable[[], datetime]) -> AsyncIterator[Sources]:
+    """Yield the providers of the settings; close their connections at the end."""
+    sources = sources_of(settings, transport, now)
     try:
         yield sources
     finally:

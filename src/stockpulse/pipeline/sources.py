@@ -74,6 +74,16 @@ class Sources:
         return self._created[entry.name]
 
     @property
+    def entries(self) -> tuple[ProviderEntry, ...]:
+        """All known providers, in use or not."""
+        return self._providers.entries
+
+    def uses_of(self, name: str) -> tuple[str, ...]:
+        """Return the uses of a provider in the settings: feed, fallback."""
+        used = {"feed": name in self._followed, "fallback": name in self._fallbacks}
+        return tuple(use for use, is_used in used.items() if is_used)
+
+    @property
     def feeds(self) -> tuple[Source, ...]:
         """The providers with a live feed, in the order of the setting."""
         return tuple(self.named(name) for name in self._followed)

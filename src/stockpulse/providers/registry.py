@@ -57,6 +57,11 @@ class ProviderRegistry:
         return tuple(self._by_name)
 
     @property
+    def entries(self) -> tuple[ProviderEntry, ...]:
+        """All providers, each once."""
+        return tuple(entry for name, entry in self._by_name.items() if name == entry.name)
+
+    @property
     def standby(self) -> frozenset[str]:
         """The names of providers that build bars only while no other provider sends the symbol."""
         return frozenset(entry.name for entry in self._by_name.values() if entry.standby)
