@@ -55,8 +55,9 @@ class Connection:
         await self._close(code, reason)
 
     async def _serve(self) -> None:
-        """Receive and send, until one of both ends."""
-        tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._send_data())]
+        """Receive and send, until the client leaves or the source ends."""
+        parts = (self._receive(), self._send_data(), self._source.ended())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,6 +15,7 @@ from stockpulse.market.times import MINUTE_MICROS, SECOND_MICROS, from_micros, m
 SYMBOL: Final = "FAKEPACA"
 
 _SECOND: Final = timedelta(seconds=1)
+_SHORTEST_PAUSE: Final = 0.01
 _SIZE: Final = 100
 _SPREAD: Final = 0.02
 
@@ -36,11 +37,11 @@ class FakeFeed(Source):
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield a frame each second."""
-        await self._until(self._subscribed.wait(), None)
+        await self._subscribed.wait()
         minute = 0
-        while self.closing is None:
+        while True:
             second = micros(self._now()) // SECOND_MICROS * SECOND_MICROS
-            found = [message for kind, message in self._at(second) if self._subscriptions.wants(kind, SYMBOL)]
+            found = [message for channel, message in self._at(second) if self._subscriptions.wants(channel, SYMBOL)]
             newest = second // MINUTE_MICROS - 1
             if newest > minute and self._subscriptions.wants("bars", SYMBOL):
                 minute = newest
@@ -48,16 +49,7 @@ class FakeFeed(Source):
             if found:
                 yield self._encoding.frame(found)
             left = from_micros(second) + _SECOND - self._now()
-            await self._until(self._subscriber.closed.wait(), max(left.total_seconds(), 0.01))
-
-    async def _until(self, event: Coroutine[object, object, object], seconds: float | None) -> None:
-        """Wait for an event or the end of the feed, for a time at most."""
-        tasks = [asyncio.ensure_future(event), asyncio.ensure_future(self._subscriber.closed.wait())]
-        try:
-            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
+            await asyncio.sleep(max(left.total_seconds(), _SHORTEST_PAUSE))
 
     def _at(self, second: int) -> list[tuple[str, Data]]:
         price, time = _price(second), self._encoding.time(from_micros(second))

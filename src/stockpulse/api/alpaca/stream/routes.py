@@ -1,21 +1,29 @@
 """The addresses of Alpaca's stream."""
 
+import time
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Final, cast
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, WebSocketException
 from starlette.websockets import WebSocket
 
 from stockpulse.api.alpaca.stream.connection import Connection
 from stockpulse.api.alpaca.stream.encodings import JSON, MESSAGE_PACK, Encoding
 from stockpulse.api.alpaca.stream.fake_feed import FakeFeed
+from stockpulse.api.alpaca.stream.replay_feed import ReplayFeed, read_speed
 from stockpulse.api.alpaca.stream.session import Session
 from stockpulse.api.alpaca.stream.sources import LiveSource
 from stockpulse.api.alpaca.stream.subscriptions import STOCK_CHANNELS, TEST_CHANNELS
 from stockpulse.api.context import Context
+from stockpulse.api.encoders import Format
+from stockpulse.api.formats import room_for_stream
+from stockpulse.api.replay.day import StoredDay
+from stockpulse.api.replay.player import Player
 
 router = APIRouter()
 
+_REFUSED: Final = 1008
 _MESSAGE_PACK: Final = "application/msgpack"
 _KEYS: Final = ("apca-api-key-id", "apca-api-secret-key")
 
@@ -35,6 +43,23 @@ async def test_stream(socket: WebSocket) -> None:
     await socket.accept()
     session = Session(TEST_CHANNELS, authenticated=_has_keys(socket))
     await Connection(socket, encoding, session, FakeFeed(context.hub, encoding, context.now)).run()
+
+
+@router.websocket("/v2/replay/{day}")
+@router.websocket("/v2/replay/{day}/{speed}")  # the library for Go cannot send a query
+async def replay(socket: WebSocket, day: date, speed: str = "1") -> None:
+    """Send what is stored of a day as if it were live."""
+    try:
+        pace = read_speed(speed)
+    except ValueError as fault:
+        raise WebSocketException(_REFUSED, f"speed: {fault}") from None
+    context, encoding = _context(socket), _encoding(socket)
+    async with context.budget.answers.reservation() as room:
+        await room_for_stream(room, Format.JSON)
+        await socket.accept()
+        player = Player(StoredDay(day, context.ticks, context.bars), pace, time.monotonic)
+        feed = ReplayFeed(context.hub, encoding, player, context.names)
+        await Connection(socket, encoding, Session(STOCK_CHANNELS, authenticated=_has_keys(socket)), feed).run()
 
 
 @router.websocket("/v2/{feed}")

@@ -26,6 +26,15 @@ class Source(ABC):
         """The reason why the hub has ended the subscription; None while it lasts."""
         return self._subscriber.closing
 
+    async def ended(self) -> None:
+        """Wait until the hub ends the subscription. Raises StreamError if the client was too slow.
+
+        Alpaca's clients cannot be told that they missed messages: they must connect again and fill the gap.
+        """
+        await self._subscriber.closed.wait()
+        if self.closing is SLOW:
+            raise StreamError(407)
+
     def close(self) -> None:
         """Leave the hub."""
         self._hub.leave(self._subscriber)
@@ -36,7 +45,7 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self) -> AsyncIterator[bytes]:
-        """Yield frames until the end. Raises StreamError if the client is too slow."""
+        """Yield frames, for ever. Raises StreamError if the client is too slow."""
 
     def take(self, message: Data) -> Data:  # noqa: ARG002  # there is nothing to control
         """Answer a message that controls a replay. Raises StreamError."""
@@ -59,18 +68,14 @@ class LiveSource(Source):
         self._hub.unsubscribe(self._subscriber, before - now)
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """Yield what the hub has for the client.
-
-        Alpaca's clients cannot be told that they missed messages: they must connect again and fill the gap.
-        """
+        """Yield what the hub has for the client."""
         while await self._subscriber.wait():
             for message in self._subscriber.take(_ROWS):
                 if isinstance(message, Missed):
                     raise StreamError(407)
                 if frame := self._frame(message):
                     yield frame
-        if self._subscriber.closing is SLOW:
-            raise StreamError(407)
+        await self.ended()
 
     def _frame(self, message: Message) -> bytes:
         """Return the rows of a message that the client has subscribed to."""

@@ -1,0 +1,1 @@
+"""A stored day as a live stream: each client has its own clock."""
