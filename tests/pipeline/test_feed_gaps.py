@@ -248,10 +248,11 @@ class TestFillingWithTrades:
         assert max(story.waited) > 3500
         await story.close()
 
-    async def test_leaves_out_a_refused_symbol(self, parts):
+    @pytest.mark.parametrize("fault", [UnknownSymbol, NotEntitled])
+    async def test_leaves_out_a_refused_symbol(self, parts, fault):
         vendor = Vendor()
         vendor.past = [trade(70, "A"), trade(71, "C")]
-        vendor.faults = [UnknownSymbol("scripted does not know B", "B")]
+        vendor.faults = [fault("scripted does not know B", "B")]
         story = await interrupted(parts, vendor, symbols=("A", "B", "C"))
         assert await story.fill() == [
             (None, 50 * SECOND, 120 * SECOND, "filled", 2),

@@ -35,7 +35,6 @@ from stockpulse.providers.faults import (
     NotEntitled,
     ProviderFault,
     RateLimited,
-    UnknownSymbol,
     WrongKey,
 )
 from stockpulse.storage.feed_gaps import FeedGap, FeedGaps, GapState
@@ -241,12 +240,17 @@ class GapFiller:
         await self.sleep(seconds)
 
 
-async def _refused(symbols: Sequence[str], ask: _Ask) -> list[tuple[str, BadRequest]]:
-    """Ask for symbols; return those that the provider refuses, each with the fault. The others are answered."""
+async def _refused(symbols: Sequence[str], ask: _Ask) -> list[tuple[str, BadRequest | NotEntitled]]:
+    """Ask for symbols; return those that the provider refuses, each with the fault. The others are answered.
+
+    Raises NotEntitled if the plan lacks the request, for whatever symbol.
+    """
     try:
         await ask(symbols)
-    except BadRequest as fault:
-        named = fault.symbol if isinstance(fault, UnknownSymbol) else None
+    except (BadRequest, NotEntitled) as fault:
+        named = fault.symbol
+        if isinstance(fault, NotEntitled) and named not in symbols:
+            raise
         if named in symbols or len(symbols) == 1:
             one = named if named in symbols and named is not None else symbols[0]
             others = [other for other in symbols if other != one]

@@ -348,7 +348,8 @@ class TestAsking:
             [run] = parts.context.required_backfills.runs
             assert (run.status, run.last_fault) == (Status.FAILED, "a bug")
 
-    async def test_an_unknown_symbol_stops_no_other(self, postgres_dsn):
+    @pytest.mark.parametrize("fault", [UnknownSymbol, NotEntitled])
+    async def test_a_symbol_that_is_refused_stops_no_other(self, postgres_dsn, fault):
         async with stack(postgres_dsn, clock=SetClock(SETTLED_NOW)) as parts:
             vendor = ScriptedProvider(bars=minutes("A", "B", "C", "D"), name="vendor")
             whole = vendor.history
@@ -356,7 +357,7 @@ class TestAsking:
             async def refuses(symbols, interval, start, end):
                 if "B" in symbols:
                     vendor.requests.append((tuple(symbols), interval, start, end))
-                    raise UnknownSymbol("vendor: no symbol B", "B")
+                    raise fault("vendor: no symbol B", "B")
                 async for frame in whole(symbols, interval, start, end):
                     yield frame
 

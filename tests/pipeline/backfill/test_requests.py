@@ -3,11 +3,13 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpulse.market.intervals import M1, M5
+from stockpulse.market.schemas import UTC_MICROS
 from stockpulse.pipeline.backfill.answers import Answer, Answered
 from stockpulse.pipeline.backfill.requests import Request, requests_for
 from stockpulse.providers.base import History
@@ -82,6 +84,13 @@ class TestAnswer:
         ]
         assert answer.after(bars()) == []
         assert answer.end() == [answered("C", 60, 600), answered("D", 0, 600, found=False)]
+
+    def test_a_row_without_a_readable_time_completes_nothing(self):
+        answer = Answer(Request(("A",), M1, 0, 600 * SECOND))
+        unreadable = bars(("A", 0)).with_columns(ts=pl.lit(None, UTC_MICROS))
+        assert answer.after(pl.concat([unreadable, bars(("A", 60))])) == [answered("A", 0, 60)]
+        assert answer.after(unreadable) == []
+        assert answer.end() == [answered("A", 60, 600)]
 
     def test_without_bars_there_is_nothing(self):
         answer = Answer(Request(("A",), M1, 0, 600 * SECOND))

@@ -114,8 +114,15 @@ class TestQuotes:
             with pytest.raises(BadReply, match="finnhub, AAPL: the quote"):
                 await provider.latest(("AAPL",))
 
-    async def test_a_symbol_that_is_refused_is_absent(self):
+    async def test_a_symbol_that_is_refused_is_named(self):
         fake = scripted(JSONResponse({"error": NO_ACCESS}, 403))
+        async with provider_of(fake) as provider:
+            with pytest.raises(NotEntitled) as raised:
+                await provider.latest(("AAPL", "MSFT"))
+        assert raised.value.symbol in ("AAPL", "MSFT")
+
+    async def test_a_symbol_that_is_not_answered_now_is_absent(self):
+        fake = scripted([])
         async with provider_of(fake) as provider:
             assert len(await provider.latest(("AAPL", "MSFT"))) == 1
 
@@ -241,8 +248,8 @@ class TestCandles:
         body["t"][0], body["c"][1] = None, "much"
         async with provider_of(scripted(body)) as provider:
             bars = await bars_of(provider, "1m", NOW - HOUR, NOW)
-        assert bars["problem"].to_list() == ["close: not a number: 'much'", None, "ts: missing"]
-        assert '"c":"much"' in bars["raw"][0]
+        assert bars["problem"].to_list() == ["ts: missing", "close: not a number: 'much'", None]
+        assert '"c":"much"' in bars["raw"][1]
 
     async def test_they_are_not_in_the_free_plan(self):
         fake = Finnhub(premium=False)

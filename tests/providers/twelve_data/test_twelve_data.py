@@ -176,14 +176,14 @@ class TestHistory:
         fake.scripted = [JSONResponse({"meta": {"symbol": "AAPL"}, "values": rows, "status": "ok"})]
         async with provider_of(fake) as provider:
             (frame,) = await frames_of(provider, ("AAPL",), "1m", TODAY, NOW)
-        assert frame["ts"].to_list() == [TODAY, None, None, None]
+        assert frame["ts"].to_list() == [None, None, None, TODAY]
         assert frame["problem"].to_list() == [
-            None,
             "ts: not a time in the years 1970 to 2200: 'soon'",
             "ts: not a time in the years 1970 to 2200: 'later'",
             "not an object",
+            None,
         ]
-        assert frame["raw"][3] == "null"
+        assert frame["raw"][2] == "null"
 
 
 class TestBatches:
@@ -197,12 +197,13 @@ class TestBatches:
         assert all(len(frame) == 12 for frame in frames)
 
     @pytest.mark.parametrize(("symbol", "fault"), [("NOPE", UnknownSymbol), ("SHEL", NotEntitled)])
-    async def test_a_symbol_that_is_refused_does_not_stop_the_others(self, symbol, fault):
+    @pytest.mark.parametrize("start", [TODAY, TODAY - timedelta(days=100)], ids=["one window", "two windows"])
+    async def test_a_symbol_that_is_refused_is_named_after_the_bars_of_those_before_it(self, symbol, fault, start):
         async with provider_of(TwelveData()) as provider:
             frames = []
-            with pytest.raises(fault, match=f"twelvedata, {symbol}: ") as raised:
-                await collect(frames, provider.history(("AAPL", symbol, "MSFT"), "5m", TODAY, TODAY + HOUR))
-        assert [frame["symbol"][0] for frame in frames] == ["AAPL", "MSFT"]
+            with pytest.raises(fault, match="twelvedata") as raised:
+                await collect(frames, provider.history(("AAPL", symbol, "MSFT"), "5m", start, TODAY + HOUR))
+        assert {frame["symbol"][0] for frame in frames} == {"AAPL"}
         assert raised.value.symbol == symbol
         assert "**" not in str(raised.value)
 
@@ -261,11 +262,22 @@ class TestLatest:
             ticks = await provider.latest(("AAPL",))
         assert ticks.select("ts", "price", "trade_id").row(0) == (NOW, 231.88, None)
 
-    async def test_symbols_without_a_price_are_absent(self):
+    @pytest.mark.parametrize(("symbol", "fault"), [("NOPE", UnknownSymbol), ("SHEL", NotEntitled)])
+    async def test_a_symbol_that_is_refused_is_named(self, symbol, fault):
         async with provider_of(TwelveData()) as provider:
-            assert (await provider.latest(("NOPE", "AAPL")))["symbol"].to_list() == ["AAPL"]
-            with pytest.raises(UnknownSymbol):
-                await provider.latest(("NOPE",))
+            for symbols in ((symbol, "AAPL"), (symbol,)):
+                with pytest.raises(fault) as raised:
+                    await provider.latest(symbols)
+                assert raised.value.symbol == symbol
+
+    async def test_a_symbol_that_is_not_answered_now_is_absent(self):
+        fake = TwelveData()
+        wrong = error(429, MINUTE_USED_UP.format(used=9))
+        fake.scripted = [JSONResponse({"AAPL": fake.quote("AAPL", {}), "MSFT": part}) for part in (wrong, None)]
+        async with provider_of(fake) as provider:
+            for _ in range(2):
+                assert (await provider.latest(("AAPL", "MSFT")))["symbol"].to_list() == ["AAPL"]
+            assert provider.waits.seconds == 61
 
     async def test_a_price_that_is_null_is_absent(self):
         fake = TwelveData()

@@ -39,7 +39,7 @@ class Answer:
                 raise BadReply(f"bars of {symbol} came, which were not asked for, or had come before")
             done += self._up_to(place)
             self._found = True
-        if len(frame):
+        if len(frame) and frame["ts"][-1] is not None:  # a row with a problem may have no time
             # There may be more bars of the last symbol from its last row on.
             last = micros(frame["ts"][-1])
             if last > self._reached:

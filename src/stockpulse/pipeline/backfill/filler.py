@@ -23,7 +23,7 @@ from stockpulse.pipeline.backfill.targets import Target
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.sources import Source
 from stockpulse.postgres.connect import AnyConnection
-from stockpulse.providers.faults import BadRequest, NotEntitled, RateLimited, UnknownSymbol, Unreachable, WrongKey
+from stockpulse.providers.faults import BadRequest, NotEntitled, ProviderFault, RateLimited, Unreachable, WrongKey
 from stockpulse.storage.asked_ranges import Asked, AskedRange, AskedRanges, Outcome
 
 log = structlog.get_logger(__name__)
@@ -187,10 +187,9 @@ class Filler:
         run.status, run.waits_until = Status.RUNNING, None
 
 
-def _names_symbol(fault: Exception, request: Request) -> str | None:
+def _names_symbol(fault: ProviderFault, request: Request) -> str | None:
     """Return the refused symbol, if the provider names it."""
-    symbol = fault.symbol if isinstance(fault, UnknownSymbol) else None
-    return symbol if symbol in request.symbols else None
+    return fault.symbol if fault.symbol in request.symbols else None
 
 
 def _is_of_some(fault: BadRequest | NotEntitled, request: Request) -> bool:

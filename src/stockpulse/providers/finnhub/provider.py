@@ -11,7 +11,7 @@ import polars as pl
 from stockpulse.errors import InvalidInput
 from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import Capabilities, History, Option, ProviderBase, ProviderConfig, ProviderEntry
-from stockpulse.providers.faults import TRANSIENT, NotEntitled, ProviderFault, TooManyConnections
+from stockpulse.providers.faults import TRANSIENT, BadRequest, NotEntitled, TooManyConnections
 from stockpulse.providers.finnhub.conditions import finnhub
 from stockpulse.providers.finnhub.faults import NAME, pause_seconds, read_fault, read_refusal
 from stockpulse.providers.finnhub.replies import INTERVALS, candles_of, market_of, quote_of
@@ -112,15 +112,15 @@ class Finnhub(ProviderBase):
                 since = until
 
     async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:
-        """Return the latest price of each symbol, as a price without a trade. Raises ProviderFault.
+        """Return the latest price of each symbol, as a price without a trade.
 
-        A symbol that is refused is absent if another one has a price.
+        Raises ProviderFault, also if one of several symbols is refused; the fault names it.
         """
-        distinct = list(dict.fromkeys(symbols))
-        found = await asyncio.gather(*map(self._quote, distinct), return_exceptions=True)
+        found = await asyncio.gather(*map(self._quote, dict.fromkeys(symbols)), return_exceptions=True)
         prices = pl.concat([TICKS.to_frame(), *(one for one in found if isinstance(one, pl.DataFrame))])
         for fault in found:
-            if isinstance(fault, BaseException) and not (isinstance(fault, ProviderFault) and len(prices)):
+            passes = isinstance(fault, TRANSIENT) and len(prices)
+            if isinstance(fault, BaseException) and not passes:
                 raise fault
         return prices
 
@@ -139,7 +139,11 @@ class Finnhub(ProviderBase):
         await self._client.close()
 
     async def _quote(self, symbol: str) -> pl.DataFrame:
-        reply = await self._client.get("/quote", {"symbol": symbol}, urgent=True)
+        try:
+            reply = await self._client.get("/quote", {"symbol": symbol}, urgent=True)
+        except (BadRequest, NotEntitled) as fault:
+            fault.symbol = symbol
+            raise
         return quote_of(reply.json(), symbol, reply.received_at)
 
     async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime) -> pl.DataFrame:

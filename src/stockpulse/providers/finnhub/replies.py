@@ -69,7 +69,7 @@ def candles_of(body: Any, symbol: str, interval: str, at: datetime) -> pl.DataFr
         frame = frame.filter((pl.col("ts") <= at - INTERVALS[interval][1]).fill_null(value=True))
     frame = frame.with_columns(symbol=pl.lit(symbol), interval=pl.lit(interval))
     newest = pl.col("ts").is_last_distinct() | pl.col("ts").is_null()
-    return as_bars(frame.filter(newest).sort("ts", maintain_order=True, nulls_last=True))
+    return as_bars(frame.filter(newest).sort("ts", maintain_order=True))
 
 
 def _arrays(body: Any, symbol: str) -> dict[str, list[Any]]:

@@ -90,7 +90,7 @@ class TwelveData(ProviderBase):
     ) -> AsyncIterator[pl.DataFrame]:
         """Yield unadjusted bars that are over by now; a volume that the vendor does not have is 0.
 
-        Raises ProviderFault: of a symbol that is refused after the bars of the others.
+        Raises ProviderFault, that of a symbol in its turn.
         """
         if interval not in INTERVALS:
             raise InvalidInput("interval", f"got {interval!r}; {NAME} takes {', '.join(INTERVALS)}")
@@ -98,9 +98,9 @@ class TwelveData(ProviderBase):
             yield frame
 
     async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:
-        """Return the latest price of each symbol, as a price without a trade. Raises ProviderFault.
+        """Return the latest price of each symbol, as a price without a trade.
 
-        A symbol that is refused is absent if another one has a price.
+        Raises ProviderFault, also if one of several symbols is refused; the fault names it.
         """
         return await rest.latest(self._client, symbols, self._batch)
 

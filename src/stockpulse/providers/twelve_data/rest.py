@@ -4,15 +4,15 @@ A reply has at most 5,000 bars of a symbol, counted back from the end of the ran
 ends at the earliest bar of the reply.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import polars as pl
 
 from stockpulse.market.schemas import TICKS
-from stockpulse.providers.faults import ProviderFault, QuotaUsedUp, RateLimited
-from stockpulse.providers.transport.rest_client import RestClient
+from stockpulse.providers.faults import BadRequest, NotEntitled, ProviderFault, QuotaUsedUp, RateLimited
+from stockpulse.providers.transport.rest_client import Reply, RestClient
 from stockpulse.providers.twelve_data.replies import INTERVALS, Series, parts_of, quote_of, series_of
 
 ROWS: Final = 5_000
@@ -30,35 +30,30 @@ async def history(
 ) -> AsyncIterator[pl.DataFrame]:
     """Yield the bars of each symbol with start <= ts < end.
 
-    A symbol that is refused does not stop the others; its fault is raised after their bars.
+    The fault of a symbol is raised in its turn: the bars before it are complete.
     """
     windows = list(_windows(interval, start, end))
-    fault = None
     for group in _groups(symbols, batch if len(windows) == 1 else 1):
-        refused: dict[str, ProviderFault] = {}
         for window in windows:
-            asked = [symbol for symbol in group if symbol not in refused]
-            found = await _series(client, asked, interval, *window) if asked else {}
-            for symbol, series in found.items():
-                if isinstance(series, ProviderFault):
-                    refused[symbol] = series
-                elif len(bars := await _whole(client, symbol, interval, window, series)):
+            for symbol, series in (await _series(client, group, interval, *window)).items():
+                bars = await _whole(client, symbol, interval, window, series)
+                if len(bars):
                     yield bars.with_columns(pl.col("volume").fill_null(0.0))  # the log has no unknown volume
-        fault = fault or next(iter(refused.values()), None)
-        if isinstance(fault, RateLimited):
-            break
-    if fault is not None:
-        raise fault
 
 
 async def latest(client: RestClient, symbols: Sequence[str], batch: int) -> pl.DataFrame:
-    """Return the latest prices as TICKS. If no symbol has one, and one is refused, its fault is raised."""
+    """Return the latest prices as TICKS.
+
+    Raises the fault of a symbol that is refused for good, and any other fault if there is no price at all.
+    """
     frames = [TICKS.to_frame()]
     fault = None
     for group in _groups(symbols, batch):
-        reply = await client.get("/quote", {"symbol": ",".join(group)}, cost=len(group), urgent=True)
+        reply = await _get(client, "/quote", {}, group, urgent=True)
         for symbol, part in parts_of(reply.json(), group).items():
             found = quote_of(part, symbol, reply.received_at)
+            if isinstance(found, BadRequest | NotEntitled):
+                raise found
             if isinstance(found, ProviderFault):
                 fault = fault or found
                 await _heed(client, found, reply.received_at)
@@ -87,19 +82,29 @@ async def _series(
     client: RestClient, symbols: Sequence[str], interval: str, start: datetime, end: datetime
 ) -> dict[str, Series | ProviderFault]:
     params = {
-        "symbol": ",".join(symbols),
         "interval": INTERVALS[interval][0],
         "timezone": "UTC",
         "adjust": "none",
         "outputsize": str(ROWS),
         **_range(interval, start, end),
     }
-    reply = await client.get("/time_series", params, cost=len(symbols))
+    reply = await _get(client, "/time_series", params, symbols)
     parts = parts_of(reply.json(), symbols)
     found = {symbol: series_of(part, symbol, interval, reply.received_at) for symbol, part in parts.items()}
     for series in found.values():
         await _heed(client, series, reply.received_at)
     return found
+
+
+async def _get(
+    client: RestClient, path: str, params: Mapping[str, str], symbols: Sequence[str], *, urgent: bool = False
+) -> Reply:
+    """Return the reply of a request for some symbols. The fault of a request for one symbol names it."""
+    try:
+        return await client.get(path, {"symbol": ",".join(symbols), **params}, cost=len(symbols), urgent=urgent)
+    except (BadRequest, NotEntitled) as fault:
+        fault.symbol = symbols[0] if len(symbols) == 1 else fault.symbol
+        raise
 
 
 async def _heed(client: RestClient, found: object, at: datetime) -> None:
@@ -121,12 +126,18 @@ def _range(interval: str, start: datetime, end: datetime) -> dict[str, str]:
 
 
 async def _whole(
-    client: RestClient, symbol: str, interval: str, window: tuple[datetime, datetime], series: Series
+    client: RestClient,
+    symbol: str,
+    interval: str,
+    window: tuple[datetime, datetime],
+    series: Series | ProviderFault,
 ) -> pl.DataFrame:
     """Return all bars of a window, from its last page and, while a page is full, from the pages before it.
 
-    Raises the fault of a page.
+    Rows without a readable time come first. Raises the fault of a page.
     """
+    if isinstance(series, ProviderFault):
+        raise series
     start, end = window
     pages = [series.bars]
     while series.rows >= ROWS and (earliest := series.earliest) is not None and earliest > start:
@@ -140,4 +151,4 @@ async def _whole(
     bars = pl.concat(pages, how="diagonal") if len(pages) > 1 else pages[0]
     inside = bars.filter(pl.col("ts").is_between(start, end, closed="left").fill_null(value=True))
     once = pl.col("ts").is_first_distinct() | pl.col("ts").is_null()  # a page begins with a bar of the one before
-    return inside.filter(once).sort("ts", nulls_last=True)
+    return inside.filter(once).sort("ts")
