@@ -10,6 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "bench"
 TINY = {
+    "backfill": ["--symbols", "3", "--years", "1", "--days-5m", "5", "--kills", "1", "--alone-seconds", "1"],
     "backfill_beside_live": ["--symbols", "2", "--years", "1", "--live", "2", "--alone-seconds", "1"],
     "bar_reads": ["--seconds", "0.2", "--days", "3"],
     "broken_streams": ["--faults", "3"],

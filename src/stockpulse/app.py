@@ -20,6 +20,7 @@ from stockpulse.api import (
     backfill,
     bars,
     corrections,
+    coverage,
     data,
     dead_letters,
     docs,
@@ -58,7 +59,7 @@ _PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
-_READING: Final = (symbols, providers, prices, ticks, bars, data, analytics, signals, dead_letters, stream)
+_READING: Final = (symbols, providers, prices, ticks, bars, data, coverage, analytics, signals, dead_letters, stream)
 _TAKING: Final = (
     ticks.intake,
     corrections.router,

@@ -11,7 +11,7 @@ import uvicorn
 from pydantic import TypeAdapter
 
 from stockpulse import __version__
-from stockpulse.api import analytics, backfill, bars, data, health, signals, symbols, ticks
+from stockpulse.api import analytics, backfill, bars, coverage, data, health, signals, symbols, ticks
 from stockpulse.app import create_app
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.settings import Settings
@@ -52,6 +52,7 @@ GETS = [
     "/bars/latest?symbol=AAPL",
     "/bars/summary?symbol=AAPL",
     "/movers",
+    "/coverage/AAPL?interval=5m",
     "/data/AAPL?interval=1m",
     "/ohlc/AAPL?interval=1m",
     "/data/AAPL?interval=10s",
@@ -75,6 +76,7 @@ MODELS = {
     "/bars/latest": bars.LatestBars,
     "/bars/summary": bars.BarWindow,
     "/movers": bars.Movers,
+    "/coverage/AAPL": coverage.Coverage,
     "/backfill": backfill.Backfills,
     "/data/AAPL": data.Bars,
     "/ohlc/AAPL": data.LatestOhlc,
@@ -385,6 +387,7 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/signals": "signals",
         "GET /api/v1/signals/{symbol}": "signals_of_symbol",
         "GET /api/v1/screen": "screen",
+        "GET /api/v1/coverage/{symbol}": "coverage_of_symbol",
         "POST /api/v1/backfill": "start_backfill",
         "GET /api/v1/backfill": "backfills",
         "GET /api/v1/backfill/{number}": "backfill",

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpulse.market.intervals import D1, M5
-from stockpulse.storage.asked_ranges import Asked, AskedRange, AskedRanges, Outcome, with_range, without
+from stockpulse.storage.asked_ranges import (
+    Asked,
+    AskedRange,
+    AskedRanges,
+    Outcome,
+    asked_of_symbol,
+    with_range,
+    without,
+)
 from store_stack import stack
 
 NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
@@ -69,7 +77,8 @@ async def test_are_stored(postgres_dsn):
             assert one.of("vendor", M5, "A") == (asked(0, 30),)
             assert one.of("vendor", M5, "B") == (asked(0, 3), asked(3, 8, REFUSED, reason="no"))
             assert one.of("vendor", D1, "A") == ()
-            assert one.of_symbol(D1, "A") == {"other": (asked(0, 10, NOTHING),)}
+            assert one.of("other", D1, "A") == (asked(0, 10, NOTHING),)
+        assert await asked_of_symbol(parts.pool, D1, "A") == {"other": (asked(0, 10, NOTHING),)}
         assert await parts.pool.fetchval("SELECT count(*) FROM asked_ranges") == 4
         await ranges.drop("vendor", M5, ["A", "B"], 0, 5)
         await again.load()

@@ -20,6 +20,7 @@ from stockpulse.journal.backends import LogParts
 from stockpulse.market.intervals import INTERVAL_OR_SECONDS_PATTERN, INTERVAL_PATTERN, Interval, parse_interval
 from stockpulse.market.symbology import Names, Symbol, read_symbol
 from stockpulse.pipeline.backfill.backfills import Backfills
+from stockpulse.pipeline.backfill.facts import Facts
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.job_runner import JobRunner
@@ -160,6 +161,14 @@ class BackfillParts:
 
 
 @dataclass(frozen=True)
+class CoverageParts:
+    """The parts that compare stored bars with the trading calendar."""
+
+    facts: Facts
+    clocks: ProviderClocks
+
+
+@dataclass(frozen=True)
 class Vitals:
     """The parts whose state `/health` and `/ready` report."""
 
@@ -210,6 +219,12 @@ def _polling(context: Context) -> PollingParts:
     return PollingParts(PollingJobs(context.pool), context.required_runner, _prices(context))
 
 
+def _coverage_parts(context: Context) -> CoverageParts:
+    sources = context.sources
+    facts = Facts(context.pool, context.bars, sources.feeds_of)
+    return CoverageParts(facts, context.clocks)
+
+
 def _vitals(context: Context) -> Vitals:
     return Vitals(
         context.disk,
@@ -232,6 +247,7 @@ async def _connections(request: Request) -> OpenConnections:
 #: `async def handler(ticks: Ticks, clocks: Clocks)`.
 Analytics = Annotated[AnalyticsReader, Depends(_part(lambda context: context.analytics))]
 Backfilling = Annotated[BackfillParts, Depends(_part(_backfill_parts))]
+Covering = Annotated[CoverageParts, Depends(_part(_coverage_parts))]
 Bars = Annotated[BarReader, Depends(_part(lambda context: context.bars))]
 Connections = Annotated[OpenConnections, Depends(_connections)]
 Clocks = Annotated[ProviderClocks, Depends(_part(lambda context: context.clocks))]

@@ -29,6 +29,7 @@ from stockpulse.api.time_params import Zone
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import Interval
 from stockpulse.market.symbology import Symbol
+from stockpulse.pipeline.backfill.facts import MARKED_BARS
 from stockpulse.storage.gap_filling import filled
 from stockpulse.storage.served_bars import SERVED_BARS
 
@@ -74,6 +75,11 @@ class Bar(BaseModel):
     filled: bool = Field(
         examples=[False], description="true for a bar without a trade, with the last close: see fill=forward"
     )
+    complete: bool | None = Field(
+        None,
+        examples=[True],
+        description="only with complete=true: the bar is final, and no part of it is missing that the providers have",
+    )
 
 
 class Bars(BaseModel):
@@ -100,7 +106,11 @@ async def data(
     times: BarRange,
     format: AnswerFormat,
     zone: Zone,
+    covering: context.Covering,
     fill: Filling = Fill.NONE,
+    complete: Annotated[
+        bool, Query(description="true adds `complete` to each bar: false if a part of the bar may be missing.")
+    ] = False,
 ) -> Response:
     """Return the bars that begin in [start, end), oldest first, as a stream. Default: all bars.
 
@@ -115,9 +125,10 @@ async def data(
         pages = only(await seconds.between(symbol, interval, times.start, times.end, closed_until, reserve))
     else:
         pages = reader.between(symbol, interval, times.start, times.end, closed_until)
+    pages = _filled(pages, symbol, interval, fill)
     rows = Rows(
-        chunks=_filled(pages, symbol, interval, fill),
-        schema=SERVED_BARS,
+        chunks=covering.facts.marked(pages, symbol, interval) if complete else pages,
+        schema=MARKED_BARS if complete else SERVED_BARS,
         key="bars",
         header_fields={"symbol": symbol.name, "interval": interval.name},
         filename=f"{symbol.name}_{interval.name}",

@@ -88,10 +88,13 @@ class Sources:
         """The providers with a live feed, in the order of the setting."""
         return tuple(self.named(name) for name in self._followed)
 
+    def feeds_of(self, symbol: str) -> list[str]:
+        """Return the names of the providers whose live feeds have a symbol."""
+        return [one.provider for one in self._followed.values() if symbol in one.symbols]
+
     def order_for(self, symbol: str) -> tuple[Source, ...]:
         """Return the providers to ask for prices and history of a symbol: those of its feeds, then the fallbacks."""
-        of_feeds = [one.provider for one in self._followed.values() if symbol in one.symbols]
-        return tuple(self.named(name) for name in dict.fromkeys([*of_feeds, *self._fallbacks]))
+        return tuple(self.named(name) for name in dict.fromkeys([*self.feeds_of(symbol), *self._fallbacks]))
 
     async def close(self) -> None:
         """Release the connections of all providers."""

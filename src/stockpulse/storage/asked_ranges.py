@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from stockpulse.market.intervals import INTERVAL_OF, Interval
 from stockpulse.market.times import from_micros, micros
@@ -121,14 +121,6 @@ class AskedRanges:
         """Return the ranges of a symbol."""
         return self._ranges[provider, interval].get(symbol, ())
 
-    def of_symbol(self, interval: Interval, symbol: str) -> dict[str, Ranges]:
-        """Return the ranges of a symbol by provider."""
-        return {
-            provider: found
-            for (provider, one), ranges in self._ranges.items()
-            if one == interval and (found := ranges.get(symbol))
-        }
-
     async def add(self, provider: str, interval: Interval, asked: Sequence[Asked]) -> None:
         """Store new ranges."""
         if asked:
@@ -171,6 +163,24 @@ class AskedRanges:
             await connection.execute(_DELETE, provider, interval.minutes, *map(list, zip(*gone, strict=True)))
         if new:
             await connection.execute(_INSERT, provider, interval.minutes, *map(list, zip(*map(_row, new), strict=True)))
+
+
+async def asked_of_symbol(pool: Pool, interval: Interval, symbol: str) -> dict[str, Ranges]:
+    """Return the ranges of a symbol by provider, from the table."""
+    rows = await pool.fetch(
+        "SELECT * FROM asked_ranges WHERE minutes = $1 AND symbol = $2 ORDER BY provider, starts_at",
+        interval.minutes,
+        symbol,
+    )
+    found: dict[str, Ranges] = {}
+    for row in rows:
+        found[row["provider"]] = (*found.get(row["provider"], ()), _read(row))
+    return found
+
+
+def _read(row: Any) -> AskedRange:
+    start, end = micros(row["starts_at"]), micros(row["ends_at"])
+    return AskedRange(start, end, Outcome(row["outcome"]), row["asked_at"], row["reason"])
 
 
 def _row(new: tuple[str, AskedRange]) -> tuple[object, ...]:

@@ -93,6 +93,16 @@ class FeedGaps:
         )
         return [FeedGap(*row) for row in rows]
 
+    async def unfilled_of_symbol(self, symbol: str, providers: list[str]) -> list[FeedGap]:
+        """Return the gaps that are not filled: of the symbol, and of all symbols of these providers."""
+        rows = await self._pool.fetch(
+            f"SELECT {_COLUMNS} FROM feed_gaps WHERE state <> 'filled'"  # noqa: S608 - constants
+            " AND (symbol = $1 OR symbol IS NULL AND provider = ANY($2)) ORDER BY start_at",
+            symbol,
+            providers,
+        )
+        return [FeedGap(*row) for row in rows]
+
     async def to_fill(self, provider: str) -> FeedGap | None:
         """Return the newest gap that has ended and is neither filled nor impossible to fill."""
         row = await self._pool.fetchrow(
