@@ -21,6 +21,7 @@ TINY = {
     "request_memory": ["--bars", "2000", "--seconds", "2"],
     "restart": ["--symbols", "20", "--history", "2", "--rounds", "1", "--batches", "2"],
     "soak": ["--rate", "2000", "--minutes", "0", "--sample-seconds", "0.5"],
+    "stream": ["--seconds", "0.5", "--rates", "500", "--clients", "3", "--stalled-clients", "0"],
     "tick_reads": ["--stored", "40000", "--rate", "500", "--symbols", "10", "--samples", "20"],
 }
 TINY_ON_KAFKA = {

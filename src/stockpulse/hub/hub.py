@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -73,7 +73,10 @@ class Hub(Listener):
         *,
         clock: Callable[[], float] = time.monotonic,
         history_rows: int = HISTORY_ROWS,
+        channels: Collection[Channel] = tuple(Channel),
     ) -> None:
+        self.channels = channels
+        """The channels that this process can serve."""
         self._names = names
         self._served = served
         self._clock = clock

@@ -33,6 +33,7 @@ from stockpulse.node.kafka import topics_of
 from stockpulse.node.node import Node
 from stockpulse.pipeline.events import Listener, Listeners
 from stockpulse.pipeline.followed_bars import FollowedBars
+from stockpulse.pipeline.followed_events import FollowedEvents
 from stockpulse.pipeline.followed_shard import FollowedShard, follow_ticks
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.pipeline.kafka_publisher import DerivedTopic, KafkaPublisher
@@ -231,16 +232,19 @@ def newest_of_shards(node: Node, shards: Shards) -> NewestData:
     return NewestData(ticks, shards.bars_in_memory)
 
 
-def follow_newest(node: Node, clocks: ProviderClocks) -> NewestData:
-    """Find the newest data of other processes in the database and the topics; follow it from now on."""
+def follow_newest(node: Node, clocks: ProviderClocks, listener: Listener) -> NewestData:
+    """Find the newest data of other processes in the database and the topics; follow it from now on.
+
+    The listener gets bars and ticks, with less delay than a flush; no signals.
+    """
     kafka, log, database = node.log.kafka, node.log, node.database
     if kafka is None:
         raise CannotStart("STOCKPULSE_ROLE: api needs KAFKA_BOOTSTRAP_SERVERS")
     topic = node.settings.kafka_topic_ohlcv
     newest_bars = partial(tail, kafka.connection, topic, kafka.cluster.topics[topic].partitions)
-    bars = FollowedBars(newest_bars, kafka.codec, database.names)
+    bars = FollowedBars(newest_bars, kafka.codec, database.names, FollowedEvents(database.names, listener))
     shards = {
-        shard: FollowedShard(database.pool, database.names, first_seq)
+        shard: FollowedShard(database.pool, database.names, first_seq, FollowedEvents(database.names, listener))
         for shard, first_seq in sorted(kafka.first_seqs.items())
     }
     clocks.sources.update(shards)

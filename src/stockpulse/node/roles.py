@@ -26,7 +26,7 @@ from stockpulse.node.parts import (
     remember_deliveries,
 )
 from stockpulse.node.stopping import drained_at_the_end
-from stockpulse.node.stream import Stream, build_stream, start_stream
+from stockpulse.node.stream import WITHOUT_SIGNALS, Stream, build_stream, start_stream
 from stockpulse.pipeline.calendar_loading import CalendarLoading
 from stockpulse.pipeline.followed_shard import follow_names
 from stockpulse.pipeline.ingestor import Ingestor
@@ -109,12 +109,15 @@ async def run_process(node: Node, registry: CollectorRegistry) -> AsyncIterator[
 @asynccontextmanager
 async def run_api(node: Node, registry: CollectorRegistry) -> AsyncIterator[Context]:
     """Answer requests from the data that other processes store and publish."""
-    clocks = _clocks(node)
+    clocks, stream = _clocks(node), build_stream(node, WITHOUT_SIGNALS)
     async with open_shards(node, clocks) as shards:
         pipeline = Pipeline(None, shards, clocks, node.counters)
         compiler = start_compiler(node, shards)
         _load_calendars(node)
-        yield _context(node, registry, pipeline, follow_newest(node, clocks), compiler)
+        newest = follow_newest(node, clocks, stream.hub)
+        context = _context(node, registry, pipeline, newest, compiler, stream)
+        start_stream(node, stream, newest, context)
+        yield context
 
 
 Role = Callable[[Node, CollectorRegistry], AbstractAsyncContextManager[Context]]

@@ -1,7 +1,8 @@
 """The hub of a process, and its tasks."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from stockpulse.api.bars import largest_moves
 from stockpulse.api.context import Context
@@ -11,6 +12,7 @@ from stockpulse.hub.hub import Hub
 from stockpulse.hub.live_indicators import LiveIndicators
 from stockpulse.hub.live_movers import LiveMovers
 from stockpulse.hub.marks import Marks
+from stockpulse.hub.messages import Channel
 from stockpulse.hub.served_rows import ServedRows
 from stockpulse.node.node import Node
 from stockpulse.node.parts import NewestData
@@ -24,11 +26,15 @@ class Stream:
     served: ServedRows
 
 
-def build_stream(node: Node) -> Stream:
-    """Return a hub without tasks."""
+WITHOUT_SIGNALS: Final = frozenset(Channel) - {Channel.SIGNALS}
+"""The channels of a process that follows others."""
+
+
+def build_stream(node: Node, channels: Collection[Channel] = tuple(Channel)) -> Stream:
+    """Return a hub without tasks, which has these channels."""
     names = node.database.names
     served = ServedRows(names, [rule.name for rule in node.spec.rules.rules], node.spec.signal_interval)
-    return Stream(Hub(names, served), served)
+    return Stream(Hub(names, served, channels=channels), served)
 
 
 def start_stream(node: Node, stream: Stream, newest: NewestData, context: Context) -> None:

@@ -19,6 +19,7 @@ from stockpulse.journal.segments import Segments
 from stockpulse.market.arrays import array_of
 from stockpulse.market.schemas import PRIMARY
 from stockpulse.market.symbology import Names, ProviderName
+from stockpulse.pipeline.followed_events import FollowedEvents
 from stockpulse.postgres.connect import TRANSIENT, Pool
 from stockpulse.postgres.symbology_store import NameStore
 
@@ -30,9 +31,11 @@ _BLOCKS_AT_ONCE: Final = 256
 class FollowedShard:
     """The newest ticks of a shard, and the clocks of the providers in it."""
 
-    def __init__(self, pool: Pool, names: Names, first_seq: int) -> None:
+    def __init__(self, pool: Pool, names: Names, first_seq: int, events: FollowedEvents | None = None) -> None:
+        """`events` passes new ticks on."""
         self._pool = pool
         self._names = names
+        self._events = events
         self._read_to = first_seq
         self._block = 0
         self._forgets_to = first_seq
@@ -60,6 +63,8 @@ class FollowedShard:
         if len(frame):
             self._read_to = int(frame["seq"][-1]) + 1
             await offload.run(len(frame), lambda: self._take(frame))
+            if self._events is not None:
+                self._events.tell_ticks(frame)
         for seq, forget in forgets:
             self.segments.recent.drop_rows(partial(self._is_forgotten, seq, forget))
             self._forgets_to = seq + 1

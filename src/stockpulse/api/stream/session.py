@@ -19,7 +19,7 @@ from stockpulse.api.stream.requests import (
     read_requests,
 )
 from stockpulse.api.stream.snapshots import Snapshots
-from stockpulse.errors import StockPulseError, TooLarge, Unavailable
+from stockpulse.errors import InvalidInput, StockPulseError, TooLarge, Unavailable
 from stockpulse.hub.hub import Hub
 from stockpulse.hub.messages import ALL, Channel, Missed, Topic
 from stockpulse.postgres.connect import TRANSIENT, is_outage
@@ -87,6 +87,8 @@ class Session:
 
     async def subscribe(self, request: Request) -> None:
         """Subscribe: an answer, then the snapshot, then the changes. Raises StockPulseError."""
+        if request.channel not in self._hub.channels:
+            raise InvalidInput("channel", f"a process of role api has no {request.channel}; one of role all has")
         topics = request.topics()
         _check_limits(self.subscriber.topics | topics)
         async with self._turn:
