@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from hypothesis import strategies as st
 
-from stockpulse.journal.codecs import OHLCV, RECORDED_BARS, RECORDED_TICKS, SIGNALS
+from stockpulse.journal.codecs import OHLCV, RECORDED_BARS, RECORDED_CORRECTIONS, RECORDED_TICKS, SIGNALS
 
 NOON = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
 TICK = {
@@ -101,6 +101,7 @@ def _frames(schema, required, **special):
 PRICES = ("open", "high", "low", "close", "volume")
 ANY_TICKS = _frames(RECORDED_TICKS, ("symbol", "ts", "price", "size"))
 ANY_BARS = _frames(RECORDED_BARS, ("symbol", "interval", "ts", *PRICES))
+ANY_CORRECTIONS = _frames(RECORDED_CORRECTIONS, ("symbol", "trade_id", "ts"))
 ANY_OHLCV = _frames(OHLCV, ("symbol", "interval", "timestamp", *PRICES, "revision", "final", "source"))
 
 
@@ -129,6 +130,7 @@ def places(decoded):
         [
             *decoded.ticks["row"],
             *decoded.bars["row"],
+            *decoded.corrections["row"],
             *(row for row, _ in decoded.ends),
             *(row for row, _ in decoded.forgets),
             *decoded.broken["row"],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from records_data import (
     ANALYTICS,
     ANY_BARS,
+    ANY_CORRECTIONS,
     ANY_OHLCV,
     ANY_TICKS,
     BAR,
@@ -35,7 +36,7 @@ from records_data import (
 from registry_server import serving
 
 from stockpulse.errors import Unavailable
-from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECORDED_TICKS
+from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECORDED_CORRECTIONS, RECORDED_TICKS
 from stockpulse.journal.codecs.avro_codec import AvroCodec
 from stockpulse.journal.codecs.avro_schemas import schema_of
 from stockpulse.journal.codecs.registry import Registry
@@ -134,6 +135,22 @@ def test_the_places_are_kept_in_a_mixture(server, codec):
     assert decoded.ticks["trade_id"].to_list() == [None, "1", None, "1"]
     assert decoded.bars["row"].to_list() == [2, 6]
     assert (decoded.ends, decoded.broken["row"].to_list()) == ([(3, "tape"), (7, "tape")], [4])
+
+
+@given(some=ANY_CORRECTIONS)
+def test_corrections_come_back_to_the_bit(codec, some):
+    decoded = codec.decode(codec.encode_corrections(some))
+    assert bits(content(decoded.corrections, RECORDED_CORRECTIONS)).equals(bits(some))
+
+
+def test_a_correction_of_another_version_may_have_fewer_fields_or_more(server, codec):
+    fields = {"symbol": "string", "trade_id": "string", "ts": MICROS}
+    older = {"type": "record", "name": "Correction", "fields": [{"name": k, "type": t} for k, t in fields.items()]}
+    newer = older | {"fields": [*older["fields"], {"name": "why", "type": "string"}]}
+    row = {"symbol": "AAPL", "trade_id": "1", "ts": NOON}
+    values = [written_as(server, older, row), written_as(server, newer, row | {"why": "error"})]
+    found = content(codec.decode(values).corrections, RECORDED_CORRECTIONS)
+    assert found.select("symbol", "trade_id", "ts", "price", "since").rows() == [("AAPL", "1", NOON, None, None)] * 2
 
 
 def test_a_forget(codec):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from records_data import (
     ANALYTICS,
     ANY_BARS,
+    ANY_CORRECTIONS,
     ANY_OHLCV,
     ANY_TICKS,
     BAR,
@@ -30,7 +31,15 @@ from records_data import (
 )
 
 from stockpulse.api.ticks_body import parse_ticks
-from stockpulse.journal.codecs import BROKEN, OHLCV, PLACED, RECORDED_BARS, RECORDED_TICKS, json_codec
+from stockpulse.journal.codecs import (
+    BROKEN,
+    OHLCV,
+    PLACED,
+    RECORDED_BARS,
+    RECORDED_CORRECTIONS,
+    RECORDED_TICKS,
+    json_codec,
+)
 from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.journal.records import Forget
 from stockpulse.market.schemas import TICKS
@@ -74,6 +83,27 @@ def test_an_end():
     value = CODEC.encode_end("tape", NOON)
     assert json.loads(value) == {"type": "end", "provider": "tape", "received_at": "2026-03-02T15:30:00Z"}
     assert CODEC.decode([value]).ends == [(0, "tape")]
+
+
+@given(some=ANY_CORRECTIONS)
+def test_corrections_come_back_to_the_bit(some):
+    decoded = CODEC.decode(CODEC.encode_corrections(some))
+    assert bits(content(decoded.corrections, RECORDED_CORRECTIONS)).equals(bits(some))
+    assert decoded.corrections["row"].to_list() == list(range(len(some)))
+
+
+def test_a_correction_of_another_program_may_leave_out_what_is_optional():
+    cancel = {"type": "correction", "symbol": "AAPL", "trade_id": 7, "timestamp": 1772465400}
+    right = cancel | {"price": 1.5, "volume": 2, "conditions": ["@", "I"], "since": "2026-03-02", "more": 1}
+    nameless = {"type": "correction", "symbol": "AAPL", "ts": 1772465400}
+    decoded = CODEC.decode([json.dumps(one).encode() for one in (cancel, right, nameless)])
+    known = content(decoded.corrections, RECORDED_CORRECTIONS)
+    assert known.select("trade_id", "ts", "price", "size", "conditions").rows() == [
+        ("7", NOON, None, None, None),
+        ("7", NOON, 1.5, 2.0, "@,I"),
+    ]
+    assert known["since"].to_list() == [None, NOON.replace(hour=0, minute=0)]
+    assert decoded.corrections["problem"].to_list() == [None, None, "trade_id: missing"]
 
 
 def test_a_forget():

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from log_reference import AT, TAPE, Killed, assert_right, ended, plain, settled, walk
 
 from stockpulse.ingest.feed import Feed
+from stockpulse.journal.records import Forget
+from stockpulse.journal.segments import first_offset
 from stockpulse.market.clocks import Clock
-from stockpulse.market.intervals import M1
+from stockpulse.market.intervals import BASE_INTERVALS, D1, M1
 from stockpulse.market.schemas import CORRECTIONS, TICKS
 from stockpulse.pipeline import shard_processor
+from stockpulse.pipeline.dead_letter_retry import retry
+from stockpulse.postgres.connect import connect
 from stockpulse.providers.trade_conditions import RULES
-from store_stack import DAY, MINUTE, SECOND, tick
+from stockpulse.storage.dead_letters import DeadLetterStore
+from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, tick
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +76,126 @@ class TestBars:
             assert served["2b"]["event_time"] == AT + 2 * SECOND
 
 
+class TestTicks:
+    async def test_are_served_as_corrected(self, postgres_dsn):
+        async with plain(postgres_dsn, segment_rows=20) as parts:
+            for n in range(4):  # in indexed segments, in sealed segments and in memory
+                rows = numbered("A", AT + n * HOUR, 15)
+                await parts.submit(TAPE, *[row | {"trade_id": f"{n}-{row['trade_id']}"} for row in rows])
+                if n == 1:
+                    await parts.segments.index_sealed()
+            for n in range(4):
+                later = AT + n * HOUR + MINUTE
+                await amend(parts, TAPE, fix("A", later, f"{n}-3"), fix("A", later, f"{n}-14", 500, 1))
+            await ended(parts)
+            await assert_right(parts)
+        for _ in range(2):
+            async with plain(postgres_dsn) as parts:
+                symbol = parts.symbol("A").id
+                newest = await parts.ticks.latest(symbol, 100)
+                assert len(newest) == 4 * 14
+                assert newest.filter(pl.col("price") == 500)["event_time"].to_list() == [
+                    AT + n * HOUR + 14 * SECOND for n in (3, 2, 1, 0)
+                ]
+                summary = await parts.ticks.summary(symbol, AT, AT + HOUR)
+                assert (summary.count, summary.max_price, summary.sum_volume) == (14, 500, sum(range(1, 15)) - 4 + 1)
+                counted = await parts.ticks.counted(symbol, AT, AT + HOUR, 1000)  # for bars of seconds
+                assert counted["price"].to_list() == [10, 11, 12, *range(14, 24), 500]
+                await parts.segments.index_sealed()
+
+    async def test_are_forgotten_together_with_their_corrections(self, postgres_dsn):
+        rows = numbered("A", AT, 5)
+        fixes = [fix("A", AT + MINUTE, "1"), fix("A", AT + MINUTE, "2", 50, 1)]
+        async with plain(postgres_dsn) as parts:
+            await parts.submit(TAPE, *rows)
+            assert (await amend(parts, TAPE, *fixes)).accepted == 2
+            await parts.ingestor.forget(Forget("A", None))
+            assert (await parts.submit(TAPE, *rows)).accepted == 5
+            assert (await amend(parts, TAPE, *fixes)).accepted == 2
+            assert (await amend(parts, TAPE, *fixes)).duplicates == 2
+            await ended(parts)
+            await assert_right(parts)
+            assert [row["trade_count"] for row in await parts.stored(M1)] == [4]
+            await parts.ingestor.forget(Forget(None, "tape"))
+        async with plain(postgres_dsn) as parts:
+            assert (await parts.submit(TAPE, *rows)).accepted == 5
+
+    async def test_give_the_price_of_the_moment_back(self, postgres_dsn):
+        async with plain(postgres_dsn) as parts:
+            await parts.submit(TAPE, *numbered("A", AT, 7))
+            await settled(parts)
+            await amend(parts, TAPE, fix("A", AT + MINUTE, "6"))
+            await settled(parts)
+            changed = parts.engine.analytics.prices.changed()
+            assert (changed.price.tolist(), changed.average.tolist()) == ([15], [13])
+
+    async def test_go_with_their_segments(self, postgres_dsn):
+        async with plain(postgres_dsn, segment_rows=5) as parts:
+            await parts.submit(TAPE, *numbered("A", AT, 5))
+            await amend(parts, TAPE, fix("A", AT + MINUTE, "4", 3, 3), fix("A", AT + MINUTE, "1"))
+            await parts.submit(TAPE, *numbered("B", AT, 5))
+            await parts.submit(TAPE, *numbered("C", AT, 5))
+            await ended(parts)
+            await parts.segments.index_sealed()
+            kept = "SELECT (SELECT count(*) FROM cancelled_ticks), (SELECT count(*) FROM corrections)"
+            assert tuple(await parts.pool.fetchrow(kept)) == (2, 2)
+            await parts.segments.drop_older(NOW + DAY, parts.journal.head)
+            assert tuple(await parts.pool.fetchrow(kept)) == (0, 0)
+
+
+class TestNotStored:
+    async def test_bars_whose_ticks_are_not_all_kept_stay(self, postgres_dsn):
+        async with plain(postgres_dsn) as parts:
+            rows = walk("A", AT, 4)
+            await parts.submit(TAPE, *[row | {"trade_id": str(n)} for n, row in enumerate(rows)])
+            await ended(parts)
+            await parts.pool.execute("DELETE FROM realtime_prices WHERE price = 101")  # as retention does, by segments
+            parts.segments.recent.drop_rows(lambda ticks: ticks["price"] == 101)
+            await amend(parts, TAPE, fix("A", AT + HOUR, "2", 500, 1))
+            await settled(parts)
+            counters = parts.pipeline.counters
+            assert (counters.bars_not_corrected, counters.corrections_without_trade) == (2, 0)
+            assert [row["close"] for row in await parts.stored(M1)] == [100, 101, 500, 103]
+            assert [(row["high"], row["trade_count"]) for row in await parts.stored(D1)] == [(103, 4)]
+            # The trade itself is gone: its bar stays too, and gets no second trade.
+            await amend(parts, TAPE, fix("A", AT + MINUTE, "1", 700, 1))
+            await settled(parts)
+            assert (counters.bars_not_corrected, counters.corrections_without_trade) == (5, 1)
+            assert [row["trade_count"] for row in await parts.stored(M1)] == [1, 1, 1, 1]
+            assert [row["trade_count"] for row in await parts.stored(D1)] == [4]
+
+    async def test_a_wrong_row_is_a_dead_letter_that_can_be_sent_again(self, postgres_dsn):
+        async with plain(postgres_dsn) as parts:
+            await parts.submit(TAPE, *numbered("A", NOW - HOUR, 3))
+            receipt = await amend(
+                parts,
+                TAPE,
+                fix("A", AT, None),
+                fix("A", AT, "1", 5),
+                fix("A", NOW + HOUR, "1", 5, 6, new_trade_id="1b"),
+                fix("A", AT, "1", conditions="@"),
+            )
+            assert [reason.split(":")[0] for _, reason in receipt.rejected] == [
+                "trade_id",
+                "price, size",
+                "ts",
+                "price, size",
+            ]
+            letters = await DeadLetterStore(parts.pool).newest(10)
+            parts.clock.advance(2 * HOUR)
+            done = await retry(letters, parts.ingestor, "24/7", NOW + 2 * HOUR, SECOND)
+            assert (len(done.done), len(done.refused)) == (1, 3)
+            await settled(parts)
+            [row] = await parts.latest("A", M1, 5)
+            assert (row["low"], row["high"], row["trade_count"]) == (5, 12, 3)
+
+
 # Any history ------------------------------------------------------------------------------------
 
 SIP = Feed("alpaca", "24/7", Clock.EVENT, rule=RULES["alpaca"])
 SYMBOLS = ("A", "B")
 BEGIN = AT - 2 * DAY
+REPLAYED = ("symbol_id", "ts", "revision", "open", "high", "low", "close", "trade_count")
 
 seconds = st.sampled_from([0, 1, 2, 59, 60, 61, 299, 300, 310, 4000, 86_399, 86_400, 86_410, 100_000])
 ids = st.integers(0, 7).map(str)
@@ -149,6 +269,20 @@ async def standing(parts, vendor):
     return {(row[0], row[1]): tuple(row)[2:] for row in rows}
 
 
+async def all_bars(parts):
+    return {interval: await parts.stored(interval) for interval in BASE_INTERVALS}
+
+
+async def begin_anew(dsn):
+    """Drop all that follows from the log: the next start replays the log in batches of its own."""
+    connection = await connect(dsn)
+    derived = ["bars_1m", "intraday_ohlcv", "historical_ohlcv", "cancelled_ticks", "checkpoint_parts", "signals"]
+    derived += ["intraday_analytics", "daily_analytics", "realtime_analytics", "indicator_states"]
+    await connection.execute("; ".join(f"DELETE FROM {table}" for table in derived))
+    await connection.execute(f"UPDATE checkpoints SET journal_offset = {first_offset(1)}")
+    await connection.close()
+
+
 async def act(parts, vendor, what):
     match what:
         case "flush":
@@ -172,7 +306,7 @@ async def act(parts, vendor, what):
 
 
 @hypothesis.settings(
-    max_examples=12, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=6, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(history=st.lists(acts, min_size=3, max_size=12))
 async def test_any_history(postgres_dsn, history):
@@ -188,3 +322,11 @@ async def test_any_history(postgres_dsn, history):
         await ended(parts, SIP)
         await assert_right(parts)
         assert await standing(parts, vendor) == vendor.standing
+        bars = await all_bars(parts)
+    await begin_anew(postgres_dsn)
+    async with plain(postgres_dsn) as parts:
+        await ended(parts, SIP)
+        again = await all_bars(parts)
+        for interval, rows in bars.items():
+            for name in REPLAYED:
+                assert again[interval][name].tobytes() == rows[name].tobytes(), (interval, name)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from journal_log import T, ticks
-from stockpulse.journal import tick_rows
+from stockpulse.journal import corrections, tick_rows
 from stockpulse.journal.followed_log import first_of, slot_of
 from stockpulse.journal.recent import RecentTicks
 from stockpulse.journal.records import Ticks, with_seqs
@@ -123,3 +123,16 @@ async def test_knows_the_clocks_of_the_primary_feeds(pool, storing, names):
     await storing.store(1, symbol_id=5, kind_id=1, ts=at(T - 1))
     await shard.read()
     assert shard.newest(1) == T + 9  # a late tick does not turn the clock back
+
+
+async def test_leaves_out_ticks_that_corrections_took_back(pool, storing, names):
+    shard = FollowedShard(pool, names, FIRST)
+    stored = await storing.store(10)
+    await shard.read()
+    gone = stored[[3, 7]].select("seq", "symbol_id", "ts", by_seq=pl.lit(storing.offset))
+    await corrections.write_cancelled(storing.connection, gone)
+    await shard.read()
+    assert read(shard) == [FIRST + n for n in range(10) if n not in (3, 7)]
+    later = FollowedShard(pool, names, FIRST)
+    await later.read()
+    assert read(later) == read(shard)

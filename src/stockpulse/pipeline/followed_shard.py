@@ -11,6 +11,7 @@ import polars as pl
 
 from stockpulse.aio import offload
 from stockpulse.journal import tick_rows
+from stockpulse.journal.corrections import cancelled_by
 from stockpulse.journal.followed_log import slot_of
 from stockpulse.journal.forgets import forgotten_rows, read_forgets
 from stockpulse.journal.recent import RecentTicks
@@ -38,7 +39,7 @@ class FollowedShard:
         self._events = events
         self._read_to = first_seq
         self._block = 0
-        self._forgets_to = first_seq
+        self._forgets_to = self._cancelled_to = first_seq
         self._provider_of: dict[int, int] = {}
         self._newest: dict[int, int] = {}
         self.first_seq = first_seq
@@ -59,7 +60,9 @@ class FollowedShard:
             blocks = await tick_rows.blocks(connection, self.segments.open)
             frame = await tick_rows.read_whole(connection, self.segments.open, self._read_to, self._block)
             self._block = max(blocks - _BLOCKS_AT_ONCE, 0)
-            forgets = await read_forgets(connection, self._forgets_to, slot_of(self.first_seq).stop)
+            end = slot_of(self.first_seq).stop
+            forgets = await read_forgets(connection, self._forgets_to, end)
+            cancelled = await cancelled_by(connection, self._cancelled_to, end)
         if len(frame):
             self._read_to = int(frame["seq"][-1]) + 1
             await offload.run(len(frame), lambda: self._take(frame))
@@ -68,6 +71,9 @@ class FollowedShard:
         for seq, forget in forgets:
             self.segments.recent.drop_rows(partial(self._is_forgotten, seq, forget))
             self._forgets_to = seq + 1
+        if len(cancelled):
+            self.segments.recent.drop_rows(lambda ticks: ticks["seq"].is_in(cancelled["seq"].implode()))
+            self._cancelled_to = int(cancelled["by_seq"][-1]) + 1
 
     def _is_forgotten(self, seq: int, forget: Forget, ticks: pl.DataFrame) -> pl.Series:
         return forgotten_rows(ticks, forget, self._names) & (ticks["seq"] < seq)
