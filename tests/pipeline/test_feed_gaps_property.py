@@ -35,12 +35,13 @@ class Market(ProviderBase):
     name = "market"
     calendar = "24/7"
 
-    def __init__(self, seed, clock):
+    def __init__(self, seed, clock, size, breaking):
         self.random = random.Random(seed)
+        self.breaking = breaking
         self.now = clock
         self.breaks = 0
         at, self.all = NOW, []
-        for number in range(self.random.randrange(300, 900)):
+        for number in range(size):
             at += timedelta(microseconds=self.random.randrange(1, 4_000_000))
             symbol, exchange = self.random.choice("AB"), self.random.choice(["X", "Y", None])
             price, size = self.random.randrange(9_000, 11_000) / 100, self.random.randrange(1, 500)
@@ -55,7 +56,7 @@ class Market(ProviderBase):
             count = self.random.randrange(1, 20)
             batch, coming = coming[:count], coming[count:]
             self.now.at = max(self.now.at, batch[-1]["ts"] + timedelta(milliseconds=self.random.randrange(500)))
-            if len(coming) + count < len(self.all) and self.random.random() < 0.12:
+            if len(coming) + count < len(self.all) and self.random.random() < self.breaking:
                 self.breaks += 1
                 lost = self.now() - OVERLAP / 2  # the trades that were on their way
                 arrived = [one for one in batch if one["ts"] < lost]
@@ -161,9 +162,24 @@ async def stopped(tasks):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_bars_are_those_of_all_trades_that_the_source_ever_had(postgres_dsn, seed, monkeypatch):
+    market, _ = await run_of(postgres_dsn, seed, monkeypatch, 300 + 150 * seed, 0.12)
+    assert market.breaks > 0
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+async def test_more_than_two_hundred_breaks_in_one_run(postgres_dsn, monkeypatch):
+    market, filled = await run_of(postgres_dsn, 1, monkeypatch, 9_000, 0.3)
+    print(f"{market.breaks} breaks, {filled} gaps filled, {len(market.all)} trades")
+    assert market.breaks > 200
+
+
+async def run_of(postgres_dsn, seed, monkeypatch, size, breaking):
+    """Follow a market to its end, with two restarts; check what is stored; return the market and the filled gaps."""
     monkeypatch.setattr(redelivery, "RedeliveryWindow", Forgetful)
     clock = SetClock(NOW)
-    market, waits = Market(seed, clock), Waits(clock)
+    market = Market(seed, clock, size, breaking)
+    waits = Waits(clock)
     span = market.end - NOW
     stops = [NOW + span * part for part in sorted(market.random.random() for _ in range(2))]
     for stop in [*stops, market.end + timedelta(days=1)]:
@@ -176,6 +192,6 @@ async def test_bars_are_those_of_all_trades_that_the_source_ever_had(postgres_ds
         clock.at += timedelta(seconds=market.random.randrange(100))
     assert len(ids) == len({row[0] for row in ids}) == len(market.all)
     assert stored == bars_of(market.all)
-    assert market.breaks > 0
     assert counts.keys() == {"filled"}
     assert counts["filled"] > 1
+    return market, counts["filled"]
