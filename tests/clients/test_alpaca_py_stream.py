@@ -1,10 +1,6 @@
 """Alpaca's Python library, unchanged, receives StockPulse's stream: only its address is another one."""
 
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,60 +9,14 @@ import pytest
 
 pytest.importorskip("alpaca", reason="alpaca-py is not installed")
 
-from alpaca.data.live import StockDataStream
 from client_server import START, price_of, send, ticks
+from client_streams import WAIT_SECONDS, Received, running, subscribed
 
 from app_process import AppProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
 
-WAIT_SECONDS = 60
 FEED = {"provider": "recorded", "clock": "event"}
-
-
-class Received:
-    """What the handlers of a stream got, by channel."""
-
-    def __init__(self) -> None:
-        self.rows: defaultdict[str, list[Any]] = defaultdict(list)
-        self._came = threading.Condition()
-
-    def handler(self, channel: str) -> Callable[[Any], Any]:
-        async def handle(row: Any) -> None:
-            with self._came:
-                self.rows[channel].append(row)
-                self._came.notify_all()
-
-        return handle
-
-    def wait_for(self, channel: str, good: Callable[[list[Any]], Any]) -> list[Any]:
-        """Wait until `good` is true of the rows of a channel; return them."""
-        with self._came:
-            assert self._came.wait_for(lambda: good(self.rows[channel]), WAIT_SECONDS), (channel, self.rows)
-            return list(self.rows[channel])
-
-
-@contextmanager
-def running(stream: StockDataStream) -> Iterator[None]:
-    """Run a stream in a thread, as its users do."""
-    thread = threading.Thread(target=stream.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stream.stop()
-        thread.join(WAIT_SECONDS)
-    assert not thread.is_alive()
-
-
-def subscribed(url: str, *symbols: str) -> tuple[StockDataStream, Received]:
-    """Return a stream that is subscribed to trades and all kinds of bars."""
-    stream, received = StockDataStream("key", "secret", url_override=url.replace("http", "ws")), Received()
-    stream.subscribe_trades(received.handler("trades"), *symbols)
-    stream.subscribe_bars(received.handler("bars"), *symbols)
-    stream.subscribe_updated_bars(received.handler("updated"), *symbols)
-    stream.subscribe_daily_bars(received.handler("daily"), *symbols)
-    return stream, received
 
 
 def test_trades_and_all_kinds_of_bars_and_a_restart(compiled: Path, tmp_path: Path) -> None:
