@@ -43,13 +43,13 @@ async def ask(socket: ClientConnection, **message: Any) -> Any:
     return await receive(socket)
 
 
-def post(app: AppProcess, symbol: str, minutes: range, **fields: Any) -> None:
+def post(app: AppProcess, symbol: str, minutes: range, provider: str = "", **fields: Any) -> None:
     rows = [
         {"symbol": symbol, "ts": f"2026-07-13T14:{at:02}:05.5Z", "price": 10.5 + at, "size": 5 + at, **fields}
         for at in minutes
     ]
     # Each symbol has its own provider, so that the clock of one does not close the bars of another.
-    parameters = {"provider": symbol.lower(), "clock": "event"}
+    parameters = {"provider": provider or symbol.lower(), "clock": "event"}
     sent = httpx2.post(f"{app.url}/ticks", json=rows, params=parameters, timeout=30)
     assert sent.json()["accepted"] == len(rows)
 
@@ -94,6 +94,20 @@ async def test_bars_and_updated_bars_of_different_symbols(app: AppProcess) -> No
         await asyncio.to_thread(post, app, "LATE2", range(1), trade_id="late")
         (updated,) = await receive(socket)
         assert (updated["T"], updated["S"], updated["n"]) == ("u", "LATE2", 2)
+
+
+async def test_trades_are_those_of_the_leading_provider(app: AppProcess) -> None:
+    async with client(app, **KEYS) as socket:
+        await receive(socket), await receive(socket)
+        await ask(socket, action="subscribe", trades=["TWICE"])
+        await asyncio.to_thread(post, app, "TWICE", range(2))
+        assert [trade["p"] for trade in await receive(socket)] == [10.5, 11.5]
+        await asyncio.to_thread(post, app, "TWICE", range(2), provider="other", size=1)
+        await asyncio.to_thread(post, app, "TWICE", range(2, 3))
+        assert [trade["p"] for trade in await receive(socket)] == [12.5]
+    async with httpx2.AsyncClient() as rest:
+        stored = await rest.get(f"{app.url}/v2/stocks/TWICE/trades", params={"start": "2026-07-13"})
+    assert [trade["p"] for trade in stored.json()["trades"]] == [10.5, 11.5, 12.5]
 
 
 async def test_hostile_frames_have_answers(app: AppProcess) -> None:

@@ -105,6 +105,8 @@ class Connection:
         await self._send(self._encoding.frame(messages))
 
     async def _send(self, frame: bytes) -> None:
+        self._source.traffic.messages += 1
+        self._source.traffic.bytes += len(frame)
         key, value = ("text", frame.decode()) if self._encoding.is_text else ("bytes", frame)
         try:
             await self._socket.send({"type": "websocket.send", key: value})

@@ -111,23 +111,20 @@ def code_of(message: Message) -> str | None:
 class HubFormat:
     """A message of the hub as one frame, which all clients of the same encoding share."""
 
-    def __init__(self, name: str, encoding: Encoding) -> None:
-        self.name = name
+    def __init__(self, encoding: Encoding, leads: Callable[[Mapping[str, Any]], bool]) -> None:
+        """`leads` returns True for a tick of the provider from which the bars of its symbol are built."""
+        self.name = "alpaca-json" if encoding.is_text else "alpaca-msgpack"
         self._encoding = encoding
+        self._leads = leads
 
     def encode(self, message: Message) -> bytes:
         """Return all rows of a message."""
         return self.rows(message, message.rows)
 
     def rows(self, message: Message, rows: Iterable[Mapping[str, Any]]) -> bytes:
-        """Return some rows of a message; nothing if clients do not know it."""
+        """Return some rows of a message; nothing if clients do not get them."""
         code = code_of(message)
         if code is None:
             return b""
-        return self._encoding.frame([data_row(code, row, self._encoding.time) for row in rows])
-
-
-HUB_FORMATS: Final[Mapping[Encoding, HubFormat]] = {
-    JSON: HubFormat("alpaca-json", JSON),
-    MESSAGE_PACK: HubFormat("alpaca-msgpack", MESSAGE_PACK),
-}
+        found = [data_row(code, row, self._encoding.time) for row in rows if code != "t" or self._leads(row)]
+        return self._encoding.frame(found) if found else b""

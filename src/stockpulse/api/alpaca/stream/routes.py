@@ -1,15 +1,16 @@
 """The addresses of Alpaca's stream."""
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Path, WebSocketException
 from starlette.websockets import WebSocket
 
 from stockpulse.api.alpaca.stream.connection import Connection
-from stockpulse.api.alpaca.stream.encodings import JSON, MESSAGE_PACK, Encoding
+from stockpulse.api.alpaca.stream.encodings import JSON, MESSAGE_PACK, Encoding, HubFormat
 from stockpulse.api.alpaca.stream.fake_feed import FakeFeed
 from stockpulse.api.alpaca.stream.replay_feed import ReplayFeed, read_speed
 from stockpulse.api.alpaca.stream.session import Session
@@ -20,6 +21,8 @@ from stockpulse.api.encoders import Format
 from stockpulse.api.formats import room_for_stream
 from stockpulse.api.replay.day import StoredDay
 from stockpulse.api.replay.player import Player
+from stockpulse.market.symbology import Names
+from stockpulse.pipeline.provider_clocks import ProviderClocks
 
 router = APIRouter()
 
@@ -65,10 +68,21 @@ async def replay(socket: WebSocket, day: date, speed: str = "1") -> None:
 @router.websocket("/v2/{feed}")
 async def live_stream(socket: WebSocket, feed: Annotated[StreamFeed, Path()]) -> None:  # noqa: ARG001  # it is checked
     """Send trades and bars as they come."""
-    encoding = _encoding(socket)
+    context, encoding = _context(socket), _encoding(socket)
     await socket.accept()
     session = Session(STOCK_CHANNELS, authenticated=_has_keys(socket))
-    await Connection(socket, encoding, session, LiveSource(_context(socket).hub, encoding)).run()
+    source = LiveSource(context.hub, HubFormat(encoding, _leads(context.names, context.clocks)))
+    await Connection(socket, encoding, session, source).run()
+
+
+def _leads(names: Names, clocks: ProviderClocks) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a function that is True for ticks of the provider that leads their symbol."""
+
+    def leads(tick: Mapping[str, Any]) -> bool:
+        leader = names.provider_by_id.get(clocks.provider_of(names.symbols[tick["symbol"]].id))
+        return leader is None or leader.name == tick["provider"]
+
+    return leads
 
 
 def _context(socket: WebSocket) -> Context:

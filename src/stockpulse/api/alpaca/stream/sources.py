@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Final
 
-from stockpulse.api.alpaca.stream.encodings import CHANNEL_OF, HUB_FORMATS, Data, Encoding, code_of
+from stockpulse.api.alpaca.stream.encodings import CHANNEL_OF, Data, HubFormat, code_of
 from stockpulse.api.alpaca.stream.errors import StreamError
 from stockpulse.api.alpaca.stream.subscriptions import Subscriptions
 from stockpulse.hub.hub import Hub
@@ -18,6 +18,7 @@ class Source(ABC):
     """The data of one client. Every source ends when the hub ends its subscriptions."""
 
     def __init__(self, hub: Hub) -> None:
+        self.traffic = hub.traffic
         self._hub = hub
         self._subscriber = hub.join()
 
@@ -55,9 +56,9 @@ class Source(ABC):
 class LiveSource(Source):
     """Sends what the engine makes."""
 
-    def __init__(self, hub: Hub, encoding: Encoding) -> None:
+    def __init__(self, hub: Hub, format: HubFormat) -> None:
         super().__init__(hub)
-        self._format = HUB_FORMATS[encoding]
+        self._format = format
         self._subscriptions = Subscriptions(())
 
     def subscribe(self, subscriptions: Subscriptions) -> None:
