@@ -40,7 +40,7 @@ from stockpulse.providers.alpaca import stream
 from stockpulse.settings import Settings
 
 SYMBOLS = ("AAPL", "BRK.B", "IBM", "MSFT", "SPY")
-TRADES_PER_SECOND = 60
+TRADES_PER_SECOND = 40
 HEARTBEAT_SECONDS = 0.5
 SILENCE_SECONDS = 1.0
 LATENCY_SECONDS = 0.5
@@ -291,7 +291,7 @@ async def measured(dsn: str, faults: int, seed: int, encoding: str) -> dict[str,
 
 async def all_filled(context: Context) -> None:
     """Wait until all gaps are filled. The market goes on meanwhile."""
-    async with asyncio.timeout(300):
+    async with asyncio.timeout(1200):
         while await context.pool.fetchval("SELECT count(*) FROM feed_gaps WHERE state <> 'filled'"):
             await asyncio.sleep(0.5)
 
