@@ -40,6 +40,7 @@ _TIMEFRAMES: Final = {"1m": "1Min", "5m": "5Min", "1d": "1Day"}
 _RECENT: Final = timedelta(minutes=16)
 """Without a paid plan, SIP data of the last 15 minutes are refused."""
 _NEW_YORK: Final = ZoneInfo("America/New_York")
+_OF_PROBLEMS: Final = ("problem", "raw")
 _MOST_PATIENCE: Final = 20
 """A stream of quiet symbols may be silent for at most so many times the setting."""
 
@@ -241,11 +242,11 @@ async def _with_recent(pages: AsyncIterator[pl.DataFrame], recent: pl.DataFrame)
 
 
 def _without_keys(frame: pl.DataFrame, socket: LiveSocket) -> pl.DataFrame:
-    """Remove keys from the original text of rows that could not be read."""
+    """Remove keys from the reasons and the original text of rows that could not be read."""
     if "raw" not in frame.columns:
         return frame
-    cleaned = [raw if raw is None else socket.clean(raw) for raw in frame["raw"]]
-    return frame.with_columns(raw=pl.Series(cleaned, dtype=pl.String))
+    texts = [[text if text is None else socket.clean(text) for text in frame[name]] for name in _OF_PROBLEMS]
+    return frame.with_columns(pl.Series(name, some, pl.String) for name, some in zip(_OF_PROBLEMS, texts, strict=True))
 
 
 def _begin_of_bar(moment: datetime, interval: str) -> datetime:
