@@ -22,7 +22,7 @@ async def test_every_provider_is_there_with_what_it_declares(serve, postgres_dsn
         assert simulated["state"] in {"connecting", "live"}
         assert (vantage["key"], vantage["uses"], vantage["state"]) == ("set", ["fallback"], "ready")
         assert (vantage["stream"], vantage["latest"], vantage["poll_seconds"]) == (False, True, 3600)
-        assert vantage["history"]["1d"] == {"depth_days": None, "window_days": 139, "symbols": 1}
+        assert vantage["history"]["1d"] == {"depth_days": 130, "window_days": 130, "symbols": 1}
         assert (yahoo["state"], yahoo["delay_seconds"]) == ("unusable", None)
         assert "STOCKPULSE_YAHOO_PER_MINUTE: got 'many'" in yahoo["why"]
         assert found["finnhub"]["key"] == "missing"

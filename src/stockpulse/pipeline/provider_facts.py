@@ -12,6 +12,8 @@ class ProviderFacts:
     """A provider as people see it."""
 
     entry: ProviderEntry
+    has: Capabilities
+    """Its data, on the user's plan if the key is set."""
     key: str
     """not needed, set, or missing"""
     why: str | None
@@ -21,11 +23,6 @@ class ProviderFacts:
     uses: tuple[str, ...]
     """feed, fallback"""
 
-    @property
-    def has(self) -> Capabilities:
-        """The data that the provider has."""
-        return self.entry.capabilities
-
 
 def facts_of_all(sources: Sources) -> list[ProviderFacts]:
     """Return the facts about all known providers. Asks no provider."""
@@ -33,12 +30,12 @@ def facts_of_all(sources: Sources) -> list[ProviderFacts]:
 
 
 def _facts_of(entry: ProviderEntry, sources: Sources) -> ProviderFacts:
-    why = delay = None
+    uses = sources.uses_of(entry.name)
     try:
-        delay = sources.named(entry.name).provider.delay_seconds
+        source = sources.named(entry.name)
     except InvalidInput as wrong:
-        why = str(wrong)
-    return ProviderFacts(entry, _key_of(entry, why), why, delay, sources.uses_of(entry.name))
+        return ProviderFacts(entry, entry.capabilities, _key_of(entry, str(wrong)), str(wrong), None, uses)
+    return ProviderFacts(entry, source.has, _key_of(entry, None), None, source.provider.delay_seconds, uses)
 
 
 def _key_of(entry: ProviderEntry, why: str | None) -> str:

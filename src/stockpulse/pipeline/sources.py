@@ -30,8 +30,9 @@ class Source:
 
     @property
     def has(self) -> Capabilities:
-        """The data that the provider has."""
-        return self.entry.capabilities
+        """The data that the provider has, on the user's plan."""
+        of_plan: Capabilities | None = getattr(self.provider, "capabilities", None)
+        return of_plan or self.entry.capabilities
 
 
 def create_with_defaults(entry: ProviderEntry, symbols: tuple[str, ...]) -> Provider:

@@ -79,6 +79,8 @@ class ProviderBase:
     clock = Clock.WALL
     can_wait = False
     delay_seconds = 0.0
+    capabilities: "Capabilities | None" = None
+    """The data on the user's plan, if it differs from that of the entry."""
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Refuse."""

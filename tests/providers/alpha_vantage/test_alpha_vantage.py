@@ -412,3 +412,25 @@ async def test_a_check_without_a_key_raises():
 
 def test_the_fake_speaks_json_as_the_vendor_does():
     assert orjson.loads(orjson.dumps(AlphaVantage().time_series_daily({"symbol": "IBM"})))
+
+
+# Plans ------------------------------------------------------------------------------------------
+
+
+async def test_a_paid_plan_has_more_data_than_a_free_one():
+    async with provider_of(AlphaVantage()) as free, provider_of(AlphaVantage(), per_day="0") as paid:
+        assert free.capabilities == ALPHA_VANTAGE.capabilities
+        assert free.capabilities.history.keys() == {"1d"}
+        assert paid.capabilities.history.keys() == {"1d", "5m", "1m"}
+        assert (free.capabilities.latest_symbols, paid.capabilities.latest_symbols) == (1, 1)
+    async with provider_of(AlphaVantage(), per_day="0", entitlement="realtime") as realtime:
+        assert realtime.capabilities.latest_symbols == 100
+
+
+async def test_the_whole_depth_of_the_free_plan_is_free():
+    fake = AlphaVantage()
+    depth = ALPHA_VANTAGE.capabilities.history["1d"].depth
+    async with provider_of(fake) as provider:
+        found = await bars(provider, "1d", NOW - depth - timedelta(days=4), NOW)  # a plan made before a long weekend
+    assert [request["outputsize"] for request in fake.requests] == ["compact"]
+    assert found["ts"][0] <= NOW - depth

@@ -1,7 +1,7 @@
 """The provider `alpha_vantage`."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import Final
 
@@ -33,6 +33,8 @@ FREE_PER_DAY: Final = 25
 COMPACT_ROWS: Final = 100
 COMPACT_DAYS: Final = 139
 """The 100 newest daily bars go back at least this many days."""
+_FREE_DEPTH: Final = timedelta(days=130)
+"""The depth of daily bars on the free plan: some days less than that, so that a range of this length is always free."""
 BULK_SYMBOLS: Final = 100
 _ATTEMPTS: Final = 2
 _DELAYS: Final = {"": 0.0, "delayed": 900.0, "realtime": 0.0}
@@ -47,7 +49,7 @@ URL: Final = Option(
 PER_DAY: Final = Option(
     "per_day",
     ("STOCKPULSE_ALPHA_VANTAGE_PER_DAY",),
-    "Requests per day of the plan; 0 for no limit.",
+    "Requests per day of the plan; 0 for no limit, which is a paid plan with all its data.",
     default=str(FREE_PER_DAY),
 )
 PER_MINUTE: Final = Option(
@@ -88,6 +90,13 @@ class Plan:
         )
 
     @property
+    def capabilities(self) -> Capabilities:
+        """The data on this plan: paid plans have no limit per day."""
+        if self.per_day is not None:
+            return FREE
+        return replace(PAID, latest_symbols=BULK_SYMBOLS) if self.entitlement == "realtime" else PAID
+
+    @property
     def windows(self) -> list[Window]:
         """The limits on the pace: one by one, or at most five a second."""
         if self.per_minute <= 60:  # noqa: PLR2004 - one per second
@@ -105,6 +114,7 @@ class AlphaVantageProvider(ProviderBase):
         options, transport = config.options, config.transport
         self._plan = Plan.of(options)
         self._now = config.now
+        self.capabilities = self._plan.capabilities
         self.delay_seconds = _DELAYS[self._plan.entitlement]
         key = options.get(KEY.name, "")
         self._limit = transport.limit(NAME, key, self._plan.windows, per_day=self._plan.per_day, zone=EASTERN)
@@ -124,8 +134,8 @@ class AlphaVantageProvider(ProviderBase):
 
         Raises NotEntitled for intraday bars and for days before the newest 100 on the free plan.
         """
-        if interval not in _HISTORY:
-            raise InvalidInput("interval", f"got {interval!r}; takes {', '.join(_HISTORY)}")
+        if interval not in _INTERVALS:
+            raise InvalidInput("interval", f"got {interval!r}; takes {', '.join(_INTERVALS)}")
         for symbol in symbols:
             parts = [self._days(start)] if interval == "1d" else _months(interval, start, min(end, self._now()))
             for function, params in parts:
@@ -216,23 +226,29 @@ def _close_of(day: str) -> datetime:
     return from_micros(session[1]) if session else label.replace(hour=_USUAL_CLOSE.hour)
 
 
-_HISTORY: Final = {
-    "1m": History(timedelta(days=31)),
-    "5m": History(timedelta(days=31)),
-    "1d": History(timedelta(days=COMPACT_DAYS)),
-}
+_INTERVALS: Final = ("1m", "5m", "1d")
+
+FREE: Final = Capabilities(
+    ticks=False,
+    history={"1d": History(window=_FREE_DEPTH, depth=_FREE_DEPTH)},
+    latest=True,
+    poll_seconds=3600.0,
+    limits="free: 25 requests a day, about 1 per second; 130 days of daily bars, no intraday bars",
+)
+_YEAR: Final = timedelta(days=365)
+PAID: Final = Capabilities(
+    ticks=False,
+    history={"1d": History(20 * _YEAR), "5m": History(_YEAR), "1m": History(_YEAR)},
+    latest=True,
+    poll_seconds=60.0,
+    limits="paid: requests per minute by the plan; one for each month of intraday bars",
+)
 
 ALPHA_VANTAGE: Final = ProviderEntry(
     NAME,
     AlphaVantageProvider,
     aliases=("alphavantage",),
-    capabilities=Capabilities(
-        ticks=False,
-        history=_HISTORY,
-        latest=True,
-        poll_seconds=3600.0,
-        limits="free: 25 requests a day, about 1 per second, 100 daily bars, no intraday bars",
-    ),
+    capabilities=FREE,
     options=OPTIONS,
     conditions=prices_and_trades,
     description="Quotes of the evening and daily bars; intraday bars and real time on paid plans.",
