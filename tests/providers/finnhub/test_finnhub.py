@@ -258,6 +258,23 @@ class TestCandles:
                 await bars_of(provider, "1d", NOW - timedelta(days=5), NOW)
         assert len(fake.requests) == 1
 
+    async def test_a_plan_without_candles_is_asked_once_for_a_market_and_an_interval(self):
+        fake = Finnhub(premium=False)
+        async with provider_of(fake) as provider:
+            for interval in ("1m", "1d"):
+                for symbol in ("AAPL", "MSFT", "BRK.B", "VOD.L", "BINANCE:A", "BINANCE:B"):
+                    with pytest.raises(NotEntitled, match="the plan of the key does not include this"):
+                        await bars_of(provider, interval, NOW - HOUR, NOW, symbol)
+            asked = [params["symbol"] for _, params in fake.requests]
+            assert asked == ["AAPL", "VOD.L", "BINANCE:A"] * 2
+            provider.waits.seconds += 3600
+            fake.premium = True
+            assert len(await bars_of(provider, "1m", NOW - HOUR, NOW, "MSFT")) == 60
+            fake.scripted = [JSONResponse({"error": NO_ACCESS}, 403)]
+            with pytest.raises(NotEntitled):
+                await bars_of(provider, "1m", NOW - HOUR, NOW, "ODD")
+            assert len(await bars_of(provider, "1m", NOW - HOUR, NOW, "AAPL")) == 60
+
     async def test_an_interval_that_is_not_stored_is_refused(self):
         async with provider_of(Finnhub()) as provider:
             with pytest.raises(InvalidInput, match="interval: got '60'; finnhub takes 1m, 5m, 1d"):

@@ -207,6 +207,19 @@ class TestBatches:
         assert raised.value.symbol == symbol
         assert "**" not in str(raised.value)
 
+    async def test_a_symbol_that_was_refused_lately_is_not_asked_for(self):
+        fake, frames = TwelveData(), []
+        async with provider_of(fake) as provider:
+            for symbols in (("NOPE",), ("NOPE",), ("AAPL", "NOPE", "MSFT")):
+                with pytest.raises(UnknownSymbol) as raised:
+                    await collect(frames, provider.history(symbols, "5m", TODAY, TODAY + HOUR))
+                assert raised.value.symbol == "NOPE"
+            assert [params["symbol"] for _, params in fake.requests] == ["NOPE", "AAPL"]
+            assert [frame["symbol"][0] for frame in frames] == ["AAPL"]
+            provider.waits.seconds += 3600
+            fake.symbols.add("NOPE")
+            assert len(await bars_of(provider, "NOPE", "5m", TODAY, TODAY + HOUR)) == 12
+
     async def test_a_fault_of_the_whole_request_is_not_taken_for_symbols(self):
         fake = TwelveData()
         fake.scripted = [JSONResponse(error(414, "Input parameter array exceeds the allowed length"))]

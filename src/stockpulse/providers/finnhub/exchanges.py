@@ -59,6 +59,13 @@ _ZONES: Final = {suffix: ZoneInfo(name) for name, suffixes in _SUFFIXES.items() 
 
 def zone_of(symbol: str) -> ZoneInfo:
     """Return the zone of the exchange of a symbol: of its suffix, UTC for coins and currencies, else New York's."""
-    if ":" in symbol:
-        return _UTC
-    return _ZONES.get(symbol.rpartition(".")[2] if "." in symbol else "", _US)
+    return _UTC if ":" in symbol else _ZONES.get(market_of_symbol(symbol), _US)
+
+
+def market_of_symbol(symbol: str) -> str:
+    """Return the market of a symbol: BINANCE of BINANCE:BTCUSDT, L of VOD.L, and US of AAPL and BRK.B."""
+    market, colon, _ = symbol.partition(":")
+    if colon:
+        return market
+    suffix = symbol.rpartition(".")[2] if "." in symbol else ""
+    return suffix if suffix in _ZONES else "US"

@@ -13,10 +13,12 @@ from stockpulse.market.schemas import TICKS
 from stockpulse.providers.base import Capabilities, History, Option, ProviderBase, ProviderConfig, ProviderEntry
 from stockpulse.providers.faults import TRANSIENT, BadRequest, NotEntitled, TooManyConnections
 from stockpulse.providers.finnhub.conditions import finnhub
+from stockpulse.providers.finnhub.exchanges import market_of_symbol
 from stockpulse.providers.finnhub.faults import NAME, pause_seconds, read_fault, read_refusal
 from stockpulse.providers.finnhub.replies import INTERVALS, candles_of, market_of, quote_of
 from stockpulse.providers.finnhub.stream import TradeStream
 from stockpulse.providers.option_values import address, whole_number
+from stockpulse.providers.refusals import Refusals
 from stockpulse.providers.transport.live_socket import StreamDialect
 from stockpulse.providers.transport.rate_limit import Window
 from stockpulse.providers.transport.rest_client import Dialect
@@ -63,6 +65,9 @@ class Finnhub(ProviderBase):
         limit = self._transport.limit(NAME, self._key, windows)
         self._client = self._transport.rest(NAME, dialect, limit, (self._key,))
         self._streams = False
+        self._refusals = Refusals(self._transport.now)
+        self._has_candles: set[tuple[str, str]] = set()
+        """The markets and intervals whose candles have come."""
         self.problems: dict[str, str] = {}
         """The symbols that the stream does not have, and why."""
 
@@ -147,7 +152,10 @@ class Finnhub(ProviderBase):
         return quote_of(reply.json(), symbol, reply.received_at)
 
     async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime) -> pl.DataFrame:
-        """Return the candles with start <= ts < end; the range of the request may be wider."""
+        """Return the candles with start <= ts < end; the range of the request may be wider.
+
+        A plan has the candles of a market, or it does not: if the first symbol is refused, no other one is asked for.
+        """
         first, last = (start - _DAY, end + _DAY) if interval == "1d" else (start, end - _SECOND)
         params = {
             "symbol": symbol,
@@ -155,7 +163,16 @@ class Finnhub(ProviderBase):
             "from": str(int(first.timestamp())),
             "to": str(int(last.timestamp())),
         }
-        reply = await self._client.get("/stock/candle", params)
+        asked = (market_of_symbol(symbol), interval)
+        if (refusal := self._refusals.of(asked)) is not None:
+            raise refusal
+        try:
+            reply = await self._client.get("/stock/candle", params)
+        except NotEntitled as fault:
+            if asked not in self._has_candles:
+                self._refusals.add(asked, fault)
+            raise
+        self._has_candles.add(asked)
         bars = candles_of(reply.json(), symbol, interval, reply.received_at)
         return bars.filter(pl.col("ts").is_between(start, end, closed="left").fill_null(value=True))
 

@@ -11,6 +11,7 @@ from stockpulse.errors import InvalidInput
 from stockpulse.providers.base import Capabilities, History, Option, ProviderBase, ProviderConfig, ProviderEntry
 from stockpulse.providers.faults import TRANSIENT, ProviderFault
 from stockpulse.providers.option_values import address, whole_number
+from stockpulse.providers.refusals import Refusals
 from stockpulse.providers.trade_conditions import prices_and_trades
 from stockpulse.providers.transport.live_socket import Refusal, StreamDialect
 from stockpulse.providers.transport.rate_limit import Window
@@ -67,6 +68,7 @@ class TwelveData(ProviderBase):
             pause_seconds=pause_seconds,
         )
         self._client = self._transport.rest(NAME, dialect, limit, (self._key,))
+        self._refusals = Refusals(self._transport.now)
         self.problems: dict[str, str] = {}
         """The symbols that the stream does not have, and why."""
 
@@ -94,7 +96,8 @@ class TwelveData(ProviderBase):
         """
         if interval not in INTERVALS:
             raise InvalidInput("interval", f"got {interval!r}; {NAME} takes {', '.join(INTERVALS)}")
-        async for frame in rest.history(self._client, symbols, interval, start, end, self._batch):
+        frames = rest.history(self._client, symbols, interval, start, end, self._batch, self._refusals)
+        async for frame in frames:
             yield frame
 
     async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:

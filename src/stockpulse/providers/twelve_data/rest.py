@@ -11,7 +11,15 @@ from typing import Final
 import polars as pl
 
 from stockpulse.market.schemas import TICKS
-from stockpulse.providers.faults import BadRequest, NotEntitled, ProviderFault, QuotaUsedUp, RateLimited
+from stockpulse.providers.faults import (
+    BadRequest,
+    NotEntitled,
+    ProviderFault,
+    QuotaUsedUp,
+    RateLimited,
+    UnknownSymbol,
+)
+from stockpulse.providers.refusals import Refusals
 from stockpulse.providers.transport.rest_client import Reply, RestClient
 from stockpulse.providers.twelve_data.replies import INTERVALS, Series, parts_of, quote_of, series_of
 
@@ -26,19 +34,33 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 async def history(
-    client: RestClient, symbols: Sequence[str], interval: str, start: datetime, end: datetime, batch: int
+    client: RestClient,
+    symbols: Sequence[str],
+    interval: str,
+    start: datetime,
+    end: datetime,
+    batch: int,
+    refusals: Refusals,
 ) -> AsyncIterator[pl.DataFrame]:
     """Yield the bars of each symbol with start <= ts < end.
 
-    The fault of a symbol is raised in its turn: the bars before it are complete.
+    The fault of a symbol is raised in its turn: the bars before it are complete. A symbol that was refused lately is
+    not asked for.
     """
+    known = next((at for at, symbol in enumerate(symbols) if refusals.of((symbol, interval))), len(symbols))
     windows = list(_windows(interval, start, end))
-    for group in _groups(symbols, batch if len(windows) == 1 else 1):
-        for window in windows:
-            for symbol, series in (await _series(client, group, interval, *window)).items():
-                bars = await _whole(client, symbol, interval, window, series)
-                if len(bars):
-                    yield bars.with_columns(pl.col("volume").fill_null(0.0))  # the log has no unknown volume
+    try:
+        for group in _groups(symbols[:known], batch if len(windows) == 1 else 1):
+            for window in windows:
+                for symbol, series in (await _series(client, group, interval, *window)).items():
+                    bars = await _whole(client, symbol, interval, window, series)
+                    if len(bars):
+                        yield bars.with_columns(pl.col("volume").fill_null(0.0))  # the log has no unknown volume
+    except (NotEntitled, UnknownSymbol) as fault:
+        refusals.add((fault.symbol, interval), fault)
+        raise
+    if known < len(symbols) and (refusal := refusals.of((symbols[known], interval))) is not None:
+        raise refusal
 
 
 async def latest(client: RestClient, symbols: Sequence[str], batch: int) -> pl.DataFrame:
