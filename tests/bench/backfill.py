@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import multiprocessing
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -259,6 +260,7 @@ async def killed_and_restarted(app: App, fake: Fake, symbol: str, options: argpa
             await asyncio.sleep(0.2)
             await app.start()
             upcoming, kills = next(kill_at, None), kills + 1
+            print(f"killed and restarted {kills} times, after {pages}", file=sys.stderr, flush=True)
         await asyncio.sleep(0.05)
     watching.cancel()
     pages, refused = await fake.counts()

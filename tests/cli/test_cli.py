@@ -705,3 +705,31 @@ class TestBackfill:
             assert done.exit_code == 0, done.output
             assert "loading into the database" in done.stderr
             assert re.search(r"28[5-9] bars loaded with 1 requests; 0 refused", done.stdout)
+
+
+class TestReplayOfAProvider:
+    def test_a_past_day_of_bars(self, app, run):
+        day = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 3 * 86_400))
+        wanted = ("replay", f"simulated:{day}", "--symbols", "SOL/USD,ADA/USD", "--bars", "--calendar", "24/7")
+        done = run(*wanted, "--speed", "max", "--provider", "past", "--url", app.url)
+        assert done.exit_code == 0, done.output
+        assert "11,520 rows sent: 11,520 accepted, 0 duplicates, 0 rejected" in done.stdout
+        again = run(*wanted, "--speed", "max", "--provider", "past", "--url", app.url)
+        assert "0 accepted, 11,520 duplicates" in again.stdout
+        bars = httpx2.get(f"{app.url}/data/SOL/USD?interval=1m&start={day}").json()["bars"]
+        assert [len(bars), bars[0]["source"], bars[0]["trade_count"]] == [1440, "trades", 4]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("simulated:2026-02-30", "--symbols", "A"), "takes a date, simulated:2024-11-14"),
+            (("simulated:2026-02-27",), "--symbols: a day of a provider needs symbols"),
+            (("simulated:2026-02-27", "--symbols", "not a symbol"), "--symbols: got"),
+            (("simulated:2026-02-27", "--symbols", "A"), "no trades of the past; with --bars"),
+            (("nobody:2026-02-27", "--symbols", "A"), "no provider is called 'nobody'"),
+        ],
+    )
+    def test_what_cannot_be_replayed(self, app, run, arguments, message):
+        done = run("replay", *arguments, "--url", app.url)
+        assert done.exit_code == 1
+        assert message in done.stderr

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -26,6 +27,7 @@ from rich.progress import (
 
 from stockpulse.aio.ahead import ahead
 from stockpulse.cli.replay_target import Destination, destination_at
+from stockpulse.cli.vendor_recording import VendorDay, read_symbols, read_vendor_day, record
 from stockpulse.errors import OutcomeUnknown, StockPulseError
 from stockpulse.ingest.feed import Receipt
 from stockpulse.market.symbology import check_provider_name
@@ -40,7 +42,11 @@ _CHECKED_SYMBOLS: Final = 20
 
 def replay(
     files: Annotated[
-        list[Path], typer.Argument(help="Recorded trades (.parquet, .csv, .csv.gz, .arrow), one after the other.")
+        list[str],
+        typer.Argument(
+            help="Recorded trades (.parquet, .csv, .csv.gz, .arrow), one after the other; or a past day of a provider:"
+            " alpaca:2024-11-14."
+        ),
     ],
     speed: Annotated[
         str,
@@ -51,24 +57,54 @@ def replay(
     ] = "1",
     url: Annotated[str, typer.Option(help="The address of the server.")] = "http://127.0.0.1:8000",
     calendar: Annotated[str, typer.Option(help="Trading calendar of new symbols: XNYS, 24/7, …")] = "XNYS",
-    conditions: Annotated[str, typer.Option(help=f"The rule for trade conditions: {', '.join(RULES)}.")] = "all",
+    conditions: Annotated[
+        str | None,
+        typer.Option(help=f"The rule for trade conditions: {', '.join(RULES)}. Default: the provider's own, or all."),
+    ] = None,
     provider: Annotated[str, typer.Option(help="The name under which the trades are stored.")] = "replay",
+    symbols: Annotated[
+        str | None, typer.Option(help="The symbols of a day of a provider, separated by commas.")
+    ] = None,
+    bars: Annotated[
+        bool, typer.Option("--bars", help="Replay the minute bars of the provider, as four trades each.")
+    ] = False,
 ) -> None:
-    """Send recorded trades to the running server, at the pace of the recording or faster.
+    """Send recorded trades, or a past day of a provider, to the running server at the pace of the recording or faster.
 
     If --url is on this machine and no server answers, the command writes into the database itself.
     """
     check_provider_name(provider)
     factor = parse_speed(speed)
-    recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in files]
+    days = [read_vendor_day(one) for one in files]
     tally = _Tally()
     try:
-        asyncio.run(_replay(recordings, url, conditions, provider, tally))
+        with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:
+            paths = [
+                Path(name) if day is None else _loaded(day, symbols, calendar, Path(folder), bars=bars)
+                for name, day in zip(files, days, strict=True)
+            ]
+            recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in paths]
+            rule = conditions or _rule_of(days, bars=bars)
+            asyncio.run(_replay(recordings, url, rule, provider, tally))
     except asyncio.CancelledError:
         raise StockPulseError("stopped before the end") from None
     finally:
         if tally.sent:
             typer.echo(tally.summary())
+
+
+def _loaded(day: VendorDay, symbols: str | None, calendar: str, folder: Path, *, bars: bool) -> Path:
+    """Load a day from its provider, and show that it is being loaded."""
+    wanted = read_symbols(symbols)
+    with Console(stderr=True).status(f"Loading {day}: {', '.join(wanted)}"):
+        return asyncio.run(record(day, wanted, calendar, folder, bars=bars))
+
+
+def _rule_of(days: list[VendorDay | None], *, bars: bool) -> str:
+    """Return the name of the provider's rule for its trades; all trades count if the recordings are from elsewhere."""
+    names = {None if day is None else day.provider for day in days}
+    name = names.pop() if len(names) == 1 else None
+    return name if name in RULES and not bars else "all"
 
 
 @dataclass
