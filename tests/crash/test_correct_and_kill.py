@@ -78,7 +78,7 @@ class Corrector:
             assert (await self.send(source, [message]))["accepted"] == 0
             return
         batch = self._dice.choice(acknowledged)
-        rows = [self._dice.randrange(len(batch.ticks)) for _ in range(self._dice.choice([1, 1, 5]))]
+        rows = [self._dice.randrange(len(batch.ticks)) for _ in range(self._dice.choice([1, 1, 5, 50]))]
         again = [self._dice.choice(list(self.trades))] if self.trades and self._dice.random() < 0.3 else []
         found = batch.ticks[rows].unique("trade_id", maintain_order=True).to_dicts()
         mine = [self.trades.setdefault(row["trade_id"], self._trade(batch.source, row)) for row in found]
@@ -164,7 +164,7 @@ async def test_killed_while_trades_are_corrected(tmp_path: Path) -> None:
             await asyncio.sleep(2)
             correcting = asyncio.create_task(corrector.run())
             for _ in range(kills_wanted(3)):
-                await asyncio.sleep(dice.uniform(0.5, 3.0))
+                await asyncio.sleep(dice.uniform(1.0, 6.0))
                 await app.kill()
                 await app.start()
             await asyncio.sleep(1)

@@ -160,6 +160,47 @@ async def test_what_came_before_a_move_is_known_again_after_it(
 
 
 @pytest.mark.thorough
+async def test_trades_of_the_log_before_are_corrected_in_the_log_of_now(
+    serve: Serve, postgres_dsn: str, kafka: str, topic: str
+) -> None:
+    """Corrections move too: the same again changes nothing, and a trade of the log before can be cancelled."""
+    with_kafka = on_kafka(kafka, topic)
+    symbol = SYMBOLS[2]
+    sent = [trade(symbol, T0 + timedelta(seconds=at), 10.0 + at, 1, str(at)) for at in range(6)]
+    later = (T0 + timedelta(minutes=1)).isoformat()
+    fixes = [{"symbol": symbol, "ts": later, "trade_id": str(at)} for at in range(3)]
+    fixes[1] |= {"price": 50, "size": 2}
+    phases = [("postgres", ON_POSTGRES), ("kafka", with_kafka), ("postgres", ON_POSTGRES)]
+    stand = {str(at): 10.0 + at for at in range(6)}
+    for phase, (target, settings) in enumerate(phases):
+        if phase:
+            await move(postgres_dsn, with_kafka, target)
+        async with serve(postgres_dsn, **settings) as client:
+            answer = await post(client, sent)
+            assert (answer["accepted"], answer["duplicates"]) == ((0, 6) if phase else (6, 0)), f"on {target}"
+            if phase:
+                assert await corrected(client, *fixes[:phase]) == 0
+            assert await corrected(client, fixes[phase]) == 1
+            stand.pop(str(phase))
+            if phase == 1:
+                stand["1"] = 50
+
+            async def are_served(client: httpx2.AsyncClient = client) -> bool:
+                answer = await client.get("/ticks/latest", params={"symbol": symbol})
+                return {one["trade_id"]: one["price"] for one in answer.json()["ticks"]} == stand
+
+            await until(are_served, f"that the right trades are served on {target}")
+    assert await rows(postgres_dsn, "SELECT high, low, trade_count FROM bars_1m") == [(50, 13, 4)]
+
+
+async def corrected(client: httpx2.AsyncClient, *fixes: Tick) -> int:
+    answer = await client.post("/ticks/corrections?provider=ours", json=list(fixes))
+    assert answer.status_code == 200, answer.text
+    accepted: int = answer.json()["accepted"]
+    return accepted
+
+
+@pytest.mark.thorough
 async def test_move_works_in_what_a_killed_app_left(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str, tmp_path: Path
 ) -> None:

@@ -139,9 +139,9 @@ class Intake:
 
     async def encode(self, fresh: pl.DataFrame, submission: Submission) -> pl.DataFrame:
         """Return sifted rows as the log stores them. It may be called again after a fault of the database."""
-        encode = getattr(self._encoder, submission.kind)
-        encoded: pl.DataFrame = await encode(fresh, submission.feed, submission.received_at)
-        return encoded
+        encoder = self._encoder
+        encode = {"ticks": encoder.ticks, "bars": encoder.bars, "corrections": encoder.corrections}[submission.kind]
+        return await encode(fresh, submission.feed, submission.received_at)
 
     def warnings(self, encoded: pl.DataFrame, submission: Submission) -> tuple[str, ...]:
         """Return the warnings for the sender of accepted rows."""
