@@ -46,6 +46,7 @@ from stockpulse.api.context import Context
 from stockpulse.api.limits import MAX_FRAME_BYTES
 from stockpulse.api.patience import Patience
 from stockpulse.api.request_log import RequestLog
+from stockpulse.api.stream import asyncapi
 from stockpulse.api.stream import routes as stream
 from stockpulse.api.time_params import accepted_zones
 from stockpulse.errors import CannotStart
@@ -59,7 +60,20 @@ _PREFIX: Final = "/api/v1"
 
 log = structlog.get_logger(__name__)
 
-_READING: Final = (symbols, providers, prices, ticks, bars, data, coverage, analytics, signals, dead_letters, stream)
+_READING: Final = (
+    symbols,
+    providers,
+    prices,
+    ticks,
+    bars,
+    data,
+    coverage,
+    analytics,
+    signals,
+    dead_letters,
+    stream,
+    asyncapi,
+)
 _TAKING: Final = (
     ticks.intake,
     corrections.router,

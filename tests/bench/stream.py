@@ -50,39 +50,37 @@ SYMBOLS = 100
 BATCHES_PER_SECOND = 100
 SUBSCRIBE = json.dumps({"action": "subscribe", "channel": "ticks", "symbols": "*"})
 STALL_SHARE = 0.01
+STALLED_SECONDS = 15
+COME_SECONDS = 120
+CLOSED_SLOW = 4008
 
 
 # Clients, in their own process --------------------------------------------------------------------
 
 
-async def read(
-    uri: str, began: Any, until: float, lags: list[float], counts: dict[str, int], *, measures: bool
-) -> None:
+async def read(uri: str, began: Any, lags: list[float], counts: dict[str, int], *, measures: bool) -> None:
+    """Read until cancelled."""
     async with connect(uri, compression=None, max_size=None, ping_interval=None) as client:
         await client.recv()
         await client.send(SUBSCRIBE)
         await client.recv()
         with began.get_lock():
             began.value += 1
-        with suppress(TimeoutError, Exception):
-            async with asyncio.timeout(until - time.time()):
-                async for frame in client:
-                    now = time.time()
-                    counts["frames"] += 1
-                    counts["bytes"] += len(frame)
-                    if not measures:
-                        counts["messages"] += frame.count('"type":"data"')
-                        continue
-                    for message in orjson.loads(frame):
-                        counts["messages"] += 1
-                        counts["missed"] += message.get("rows", 0) if message["type"] == "missed" else 0
-                        if message["type"] == "data":
-                            counts["rows"] += len(message["rows"])
-                            lags += [now - row["price"] for row in message["rows"]]
+        async for frame in client:
+            now = time.time()
+            counts["frames"] += 1
+            counts["bytes"] += len(frame)
+            if not measures:
+                continue
+            for message in orjson.loads(frame):
+                counts["missed"] += message.get("rows", 0) if message["type"] == "missed" else 0
+                if message["type"] == "data":
+                    counts["rows"] += len(message["rows"])
+                    lags += [now - row["price"] for row in message["rows"]]
 
 
-async def stall(uri: str, began: Any, until: float, counts: dict[str, int]) -> None:
-    """Subscribe, then read nothing until near the end; then read what is left, and the code of the close."""
+async def stall(uri: str, began: Any, over: Any, counts: dict[str, int]) -> None:
+    """Subscribe, then read nothing until the end; then read what is left, and the code of the close."""
     async with connect(uri, compression=None, max_size=None, max_queue=1, ping_interval=None) as client:
         await client.recv()
         await client.send(SUBSCRIBE)
@@ -90,54 +88,57 @@ async def stall(uri: str, began: Any, until: float, counts: dict[str, int]) -> N
         client.transport.pause_reading()
         with began.get_lock():
             began.value += 1
-        while time.time() < until - 4:
+        while not over.value:
             await asyncio.sleep(0.2)
             client.transport.pause_reading()
         client.transport.resume_reading()
         told = False
         with suppress(Exception):
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(STALLED_SECONDS):
                 async for frame in client:
                     told = told or '"type":"missed"' in frame
         counts["told"] += told
-        counts["closed_4008"] += client.close_code == 4008
-        counts["cut_off"] += client.close_code not in (None, 4008)
+        counts["closed_4008"] += client.close_code == CLOSED_SLOW
+        counts["cut_off"] += client.close_code not in (None, CLOSED_SLOW)
 
 
-def run_clients(uri: str, number: int, stalled: int, measuring: int, began: Any, until: float, results: Any) -> None:
+def run_clients(uri: str, number: int, stalled: int, measuring: int, began: Any, over: Any, results: Any) -> None:
     lags: list[float] = []
-    counts: dict[str, int] = dict.fromkeys(
-        ("frames", "messages", "rows", "bytes", "missed", "told", "closed_4008", "cut_off"), 0
-    )
+    names = ("frames", "rows", "bytes", "missed", "told", "closed_4008", "cut_off")
+    counts: dict[str, int] = dict.fromkeys(names, 0)
 
     async def all_of_them() -> None:
-        tasks = [asyncio.create_task(stall(uri, began, until, counts)) for _ in range(stalled)]
+        stalling = [asyncio.create_task(stall(uri, began, over, counts)) for _ in range(stalled)]
+        reading = []
         for place in range(number - stalled):
-            tasks.append(asyncio.create_task(read(uri, began, until, lags, counts, measures=place < measuring)))
+            reading.append(asyncio.create_task(read(uri, began, lags, counts, measures=place < measuring)))
             if place % 20 == 0:
                 await asyncio.sleep(0.05)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while not over.value:
+            await asyncio.sleep(0.05)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, *stalling, return_exceptions=True)
 
     uvloop.run(all_of_them())
     results.put((lags, counts))
 
 
 @asynccontextmanager
-async def clients(uri: str, number: int, seconds: float, *, stalled: int = 0, measuring: int = 1) -> Any:
+async def clients(uri: str, number: int, *, stalled: int = 0, measuring: int = 1) -> Any:
     """Yield when all clients are there; afterwards `found` has their lags and counts."""
     context = multiprocessing.get_context("spawn")
-    began, results = context.Value("i", 0), context.Queue()
-    grace = 3 + number / 100
-    until = time.time() + seconds + grace
-    process = context.Process(target=run_clients, args=(uri, number, stalled, measuring, began, until, results))
+    began, over, results = context.Value("i", 0), context.Value("b", 0), context.Queue()
+    process = context.Process(target=run_clients, args=(uri, number, stalled, measuring, began, over, results))
     process.start()
-    found: dict[str, Any] = {"until": until}
-    deadline = time.monotonic() + 60
-    while began.value < number and time.monotonic() < deadline:
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + COME_SECONDS
+    while began.value < number:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"only {began.value} of {number} clients have come")
         await asyncio.sleep(0.02)
-    if began.value < number:
-        raise RuntimeError(f"only {began.value} of {number} clients have come")
     yield found
+    over.value = 1
     found["lags"], found["counts"] = await asyncio.to_thread(results.get)
     await asyncio.to_thread(process.join)
 
@@ -252,8 +253,9 @@ async def echo(rate: int, seconds: float, rows: int) -> dict[str, float]:
 
 
 async def latency(context: Any, uri: str, rate: int, seconds: float) -> dict[str, Any]:
-    async with clients(uri, 1, seconds) as found:
+    async with clients(uri, 1) as found:
         durable = await send_ticks(context, rate, seconds)
+        await asyncio.sleep(0.5)
     rows = max(rate // BATCHES_PER_SECOND, 1)
     return {
         "ticks_per_second": rate,
@@ -278,7 +280,7 @@ async def bare_broadcast(number: int, frame: bytes, seconds: float) -> float:
 
     async with serve(handle, "127.0.0.1", 0, compression=None, ping_interval=None) as listening:
         uri = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        async with clients(uri, number, seconds, measuring=0) as found:
+        async with clients(uri, number, measuring=0) as found:
             sent, begin = 0, time.perf_counter()
             text = frame.decode()
             while time.perf_counter() < begin + seconds:
@@ -297,7 +299,7 @@ async def fan_out(context: Any, uri: str, number: int, seconds: float) -> dict[s
     hub, rows = context.hub, 10
     family = (Channel.TICKS, "", "")
     frame = hub._served.ticks(await logged(context, rows))
-    async with clients(uri, number, seconds, measuring=0) as found:
+    async with clients(uri, number, measuring=0) as found:
         before, begin = hub.traffic.messages, time.perf_counter()
         while time.perf_counter() < begin + seconds:
             hub.publish(family, Change.NEW, Batch(frame))
@@ -346,7 +348,7 @@ async def stalling(context: Any, uri: str, number: int, rate: int, seconds: floa
     figures = []
     process = psutil.Process()
     for stalled in (0, max(int(number * STALL_SHARE), 1)):
-        async with clients(uri, number, seconds, stalled=stalled, measuring=5) as found:
+        async with clients(uri, number, stalled=stalled, measuring=5) as found:
             memory, most = process.memory_info().rss, [0]
             watching = threading.Event()
 

@@ -122,6 +122,10 @@ class Subscriber:
             self._came.clear()
         return taken
 
+    def is_empty(self) -> bool:
+        """Return True if no message waits."""
+        return not (self._waiting or self._newest or self._missing)
+
     async def wait(self) -> bool:
         """Wait until there is a message; return False once the subscription has ended."""
         await self._came.wait()

@@ -20,7 +20,7 @@ MOST_INDICATORS: Final = 100
 MOST_SNAPSHOT_ROWS: Final = 50_000
 MOST_REQUESTS: Final = 100
 """The maximum number of requests in a frame."""
-_LONGEST_WINDOW: Final = 1440
+LONGEST_WINDOW: Final = 1440
 
 CHANNELS: Final = tuple(channel for channel in Channel if channel not in SHOWN)
 
@@ -128,7 +128,7 @@ def read_request(fields: Mapping[str, Any]) -> Request:
         interval=_interval(fields) if "interval" in known else None,
         forming=_flag(fields, "forming") if "forming" in known else False,
         indicators=_indicators(fields) if "indicators" in known else "",
-        minutes=_number(fields, "minutes", 5, 1, _LONGEST_WINDOW) if "minutes" in known else 0,
+        minutes=_number(fields, "minutes", 5, 1, LONGEST_WINDOW) if "minutes" in known else 0,
         snapshot=_number(fields, "snapshot", 0, 0, MOST_SNAPSHOT_ROWS),
         start=_start(fields),
         resume=_resume(fields),

@@ -111,7 +111,8 @@ class Session:
                 messages = self.subscriber.take(_FRAME_ROWS)
                 if messages:
                     await self._send([self._encoded(one) for one in messages])
-            await asyncio.sleep(0)
+            if not self.subscriber.is_empty():
+                await asyncio.sleep(0)  # a client that always has messages must not hold the event loop
 
     def _encoded(self, message: Any) -> bytes:
         if isinstance(message, Missed):
