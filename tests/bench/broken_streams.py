@@ -114,6 +114,7 @@ class Breaker:
         self._fake = fake
         self._network = network
         self._feed = context.feeds["alpaca"]
+        self._pool = context.pool
         self._random = random.Random(seed)
         self.figures = Figures()
 
@@ -123,10 +124,17 @@ class Breaker:
         await self._until(lambda: self._feed.phase is Phase.LIVE)
         for number in range(faults):
             await trader.amend()
+            await self._are_stored(trader.cancelled + trader.corrected)
             await asyncio.sleep(self._random.uniform(0.2, 0.6))
             kind = kinds[number % len(kinds)] if number < len(kinds) else self._random.choice(kinds)
             self.figures.faults[kind] += 1
             await (self._slow() if kind in MILD else self._broken(kind))
+
+    async def _are_stored(self, corrections: int) -> None:
+        """Wait until all cancels and corrections have arrived: one that a break swallows cannot be asked for later."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await self._pool.fetchval("SELECT count(*) FROM corrections") < corrections:
+                await asyncio.sleep(0.02)
 
     async def _slow(self) -> None:
         self._network.latency_seconds = LATENCY_SECONDS
@@ -279,9 +287,11 @@ async def measured(dsn: str, faults: int, seed: int, encoding: str) -> dict[str,
             await breaker.run(faults, trader)
             fake.switches.answers = []
             await all_filled(context)
+            gaps = await context.pool.fetch("SELECT state, count(*) FROM feed_gaps GROUP BY state")
             trading.cancel()
             await all_processed(context)
             return breaker_figures(breaker.figures, context) | {
+                "gaps": {row["state"]: row["count"] for row in gaps},
                 "seconds": round(time.perf_counter() - started, 1),
                 "cancelled": trader.cancelled,
                 "corrected": trader.corrected,
@@ -313,7 +323,6 @@ def breaker_figures(figures: Figures, context: Context) -> dict[str, Any]:
         "noticed": {way: {"count": len(times)} | quantiles(times) for way, times in sorted(figures.noticed.items())},
         "recovered": quantiles(figures.recovered),
         "reconnects": feed.reconnects,
-        "gaps": dict(feed.gaps),
         "messages": feed.messages,
     }
 

@@ -114,7 +114,7 @@ class RoughNetwork:
 
     async def _deliver(self, link: _Link, under_way: _UnderWay, target: asyncio.StreamWriter) -> None:
         clock = asyncio.get_running_loop().time
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop raises the latter for a closed connection
             while True:
                 at, data = await under_way.get()
                 await asyncio.sleep(at - clock())
