@@ -34,33 +34,37 @@ class ReplyRecorder:
         self._arrived = asyncio.Event()
         self.dropped = 0
         """Replies that were not stored, since the queue was full."""
+        self._said = 0
 
     def record(self, reply: Reply, outcome: str) -> None:
         """Queue a reply with its outcome; drop it if the queue is full."""
         size = min(len(reply.body), LONGEST_BODY)
         if self._queue and self._queued_bytes + size > _QUEUE_BYTES:
-            self._drop(reply)
+            self.dropped += 1
             return
         self._queue.append((reply, outcome))
         self._queued_bytes += size
         self._arrived.set()
-
-    def _drop(self, reply: Reply) -> None:
-        if self.dropped == 0:
-            log.warning("replies arrive faster than they are stored; some are not kept", provider=reply.provider)
-        self.dropped += 1
 
     async def run(self) -> None:
         """Write queued replies until cancelled, and trim the table every minute."""
         loop = asyncio.get_running_loop()
         while True:
             await self._store.trim(self._now() - self._kept, self._most_bytes)
+            self._say_dropped()
             trim_at = loop.time() + _TRIM_SECONDS
             while loop.time() < trim_at:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(trim_at):
                         await self._arrived.wait()
                 await self._write_next()
+
+    def _say_dropped(self) -> None:
+        if self.dropped > self._said:
+            log.warning(
+                "replies came faster than they were stored; some are not kept", replies=self.dropped - self._said
+            )
+            self._said = self.dropped
 
     async def _write_next(self) -> None:
         if batch := list(itertools.islice(self._queue, _BATCH)):
