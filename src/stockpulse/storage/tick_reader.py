@@ -173,6 +173,8 @@ class TickReader:
         older = _older(source, chunks)
         if older.newest is not None and older.newest < part.start:
             return found
+        if part.descending and not older.may_hold_later_than(found, part.limit):
+            return found
         order, beyond = ("DESC", "<") if part.descending else ("ASC", ">")
         async with self._pool.acquire() as connection:
             first, end = from_micros(part.start), from_micros(part.end)

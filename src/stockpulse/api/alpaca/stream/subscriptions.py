@@ -50,7 +50,7 @@ class Subscriptions:
             found[channel] = self[channel] | names if add else self[channel] - names
         if sum(map(len, found.values())) > _MOST_SYMBOLS:
             raise StreamError(405)
-        return type(self)(self.channels, found)
+        return self if found == self.symbols else type(self)(self.channels, found)
 
     def message(self) -> dict[str, object]:
         """Return all subscriptions, as every change is answered."""
