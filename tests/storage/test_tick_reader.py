@@ -11,6 +11,7 @@ from stockpulse.ingest.feed import Feed
 from stockpulse.journal.segments import first_offset
 from stockpulse.market.clocks import Clock
 from stockpulse.market.times import micros
+from stockpulse.storage.tick_cursor import TickCursor
 from stockpulse.storage.tick_reader import SERVED_TICKS
 from stockpulse.testing import SetClock
 from store_stack import DAY, MINUTE, NOW, SECOND, bar, frame_of_ticks, stack, tick
@@ -69,12 +70,28 @@ async def assert_reads_are(scan, parts, symbol, limit, start, end):
     ):
         assert found[here].to_list() == wanted[name].to_list(), here
     assert set(found["provider"]) <= {"sender"}
+    newest = await parts.ticks.newest_price(parts.symbol(symbol))
+    assert newest["price"].to_list() == wanted["price"].head(1).to_list()
     summary = await parts.ticks.summary(parts.symbol(symbol).id, start, end)
     inside = scan.within(symbol, start, end)
     assert summary.count == len(inside)
     assert (summary.min_price, summary.max_price) == (inside["price"].min(), inside["price"].max())
     assert summary.avg_price == (pytest.approx(inside["price"].mean()) if len(inside) else None)
     assert summary.sum_volume == inside["size"].sum()
+
+
+async def assert_pages_are(scan, parts, limit, start, end, *, descending):
+    """All pages together have each tick of all symbols once, by symbol, then by time and offset."""
+    symbols = [parts.symbol(name) for name in reversed(SYMBOLS) if name in parts.names.symbols]
+    found, cursor, first = [], None, True
+    while first or cursor is not None:
+        page = await parts.ticks.page(symbols, start, end, limit, cursor, descending=descending)
+        assert len(page.ticks) <= limit
+        assert page.next is None or len(page.ticks) == limit
+        cursor, first = None if page.next is None else TickCursor.decode(page.next.encode()), False
+        found += page.ticks.select("symbol", "event_time", "price", "volume").rows()
+    wanted = [scan.within(name, start, end).sort("ts", "place", descending=descending) for name in SYMBOLS]
+    assert found == pl.concat(wanted).select("symbol", "ts", "price", "size").rows()
 
 
 @pytest.mark.thorough
@@ -103,10 +120,15 @@ async def test_reads_are_those_of_a_scan(postgres_dsn, seed):
                 if symbol in parts.names.symbols:
                     start, end = sorted(NOW - int(n) * SECOND for n in random.integers(-20, 1000, 2))
                     await assert_reads_are(scan, parts, symbol, int(random.choice([1, 2, 7, 50, 5000])), start, end)
+            if round_number % 6 == 5:
+                for descending in (False, True):
+                    await assert_pages_are(scan, parts, 40, NOW - 800 * SECOND, NOW, descending=descending)
         assert len(parts.segments.sealed) > 3
     async with stack(postgres_dsn, segment_rows=120, memory_rows=int(random.choice([0, 1000]))) as parts:
         for symbol in SYMBOLS:
             await assert_reads_are(scan, parts, symbol, 70, NOW - MINUTE, NOW + SECOND)
+        for limit, descending in ((1000, False), (1000, True), (7, True)):
+            await assert_pages_are(scan, parts, limit, NOW - 100 * SECOND, NOW, descending=descending)
 
 
 def unique(frame, number):
