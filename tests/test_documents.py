@@ -164,7 +164,7 @@ class TestCommands:
 
     def test_the_options_of_replay(self):
         options = {
-            one.opts[0]: one.default
+            one.opts[0]: one.default or ""
             for one in typer.main.get_command(cli).commands["replay"].params
             if one.param_type_name == "option"
         }

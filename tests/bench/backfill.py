@@ -44,6 +44,7 @@ PAGE = 10_000
 LIVE = 20
 LIVE_PAUSE_SECONDS = 0.1
 PER_MINUTE = 200
+READY_SECONDS = 300
 INTERVALS = {"1Day": D1, "5Min": M5}
 CALENDAR = trading_calendar("XNYS")
 
@@ -186,7 +187,7 @@ async def watch(app: App, fake: Fake, symbol: str, into: list[float]) -> None:
                 status, body = await app.get(f"/ticks/latest?symbol={symbol}&limit=1")
                 now = time.time()
                 ticks = body["ticks"] if status == 200 else []
-                newest = int(ticks[0]["size"]) if ticks else seen
+                newest = int(ticks[0]["volume"]) if ticks else seen
                 fake.read()
                 if newest > seen and newest in fake.sent:
                     into.append(now - fake.sent[newest])
@@ -199,6 +200,15 @@ async def history_done(app: App) -> bool:
     _, body = await app.get("/backfill")
     runs = body["backfills"]
     return bool(runs) and all(run["completed_at"] for run in runs)
+
+
+async def stored(app: App) -> None:
+    """Wait until all bars are stored."""
+    while True:
+        _, body = await app.get("/health")
+        if not any(shard["unprocessed"] or shard["unflushed"] for shard in body["shards"].values()):
+            return
+        await asyncio.sleep(0.1)
 
 
 def moments(pages: int, kills: int) -> Iterator[int]:
@@ -227,7 +237,8 @@ async def measured(options: argparse.Namespace) -> dict[str, object]:
 
 async def delays_alone(app: App, fake: Fake, symbol: str, options: argparse.Namespace) -> dict[str, float]:
     """Return the delays of live trades without a backfill."""
-    await app.start()
+    app.spawn()
+    await app.wait_ready(READY_SECONDS)
     found: list[float] = []
     watching = asyncio.create_task(watch(app, fake, symbol, found))
     await app.caught_up()
@@ -251,20 +262,23 @@ async def killed_and_restarted(app: App, fake: Fake, symbol: str, options: argpa
     upcoming, kills = next(kill_at, None), 0
     found: list[float] = []
     started = time.monotonic()
-    await app.start()
+    app.spawn()
+    await app.wait_ready(READY_SECONDS)
     watching = asyncio.create_task(watch(app, fake, symbol, found))
     while not await history_done(app):
         pages, _ = await fake.counts()
         if upcoming is not None and sum(pages.values()) >= upcoming:
             await app.kill()
             await asyncio.sleep(0.2)
-            await app.start()
+            app.spawn()
+            await app.wait_ready(READY_SECONDS)
             upcoming, kills = next(kill_at, None), kills + 1
             print(f"killed and restarted {kills} times, after {pages}", file=sys.stderr, flush=True)
         await asyncio.sleep(0.05)
     watching.cancel()
     pages, refused = await fake.counts()
     seconds = time.monotonic() - started
+    await stored(app)
     return {
         "seconds": round(seconds, 1),
         "kills": kills,

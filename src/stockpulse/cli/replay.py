@@ -36,6 +36,7 @@ from stockpulse.providers.trade_conditions import RULES
 
 _BATCH_ROWS: Final = 50_000
 _SHOWN_REJECTS: Final = 5
+_AUTO: Final = "auto"
 _CHECKED_SYMBOLS: Final = 20
 """The number of symbols whose bars are looked up before a replay, for the warning."""
 
@@ -58,9 +59,11 @@ def replay(
     url: Annotated[str, typer.Option(help="The address of the server.")] = "http://127.0.0.1:8000",
     calendar: Annotated[str, typer.Option(help="Trading calendar of new symbols: XNYS, 24/7, …")] = "XNYS",
     conditions: Annotated[
-        str | None,
-        typer.Option(help=f"The rule for trade conditions: {', '.join(RULES)}. Default: the provider's own, or all."),
-    ] = None,
+        str,
+        typer.Option(
+            help=f"The rule for trade conditions: {', '.join(RULES)}; auto: that of the provider of a day, or all."
+        ),
+    ] = _AUTO,
     provider: Annotated[str, typer.Option(help="The name under which the trades are stored.")] = "replay",
     symbols: Annotated[
         str | None, typer.Option(help="The symbols of a day of a provider, separated by commas.")
@@ -84,7 +87,7 @@ def replay(
                 for name, day in zip(files, days, strict=True)
             ]
             recordings = [ReplayProvider(path, factor, calendar, batch_rows=_BATCH_ROWS) for path in paths]
-            rule = conditions or _rule_of(days, bars=bars)
+            rule = _rule_of(days, bars=bars) if conditions == _AUTO else conditions
             asyncio.run(_replay(recordings, url, rule, provider, tally))
     except asyncio.CancelledError:
         raise StockPulseError("stopped before the end") from None
