@@ -141,7 +141,7 @@ class FeedGapLog:
                 return
             start = mark - OVERLAP
         one.id = await self._gaps.begin(self._provider.name, start, one.why)
-        log.warning("a feed has a gap", provider=self._provider.name, since=start, why=one.why)
+        log.warning("a feed has a gap", provider=self._provider.name, since=start.isoformat(), why=one.why)
         await self._count()
 
     async def _count(self) -> None:

@@ -130,7 +130,12 @@ class GapFiller:
             await self._fill_symbols(gap, symbols)
         await self.gaps.finish(gap.id, self.now())
         self.backoff.reset()
-        log.info("a gap of a feed is filled", provider=self.source.name, since=gap.start, until=_end(gap))
+        log.info(
+            "a gap of a feed is filled",
+            provider=self.source.name,
+            since=gap.start.isoformat(),
+            until=_end(gap).isoformat(),
+        )
 
     async def _symbols(self, gap: FeedGap) -> list[str]:
         """Return the symbols of a gap that have a session within it, and that the provider has not refused."""
@@ -231,7 +236,12 @@ class GapFiller:
             await self._try_later(gap, str(fault), young.total_seconds())
             return
         await self.gaps.fail(gap.id, str(fault), GapState.CANNOT)
-        log.warning("a gap of a feed cannot be filled", provider=self.source.name, since=gap.start, why=str(fault))
+        log.warning(
+            "a gap of a feed cannot be filled", provider=self.source.name, since=gap.start.isoformat(), why=str(fault)
+        )
+
+    def _said(self, gap: FeedGap) -> dict[str, str]:
+        return {"provider": self.source.name, "since": gap.start.isoformat(), "until": _end(gap).isoformat()}
 
     async def _try_later(self, gap: FeedGap, problem: str, seconds: float) -> None:
         await self.gaps.fail(gap.id, problem, GapState.OPEN)

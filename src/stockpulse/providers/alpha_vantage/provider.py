@@ -41,7 +41,10 @@ _DELAYS: Final = {"": 0.0, "delayed": 900.0, "realtime": 0.0}
 _USUAL_CLOSE: Final = time(16)
 
 KEY: Final = Option(
-    "key", ("STOCKPULSE_ALPHA_VANTAGE_KEY", "ALPHA_VANTAGE_API_KEY"), "The key of Alpha Vantage.", secret=True
+    "key",
+    ("STOCKPULSE_ALPHA_VANTAGE_KEY", "ALPHA_VANTAGE_API_KEY"),
+    "The key of Alpha Vantage; there are free ones at alphavantage.co.",
+    secret=True,
 )
 URL: Final = Option(
     "url", ("STOCKPULSE_ALPHA_VANTAGE_URL",), "The address of its API.", default="https://www.alphavantage.co"

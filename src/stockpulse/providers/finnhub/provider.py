@@ -33,7 +33,7 @@ _WINDOWS: Final = {"1m": timedelta(days=30), "5m": timedelta(days=30), "1d": tim
 KEY: Final = Option(
     "key",
     ("STOCKPULSE_FINNHUB_KEY", "FINNHUB_API_KEY"),
-    "The key of Finnhub; there are free ones on its website.",
+    "The key of Finnhub; there are free ones at finnhub.io.",
     secret=True,
 )
 URL: Final = Option("url", ("STOCKPULSE_FINNHUB_URL",), "The address of its API.", "https://finnhub.io/api/v1")

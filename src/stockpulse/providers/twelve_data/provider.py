@@ -28,7 +28,7 @@ _SILENCE_HEARTBEATS: Final = 2
 KEY: Final = Option(
     "key",
     ("STOCKPULSE_TWELVEDATA_KEY", "TWELVE_DATA_API_KEY"),
-    "The key of Twelve Data; there are free ones on its website.",
+    "The key of Twelve Data; there are free ones at twelvedata.com.",
     secret=True,
 )
 URL: Final = Option("url", ("STOCKPULSE_TWELVEDATA_URL",), "The address of its API.", "https://api.twelvedata.com")
