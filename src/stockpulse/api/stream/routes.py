@@ -15,6 +15,7 @@ from stockpulse.api.stream.requests import read_request
 from stockpulse.api.stream.session import Send, Session
 from stockpulse.api.stream.snapshots import Snapshots
 from stockpulse.errors import StockPulseError
+from stockpulse.hub.subscriber import SLOW
 
 router = APIRouter(tags=["stream"])
 
@@ -78,9 +79,11 @@ async def _close(socket: WebSocket, session: Session) -> None:
     closing = session.subscriber.closing
     if closing is None or socket.client_state is WebSocketState.DISCONNECTED:
         return
+    missed = session.subscriber.missed
+    reason = f"too slow: {missed:,} rows were missed" if closing is SLOW else closing.reason
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
-            await socket.close(closing.code, closing.reason)
+            await socket.close(closing.code, reason)
     except (TimeoutError, WebSocketDisconnect, RuntimeError):  # it reads nothing, or has gone
         return
 
