@@ -27,7 +27,7 @@ from client_server import MINUTES, START, SYMBOLS, price_of
 
 from app_process import AppProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.xdist_group("clients")]
 
 END = START + timedelta(minutes=MINUTES)
 

@@ -14,7 +14,7 @@ from client_streams import WAIT_SECONDS, Received, running, subscribed
 
 from app_process import AppProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.xdist_group("clients")]
 
 FEED = {"provider": "recorded", "clock": "event"}
 
