@@ -26,6 +26,6 @@ def test_the_document_holds(tmp_path: Path, compiled: Path) -> None:
             [*command, f"{app.url}/openapi.json"], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Tested: 35" in done.stdout
+        assert "Tested: 36" in done.stdout
         assert httpx2.get(f"{app.url}/symbols").status_code == 200
         assert "request_failed" not in app.log.read_text()
