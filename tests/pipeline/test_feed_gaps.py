@@ -20,7 +20,7 @@ from stockpulse.providers.faults import (
     Unreachable,
     WrongKey,
 )
-from stockpulse.testing import ScriptedProvider, SetClock, bars_frame, ticks_frame
+from stockpulse.testing import ScriptedProvider, SetClock, bars_frame, corrections_frame, ticks_frame
 from store_stack import DAY, HOUR, MINUTE, NOW, SECOND, bar, stack, tick
 
 BROKEN = Unreachable("the stream of scripted is broken off")
@@ -36,6 +36,7 @@ class Vendor(ScriptedProvider):
         super().__init__(script, can_wait=False, live=True, **options)
         self.past = []
         self.faults = []
+        self.taken_back = []
         self.asked = []
 
     async def trades(self, symbols, start, end):
@@ -45,6 +46,8 @@ class Vendor(ScriptedProvider):
         rows = [one for one in self.past if one["symbol"] in symbols and start <= one["ts"] < end]
         if rows:
             yield ticks_frame(*rows)
+        if self.taken_back:
+            yield corrections_frame(*self.taken_back)
 
 
 def trade(seconds, symbol="A", **fields):
@@ -234,6 +237,15 @@ class TestFillingWithTrades:
         assert vendor.asked == [(("A",), NOW + 50 * SECOND, NOW + 120 * SECOND)]
         assert sum(row["trade_count"] for row in await parts.between("A", M1)) == 7
         assert story.clock() >= NOW + 135 * SECOND  # when the provider has them for sure
+        await story.close()
+
+    async def test_takes_back_what_was_cancelled_meanwhile(self, parts):
+        vendor = Vendor()
+        vendor.past = [trade(55), trade(80)]
+        vendor.taken_back = [{"symbol": "A", "ts": NOW + 60 * SECOND, "trade_id": "A60"}]
+        story = await interrupted(parts, vendor)
+        assert [row[3:] for row in await story.fill()] == [("filled", 2)]
+        assert sum(row["trade_count"] for row in await parts.between("A", M1)) == 4  # at 0, 55, 80 and 120 seconds
         await story.close()
 
     async def test_goes_on_where_it_was(self, parts):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -16,24 +16,15 @@ from stockpulse.ingest.feed import Feed, Receipt
 from stockpulse.ingest.new_names import NewNames
 from stockpulse.ingest.redelivery import KEY, Redeliveries
 from stockpulse.ingest.validate import Validated, refuse, validate_bars, validate_corrections, validate_ticks
+from stockpulse.market.schemas import Kind
 
 _LISTED: Final = 5
-
-Kind = Literal["ticks", "bars", "corrections"]
-"""The rows of a batch: TICKS, BARS or CORRECTIONS."""
 
 VALIDATE: Final = {"ticks": validate_ticks, "bars": validate_bars, "corrections": validate_corrections}
 """The check of each kind of rows."""
 
 FindTrades = Callable[[pl.DataFrame, str], Awaitable[pl.DataFrame]]
 """Finds trades of a provider in the database; see `RedeliveryWindow.times_of`."""
-
-
-def kind_of(frame: pl.DataFrame) -> Kind:
-    """Return the kind of a frame of TICKS, BARS or CORRECTIONS."""
-    if "new_trade_id" in frame.columns:
-        return "corrections"
-    return "bars" if "interval" in frame.columns else "ticks"
 
 
 @dataclass(frozen=True)

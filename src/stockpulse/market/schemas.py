@@ -3,7 +3,7 @@
 Times are UTC microseconds. Prices are in the currency of the symbol, sizes and volumes in its units.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
@@ -54,6 +54,17 @@ CORRECTIONS: Final = pl.Schema(
         "new_trade_id": pl.String(),  # of the right trade; null: the id stays
     }
 )
+
+Kind = Literal["ticks", "bars", "corrections"]
+"""The rows of a frame: TICKS, BARS or CORRECTIONS."""
+
+
+def kind_of(frame: pl.DataFrame) -> Kind:
+    """Return the kind of a frame; its columns tell."""
+    if "new_trade_id" in frame.columns:
+        return "corrections"
+    return "bars" if "interval" in frame.columns else "ticks"
+
 
 # Flags of a tick: the parts of a bar that it counts for. They are added up.
 COUNTS_FOR_PRICE: Final = 1  # open, high, low and close; together with volume it is part of the vwap

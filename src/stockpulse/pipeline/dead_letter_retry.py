@@ -7,9 +7,9 @@ from typing import Final
 import polars as pl
 
 from stockpulse.ingest.feed import Feed
-from stockpulse.ingest.intake import VALIDATE, kind_of
+from stockpulse.ingest.intake import VALIDATE
 from stockpulse.journal.codecs.json_codec import JsonCodec
-from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS, kind_of
 from stockpulse.market.symbology import PROVIDER
 from stockpulse.pipeline.ingestor import Ingestor
 from stockpulse.providers.trade_conditions import RULES, all_count

@@ -23,7 +23,7 @@ from stockpulse.aio.backoff import Backoff
 from stockpulse.ingest.pieces import BULK_ROWS
 from stockpulse.market.calendars import trading_calendar
 from stockpulse.market.intervals import M1
-from stockpulse.market.schemas import TICKS
+from stockpulse.market.schemas import TICKS, kind_of
 from stockpulse.market.symbology import Names
 from stockpulse.market.times import DAY_MICROS, micros
 from stockpulse.pipeline.feed_gap_log import show_gaps
@@ -174,10 +174,13 @@ class GapFiller:
 
     async def _ask_for_trades(self, gap: FeedGap, start: datetime, end: datetime, symbols: Sequence[str]) -> None:
         await self.ingestor.submit(TICKS.to_frame(), self.source.feed)  # live ticks that came before are stored now
-        async for ticks in self.source.provider.trades(symbols, start, end):
-            if ticks["trade_id"].null_count():
+        async for frame in self.source.provider.trades(symbols, start, end):
+            if kind_of(frame) == "corrections":  # they may have been sent while the stream was broken
+                await self.ingestor.amend(frame, self.source.feed)
+                continue
+            if frame["trade_id"].null_count():
                 raise _NoTrades(f"trades of {self.source.name} have no ids: they could be stored twice")
-            missing = await self.stored.without(ticks, self.source.name)
+            missing = await self.stored.without(frame, self.source.name)
             await self.gaps.fill(gap.id, start, await self._submit(missing, of_bars=False))
 
     # Bars ---------------------------------------------------------------------------------------

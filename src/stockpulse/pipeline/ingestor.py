@@ -24,11 +24,12 @@ from stockpulse.aio.retry import retry
 from stockpulse.aio.row_queue import RowQueue
 from stockpulse.errors import DiskFull
 from stockpulse.ingest.feed import Feed, Receipt
-from stockpulse.ingest.intake import FindTrades, Intake, Kind, Submission, kind_of
+from stockpulse.ingest.intake import FindTrades, Intake, Submission
 from stockpulse.ingest.pieces import BULK_ROWS, combined, in_pieces
 from stockpulse.journal.records import Appended, Bars, Corrections, End, Forget, Journal, Ticks, Write
 from stockpulse.market.arrays import array_of
 from stockpulse.market.intervals import D1
+from stockpulse.market.schemas import Kind, kind_of
 from stockpulse.market.times import DAY_MICROS, from_micros
 from stockpulse.pipeline.forgetting import Forgotten
 from stockpulse.postgres.connect import TRANSIENT, is_transient

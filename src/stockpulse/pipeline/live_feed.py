@@ -13,7 +13,7 @@ import structlog
 
 from stockpulse.aio.backoff import Backoff
 from stockpulse.ingest.feed import Feed
-from stockpulse.ingest.intake import kind_of
+from stockpulse.market.schemas import kind_of
 from stockpulse.pipeline.feed_gap_log import FeedGapLog
 from stockpulse.pipeline.feed_state import FeedState
 from stockpulse.pipeline.ingestor import Ingestor

@@ -59,7 +59,10 @@ class Provider(Protocol):
         ...
 
     def trades(self, symbols: Sequence[str], start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield the trades of `symbols` with start <= ts < end, in the same order; no frames if there were none."""
+        """Yield the trades of `symbols` with start <= ts < end, in the same order; no frames if there were none.
+
+        Frames of CORRECTIONS may come between: trades of the range that the provider has taken back since.
+        """
         ...
 
     async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:

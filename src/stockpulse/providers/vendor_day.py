@@ -8,7 +8,7 @@ import polars as pl
 
 from stockpulse.errors import InvalidInput, NotFound
 from stockpulse.market.intervals import MINUTES_OF
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, TICKS, kind_of
 from stockpulse.providers.base import Capabilities, Provider
 
 _INTERVALS: Final = ("1m", "5m")
@@ -30,7 +30,7 @@ async def trades_of(
     elif not has.trades:
         raise InvalidInput("--bars", f"{provider.name} has no trades of the past; with --bars its bars are replayed")
     else:
-        frames = [frame async for frame in provider.trades(symbols, start, end)]
+        frames = [frame async for frame in provider.trades(symbols, start, end) if kind_of(frame) == "ticks"]
     ticks = pl.concat([frame.select(list(TICKS)) for frame in frames]) if frames else TICKS.to_frame()
     if not len(ticks):
         what = "bars" if bars else "trades"

@@ -6,7 +6,7 @@ provider = ScriptedProvider([trades, ConnectionError("hung up"), trades])
 """
 
 from stockpulse.testing.clock import SetClock
-from stockpulse.testing.frames import bars_frame, ticks_frame
+from stockpulse.testing.frames import bars_frame, corrections_frame, ticks_frame
 from stockpulse.testing.log import ScriptedLog, ScriptedProcess, ScriptedShardLog
 from stockpulse.testing.provider import ScriptedProvider
 
@@ -17,5 +17,6 @@ __all__ = [
     "ScriptedShardLog",
     "SetClock",
     "bars_frame",
+    "corrections_frame",
     "ticks_frame",
 ]

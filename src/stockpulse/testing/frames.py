@@ -1,11 +1,11 @@
-"""Frames of ticks and bars from a few rows."""
+"""Frames of ticks, bars and corrections from a few rows."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 
 
 def ticks_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
@@ -16,6 +16,11 @@ def ticks_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
 def bars_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
     """Return a frame of `BARS` with these rows; columns that a row does not name are null."""
     return _frame(BARS, rows)
+
+
+def corrections_frame(*rows: Mapping[str, Any]) -> pl.DataFrame:
+    """Return a frame of `CORRECTIONS` with these rows; columns that a row does not name are null."""
+    return _frame(CORRECTIONS, rows)
 
 
 def _frame(schema: pl.Schema, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:

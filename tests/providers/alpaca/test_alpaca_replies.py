@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.fakes.alpaca import nanos
-from stockpulse.ingest.intake import kind_of
-from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS, kind_of
 from stockpulse.providers.alpaca.actions import ACTIONS, actions_in
 from stockpulse.providers.alpaca.encoding import Json, MessagePack
 from stockpulse.providers.alpaca.replies import bars_in, bars_in_snapshots, frames_of, ticks_of, trades_in

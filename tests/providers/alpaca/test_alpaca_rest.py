@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from providers.alpaca.alpaca_provider import at, bar, provider_of, trade
 from providers.fakes.alpaca import KEY, SECRET, FakeAlpaca, rate_headers, text_of
-from stockpulse.market.schemas import BARS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
 from stockpulse.providers.faults import (
     BadReply,
     BadRequest,
@@ -183,8 +183,19 @@ class TestTrades:
             trade("2026-07-14T14:05:09Z", 4, u="corrected"),
         ]
         async with provider_of(fake, now=lambda: LATER) as provider:
-            ticks = await all_of(provider.trades(("AAPL",), OPEN, CLOSE))
+            ticks, cancels = [frame async for frame in provider.trades(("AAPL",), OPEN, CLOSE)]
         assert ticks["trade_id"].to_list() == ["1", "4"]
+        assert cancels.schema == CORRECTIONS
+        assert cancels.select("trade_id", "price").rows() == [("2", None), ("3", None)]
+
+    async def test_a_right_trade_with_the_id_of_the_wrong_one_is_not_cancelled(self, fake):
+        fake.trades["AAPL"] = [
+            trade("2026-07-14T14:05:09Z", 3, u="incorrect"),
+            trade("2026-07-14T14:05:09Z", 3, u="corrected"),
+        ]
+        async with provider_of(fake, now=lambda: LATER) as provider:
+            (ticks,) = [frame async for frame in provider.trades(("AAPL",), OPEN, CLOSE)]
+        assert ticks["trade_id"].to_list() == ["3"]
 
     @pytest.mark.parametrize(("feed", "asked"), [("iex", "iex"), ("sip", "sip"), ("delayed_sip", "sip")])
     async def test_they_are_of_the_feed_that_is_streamed(self, fake, feed, asked):

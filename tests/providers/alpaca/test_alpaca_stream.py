@@ -12,8 +12,7 @@ import structlog
 from providers.alpaca.alpaca_provider import at, bar, provider_of, trade
 from providers.fakes.alpaca import KEY, SECRET, FakeAlpaca
 from providers.fakes.rough_network import RoughNetwork
-from stockpulse.ingest.intake import kind_of
-from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS
+from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS, kind_of
 from stockpulse.providers.faults import (
     BadRequest,
     MuteStream,

@@ -23,6 +23,8 @@ from stockpulse.providers.alpaca.plan import OPTIONS, Plan, read_plan
 from stockpulse.providers.alpaca.replies import (
     bars_in,
     bars_in_snapshots,
+    cancels_in,
+    corrections_of,
     frames_of,
     ticks_of,
     trades_in,
@@ -160,13 +162,15 @@ class AlpacaProvider(ProviderBase):
                 return
 
     async def trades(self, symbols: Sequence[str], start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
-        """Yield trades of the live feed, without those that were cancelled or replaced."""
+        """Yield trades of the live feed, and the cancels of those that were taken back: they may be stored already."""
         pages = self._rest.trades(symbols, start, end, self._plan.rest_feed)
         async with contextlib.aclosing(pages):
             async for page in pages:
                 rows = trades_in(page)
                 if rows:
                     yield await offload.run(len(rows), partial(ticks_of, rows))
+                if cancels := cancels_in(page):
+                    yield corrections_of(cancels)
 
     async def latest(self, symbols: Sequence[str]) -> pl.DataFrame:
         """Return the latest trades: of all exchanges if the plan includes them, else of the live feed."""

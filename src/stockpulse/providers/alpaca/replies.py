@@ -93,6 +93,17 @@ def trades_in(reply: Any) -> list[Any]:
     return [row for row in rows if not (isinstance(row, dict) and row.get("u") in _TAKEN_BACK)]
 
 
+def cancels_in(reply: Any) -> list[Row]:
+    """Return the trades of a reply that were taken back and not replaced, as messages `x` of the stream.
+
+    A right trade may have the id of the wrong one: a cancel of this id would take back the right trade too.
+    """
+    rows = [row for row in _rows_in(reply, "trade") if isinstance(row, dict)]
+    replaced = {(row["S"], row.get("i")) for row in rows if row.get("u") == "corrected"}
+    gone = (row for row in rows if row.get("u") in _TAKEN_BACK and (row["S"], row.get("i")) not in replaced)
+    return [{**row, "T": "x"} for row in gone]
+
+
 def bars_in(reply: Any, interval: str) -> pl.DataFrame:
     """Return the bars of a reply, which are of one interval."""
     rows = _rows_in(reply, "bar")
