@@ -183,8 +183,10 @@ class TestNotStored:
             ]
             letters = await DeadLetterStore(parts.pool).newest(10)
             parts.clock.advance(2 * HOUR)
-            done = await retry(letters, parts.ingestor, "24/7", NOW + 2 * HOUR, SECOND)
+            clock = parts.names.providers[TAPE.provider].clock
+            done = await retry(letters, parts.ingestor, parts.names, "24/7", NOW + 2 * HOUR, SECOND)
             assert (len(done.done), len(done.refused)) == (1, 3)
+            assert parts.names.providers[TAPE.provider].clock is clock is Clock.EVENT
             await settled(parts)
             [row] = await parts.latest("A", M1, 5)
             assert (row["low"], row["high"], row["trade_count"]) == (5, 12, 3)

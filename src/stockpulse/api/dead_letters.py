@@ -86,6 +86,6 @@ async def retry_dead_letters(
     waiting = await letters.newest(limit, source=source, waiting=True)
     now = intake.now()
     tolerance = timedelta(seconds=intake.future_seconds)
-    outcome = await retry(waiting, intake.pipeline.intake, intake.default_calendar, now, tolerance)
+    outcome = await retry(waiting, intake.pipeline.intake, intake.names, intake.default_calendar, now, tolerance)
     await letters.mark_retried(outcome.done, now)
     return Outcome(retried=len(outcome.done), refused=outcome.refused)

@@ -1,11 +1,15 @@
 """The live feeds on /health."""
 
+import itertools
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from pydantic import BaseModel, Field
 
 from stockpulse.pipeline.feed_state import FeedState
+
+_LISTED: Final = 100
 
 
 class GapReport(BaseModel):
@@ -34,6 +38,11 @@ class FeedReport(BaseModel):
         None, examples=["2026-11-24T15:00:30Z"], description="the time at which a waiting feed is opened again"
     )
     symbols: int = Field(examples=[2], description="number of symbols that the feed follows")
+    refused_symbols: dict[str, str] = Field(
+        {},
+        examples=[{"SPX": "alpaca: symbol limit exceeded"}],
+        description="the symbols that the stream cannot follow, each with the reason; the first hundred",
+    )
     messages_sent: int = Field(
         examples=[3_600], description="ticks, bars and corrections that the provider has sent since the start"
     )
@@ -54,6 +63,7 @@ def feed_reports(feeds: Mapping[str, FeedState]) -> dict[str, FeedReport]:
             why=feed.why,
             until=feed.until,
             symbols=feed.symbols,
+            refused_symbols=dict(itertools.islice(feed.refused_symbols().items(), _LISTED)),
             messages_sent=feed.messages,
             last_message_at=feed.last_message_at,
             reconnects=feed.reconnects,

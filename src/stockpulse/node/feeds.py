@@ -1,5 +1,8 @@
 """The live feeds: a task for each provider, and for a stream two more, which list its gaps and fill them."""
 
+from functools import partial
+from types import MappingProxyType
+
 from stockpulse.errors import CannotStart, InvalidInput
 from stockpulse.node.node import Node
 from stockpulse.pipeline.feed_gap_log import FeedGapLog
@@ -22,7 +25,8 @@ def start_feeds(node: Node, pipeline: Pipeline) -> None:
     except InvalidInput as wrong:
         raise CannotStart(str(wrong)) from None
     for source in sources:
-        state = node.feeds[source.name] = FeedState(len(source.symbols))
+        refused = partial(getattr, source.provider, "refused_symbols", MappingProxyType({}))
+        state = node.feeds[source.name] = FeedState(len(source.symbols), refused)
         if source.has.ticks:
             gap_log = FeedGapLog(source.provider, FeedGaps(node.database.pool), state, node.timing.now)
             _start(source.provider, source, gap_log, state, node, pipeline)

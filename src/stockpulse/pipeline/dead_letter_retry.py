@@ -10,9 +10,9 @@ from stockpulse.ingest.feed import Feed
 from stockpulse.ingest.intake import VALIDATE
 from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS, kind_of
-from stockpulse.market.symbology import PROVIDER
+from stockpulse.market.symbology import PROVIDER, Names
 from stockpulse.pipeline.ingestor import Ingestor
-from stockpulse.providers.trade_conditions import RULES, all_count
+from stockpulse.providers.registry import installed_providers
 from stockpulse.storage.dead_letters import DeadLetter
 
 _NOBODY: Final = "retry"
@@ -27,7 +27,7 @@ class Retried:
 
 
 async def retry(
-    letters: list[DeadLetter], ingestor: Ingestor, calendar: str, now: datetime, tolerance: timedelta
+    letters: list[DeadLetter], ingestor: Ingestor, names: Names, calendar: str, now: datetime, tolerance: timedelta
 ) -> Retried:
     """Send these letters again, the oldest first. A letter that would be refused again is not changed."""
     lost = {letter.id: why for letter in letters if (why := _loss(letter)) is not None}
@@ -45,8 +45,7 @@ async def retry(
             rows = part["row"].gather(checked.rejected["row"])
             refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
             if len(checked.good):
-                name = str(provider)
-                feed = Feed(name, calendar, rule=RULES.get(name, all_count))
+                feed = _feed_of(str(provider), names, calendar)
                 sent = checked.good.select(list(schema))
                 receipt = await (await ingestor.enqueue_any(sent, feed, keep_rejected=False))
                 beyond = dict(receipt.rejected)  # new names for which there is still no room
@@ -56,6 +55,15 @@ async def retry(
                     else:
                         done.append(letters[row])
     return Retried(done, refused)
+
+
+def _feed_of(name: str, names: Names, calendar: str) -> Feed:
+    """Return the sender of records. A known provider keeps its clock, by which the bars of a recording close."""
+    rule = installed_providers().condition_rule(name)
+    known = names.providers.get(name)
+    if known is None:
+        return Feed(name, calendar, rule=rule)
+    return Feed(name, calendar, known.clock, known.delay_micros, rule)
 
 
 def _loss(letter: DeadLetter) -> str | None:

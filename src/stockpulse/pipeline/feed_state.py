@@ -1,5 +1,6 @@
 """The state of a live feed, for /health and /metrics."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +27,8 @@ class FeedState:
     """The state of one feed. The feed writes it, and others read it."""
 
     symbols: int = 0
+    refused_symbols: Callable[[], Mapping[str, str]] = dict
+    """Returns the symbols that the provider's stream cannot follow, each with the reason."""
     phase: Phase = Phase.CONNECTING
     why: str | None = None
     """The fault of a feed that waits or is refused."""

@@ -11,6 +11,7 @@ raises, and StockPulse waits, opens the stream again and fills the gap.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Protocol
 
 import polars as pl
@@ -84,6 +85,8 @@ class ProviderBase:
     delay_seconds = 0.0
     capabilities: "Capabilities | None" = None
     """The data on the user's plan, if it differs from that of the entry."""
+    refused_symbols: Mapping[str, str] = MappingProxyType({})
+    """The symbols that its stream cannot follow, each with the reason. The others are followed."""
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Refuse."""

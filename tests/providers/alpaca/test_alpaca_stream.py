@@ -338,6 +338,7 @@ class TestSymbolsThatAreRefused:
         (line,) = [line for line in logs if line["log_level"] == "error"]
         assert line["symbols"] == symbols[30:]
         assert "error 405" in line["reasons"][0]
+        assert dict(stream.provider.refused_symbols) == dict.fromkeys(symbols[30:], line["reasons"][0])
 
     async def test_none_at_all_is_an_error(self, fake):
         fake.switches.symbol_limit = 0

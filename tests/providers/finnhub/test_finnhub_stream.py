@@ -261,7 +261,7 @@ class TestRefusedSymbols:
         fake.unknown = {"FX:EURUSD"}
         async with provider_of(fake, "FX:EURUSD", "AAPL") as provider:
             assert len(await frames_of(provider, 1)) == 1
-            assert provider.problems == {"FX:EURUSD": "finnhub: Invalid symbol FX:EURUSD"}
+            assert provider.refused_symbols == {"FX:EURUSD": "finnhub: Invalid symbol FX:EURUSD"}
 
     async def test_too_many_symbols_are_said(self):
         fake = FinnhubStream()
@@ -276,7 +276,7 @@ class TestRefusedSymbols:
         fake.script = last
         async with provider_of(fake, "A", "B", "C") as provider:
             assert len(await frames_of(provider, 1)) == 1
-            assert provider.problems == {
+            assert provider.refused_symbols == {
                 "the stream": "finnhub does not stream all of the 3 symbols: Subscribing to too many symbols"
             }
 
@@ -294,7 +294,7 @@ class TestRefusedSymbols:
         fake = FinnhubStream(sends({"type": "error", "msg": said}, trades(trade("AAPL", AT, 1.5, 2))))
         async with provider_of(fake, "AAPL") as provider:
             assert len(await frames_of(provider, 1)) == 1
-            assert len(provider.problems["the stream"]) < 400
+            assert len(provider.refused_symbols["the stream"]) < 400
 
 
 class TestConnections:

@@ -166,7 +166,7 @@ class TestSubscription:
         fake = TwelveDataStream(sends(price("AAPL", AT, 1.0)))
         async with provider_of(fake, "AAPL", "NOPE") as provider:
             assert len(await ticks_of(provider, 1)) == 1
-            assert provider.problems == {
+            assert provider.refused_symbols == {
                 "NOPE": "twelvedata does not stream NOPE: it is unknown, or not in the plan of the key"
             }
 
@@ -192,7 +192,7 @@ class TestSubscription:
         fake.status = {"event": "subscribe-status", **status}
         async with provider_of(fake, "AAPL") as provider:
             assert len(await ticks_of(provider, 1)) == 1
-            assert provider.problems == {}
+            assert provider.refused_symbols == {}
 
     async def test_a_status_that_only_says_error_ends_the_stream(self):
         fake = TwelveDataStream()

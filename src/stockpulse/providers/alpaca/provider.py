@@ -105,6 +105,7 @@ class AlpacaProvider(ProviderBase):
 
     async def _subscribe(self, session: Session) -> None:
         refused = await session.subscribe(self._symbols, self._plan.channels)
+        self.refused_symbols = {symbol: str(fault) for symbol, fault in refused.items()}
         asked = [symbol for symbol in self._symbols if symbol not in refused]
         silent = [symbol for symbol in asked if not session.has(symbol, self._plan.channels)]
         if silent:

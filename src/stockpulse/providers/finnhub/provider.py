@@ -68,8 +68,7 @@ class Finnhub(ProviderBase):
         self._refusals = Refusals(self._transport.now)
         self._has_candles: set[tuple[str, str]] = set()
         """The markets and intervals whose candles have come."""
-        self.problems: dict[str, str] = {}
-        """The symbols that the stream does not have, and why."""
+        self.refused_symbols: dict[str, str] = {}
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Yield trades as they arrive, over one connection. Raises ProviderFault.
@@ -79,7 +78,7 @@ class Finnhub(ProviderBase):
         if self._streams:
             raise TooManyConnections(f"{NAME} allows one stream for a key, and it is open already")
         trades = TradeStream(self._symbols)
-        self.problems = trades.problems
+        self.refused_symbols = trades.problems
         dialect = StreamDialect(
             f"{self._stream_url}?token={quote(self._key, safe='')}",
             read_refusal,

@@ -69,13 +69,12 @@ class TwelveData(ProviderBase):
         )
         self._client = self._transport.rest(NAME, dialect, limit, (self._key,))
         self._refusals = Refusals(self._transport.now)
-        self.problems: dict[str, str] = {}
-        """The symbols that the stream does not have, and why."""
+        self.refused_symbols: dict[str, str] = {}
 
     async def stream(self) -> AsyncIterator[pl.DataFrame]:
         """Yield a tick for each price, over one connection; see `stream.py` for sizes. Raises ProviderFault."""
         prices = PriceStream(self._symbols)
-        self.problems = prices.problems
+        self.refused_symbols = prices.problems
         dialect = StreamDialect(self._stream_url, self._refused, headers={"X-TD-APIKEY": self._key})
         async with self._transport.stream(NAME, dialect, (self._key,)) as socket:
             socket.watch_silence(_SILENCE_HEARTBEATS * self._heartbeat_seconds)
