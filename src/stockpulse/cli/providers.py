@@ -11,6 +11,7 @@ from rich.table import Table
 from stockpulse.cli import failures
 from stockpulse.errors import InvalidInput
 from stockpulse.market.clocks import utc_now
+from stockpulse.market.intervals import MINUTES_OF
 from stockpulse.node.sources import sources_of
 from stockpulse.pipeline.provider_facts import ProviderFacts, facts_of_all
 from stockpulse.providers.base import Capabilities, Provider, ProviderEntry
@@ -111,7 +112,8 @@ def _data_of(has: Capabilities) -> str:
 
 
 def _history_of(has: Capabilities) -> str:
-    depths = {interval: bars.depth for interval, bars in has.history.items()}
+    longest_first = sorted(has.history, key=lambda interval: -MINUTES_OF[interval])
+    depths = {interval: has.history[interval].depth for interval in longest_first}
     return "\n".join(f"{one}: {depth.days:,} days" if depth else f"{one}: all" for one, depth in depths.items())
 
 
