@@ -276,6 +276,7 @@ async def test_unknown_jobs(client, job_id):
     assert (await client.delete(f"/prices/poll/{job_id}")).status_code == 404
 
 
+@pytest.mark.thorough
 async def test_at_most_a_hundred_jobs_run(client):
     body = {"symbols": ["A"], "interval": 86400, "provider": "test"}
     created = [await client.post("/prices/poll", json=body) for _ in range(101)]

@@ -696,6 +696,7 @@ class TestBackfill:
         assert done.exit_code == 1
         assert "no provider is called 'nobody'" in done.stderr
 
+    @pytest.mark.thorough
     def test_without_a_server(self, run, monkeypatch):
         with tempfile.TemporaryDirectory(prefix="stockpulse-") as folder:
             monkeypatch.setenv("STOCKPULSE_DATA_DIR", folder)

@@ -307,6 +307,7 @@ async def act(parts, vendor, what):
             assert (await parts.ingestor.amend(frame, SIP)).accepted == len(frame)
 
 
+@pytest.mark.thorough
 @hypothesis.settings(
     max_examples=6, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck)
 )

@@ -157,6 +157,7 @@ class TestLargeBatches:
             assert np.count_nonzero(daily["symbol_id"] == parts.symbol("OLD").id) == len(days)
             assert parts.ingestor.held_back == parts.ingestor.unanswered == 0
 
+    @pytest.mark.thorough
     async def test_have_one_receipt_and_keep_their_order(self, postgres_dsn):
         days = [NOW - (3_000 - at) * DAY for at in range(3_000)]
         rows = [tick("A", day, price=at + 1, trade_id=str(at)) for at, day in enumerate(days)]

@@ -58,6 +58,7 @@ async def pages(client: httpx2.AsyncClient, path: str, **parameters: Any) -> lis
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("kind", ["bars", "trades"])
 async def test_pages_are_by_symbol_then_by_time(market: httpx2.AsyncClient, kind: str, sort: str) -> None:

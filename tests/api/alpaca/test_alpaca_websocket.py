@@ -142,6 +142,7 @@ async def test_a_client_that_never_authenticates_is_closed(app: AppProcess) -> N
         assert closed.value.rcvd.code == 1008
 
 
+@pytest.mark.thorough
 async def test_a_stop_ends_the_stream_first(compiled: Path, tmp_path: Path) -> None:
     with AppProcess(tmp_path / "data", cache_dir=str(compiled)) as app:
         async with client(app, **KEYS) as socket, client(app, "test", **KEYS) as other:

@@ -352,6 +352,7 @@ async def test_the_metrics_count(app, symbol):
     assert '"event": "websocket"' in app.log.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("interval", ["1m", "15m"])
 async def test_a_client_ends_with_the_bars_of_the_api(app, symbol, interval):
     """Through late ticks and its own disconnects, with the rule: the highest revision stands."""
@@ -388,6 +389,7 @@ async def test_a_client_ends_with_the_bars_of_the_api(app, symbol, interval):
     assert bars.missed == 0
 
 
+@pytest.mark.thorough
 def test_a_stop_ends_the_stream_first(tmp_path, compiled):
     """With 1012, at once, for WebSockets and events; a client that reads nothing does not hold the process."""
 

@@ -93,6 +93,7 @@ spans = st.lists(st.tuples(st.integers(0, 5 * 1440), st.integers(1, 2000)), max_
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["XNYS", "24/7", "XLON", "CMES"]),
