@@ -96,8 +96,10 @@ def _fail(message: str, status: int) -> None:
 
 
 def _advice(entry: ProviderEntry, fault: ProviderFault) -> str:
-    """Return what helps against a fault."""
+    """Return what helps against a fault, unless its message says so."""
     secrets = [option.variables[0] for option in entry.options if option.secret]
+    if any(variable in str(fault) for variable in secrets):
+        return ""
     if isinstance(fault, WrongKey) and secrets:
         return f". Check {' and '.join(secrets)}"
     return ". The plan of the key does not include this" if isinstance(fault, NotEntitled) else ""
