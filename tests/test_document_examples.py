@@ -80,6 +80,11 @@ def at_server(text: str, app: AppProcess) -> str:
     return f"{text} --url {app.url}" if text.startswith(".venv/bin/stockpulse") else text
 
 
+def ended(command: str) -> str:
+    """The command with an end: `curl -N` reads a stream until it is stopped."""
+    return f"{command} --max-time 5 || test $? = 28" if "curl -N" in command else command
+
+
 def check(example: Example, printed: str) -> None:
     if example.answer is None:
         return
@@ -106,7 +111,8 @@ def test_every_request_answers_as_documented(app: AppProcess, folder: Path, subt
     assert len(examples) > 20
     for example in examples:
         with subtests.test(page=example.page, command=example.command):
-            check(example, run(["bash", "-c", f"set -e -o pipefail; {at_server(example.command, app)}"], app, folder))
+            command = ended(at_server(example.command, app))
+            check(example, run(["bash", "-c", f"set -e -o pipefail; {command}"], app, folder))
 
 
 @pytest.mark.thorough

@@ -361,6 +361,7 @@ def test_operations_and_their_ids_are_stable(document):
         "GET /api/v1/health": "health",
         "GET /api/v1/ready": "ready",
         "GET /api/v1/version": "version",
+        "GET /api/v1/asyncapi.json": "asyncapi",
         "GET /api/v1/metrics": "metrics",
         "GET /api/v1/symbols": "symbols",
         "GET /api/v1/providers": "providers",

@@ -263,7 +263,7 @@ async def test_too_many_rows(client):
 
 
 async def test_a_body_is_refused_as_soon_as_it_is_too_large(client, monkeypatch):
-    monkeypatch.setattr("stockpulse.api.ticks.MAX_BODY_BYTES", 10_000)
+    monkeypatch.setattr("stockpulse.api.received_rows.MAX_BODY_BYTES", 10_000)
     taken_pieces = 0
 
     async def endless():
