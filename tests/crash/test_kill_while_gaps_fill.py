@@ -88,7 +88,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RIGHT_FLAGS, ("source", ""), COUNTS_FOR_PRICE | COUNTS_FOR_VOLUME)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_each_trade_is_stored_once(source: None) -> None:
     kills = 0
     async with running_app(provider="source", symbols="A,B") as app:

@@ -159,7 +159,7 @@ async def test_what_came_before_a_move_is_known_again_after_it(
     await assert_stored(postgres_dsn, sent)
 
 
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_trades_of_the_log_before_are_corrected_in_the_log_of_now(
     serve: Serve, postgres_dsn: str, kafka: str, topic: str
 ) -> None:

@@ -167,7 +167,7 @@ async def test_bars_are_those_of_all_trades_that_the_source_ever_had(postgres_ds
 
 
 @pytest.mark.slow
-@pytest.mark.thorough
+@pytest.mark.longest
 async def test_more_than_two_hundred_breaks_in_one_run(postgres_dsn, monkeypatch):
     market, filled = await run_of(postgres_dsn, 1, monkeypatch, 9_000, 0.3)
     print(f"{market.breaks} breaks, {filled} gaps filled, {len(market.all)} trades")

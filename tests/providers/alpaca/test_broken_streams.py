@@ -28,7 +28,7 @@ def assert_nothing_is_wrong(found):
 
 @pytest.mark.thorough
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("encoding", ["json", pytest.param("msgpack", marks=pytest.mark.longest)])
 def test_each_fault_once(compiled, encoding):
     found = run("--faults", str(KINDS), "--seed", "3", "--encoding", encoding)
     assert_nothing_is_wrong(found)
