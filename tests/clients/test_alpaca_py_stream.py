@@ -1,10 +1,12 @@
 """Alpaca's Python library, unchanged, receives StockPulse's stream: only its address is another one."""
 
+import re
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 pytest.importorskip("alpaca", reason="alpaca-py is not installed")
@@ -44,14 +46,21 @@ def test_trades_and_all_kinds_of_bars_and_a_restart(compiled: Path, tmp_path: Pa
 
 
 def sent_until_seen(app: AppProcess, received: Received, minutes: range, known: int = 0) -> list[Any]:
-    """Send ticks as soon as the client is connected; return its trades."""
+    """Send ticks as soon as the client has subscribed; return its trades."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while "WebSocket /v2/iex" not in app.log.read_text().rpartition("Started server process")[2]:
-        assert time.monotonic() < deadline, "the client does not connect"
+    while topics(app) == 0:
+        assert time.monotonic() < deadline, "the client does not subscribe"
         time.sleep(0.1)
-    time.sleep(1)  # it authenticates and subscribes
     send(app, ticks("AAPL", minutes), **FEED)
     return received.wait_for("trades", lambda rows: len(rows) >= known + len(minutes))[known:]
+
+
+def topics(app: AppProcess) -> float:
+    """Return the number of topics that clients of the stream read."""
+    text = httpx2.get(f"{app.url}/metrics", timeout=WAIT_SECONDS).raise_for_status().text
+    found = re.search(r"^stockpulse_stream_topics (.*)$", text, re.MULTILINE)
+    assert found, text
+    return float(found[1])
 
 
 def test_the_test_feed_has_data_at_any_hour(filled: AppProcess) -> None:
