@@ -73,8 +73,13 @@ class Bars:
         self.place = None
         self.resumed = []
         self.missed = 0
+        self.complete = False
+        """True once the snapshot of the newest connection, if it has one, has come."""
+        self._next_place = None
 
     def take(self, message):
+        if message["type"] == "pong":
+            self._snapshot_is_over()
         if message["type"] == "missed":
             self.missed += message["rows"]
         if message["type"] != "data" or message["channel"] != "bars":
@@ -86,10 +91,18 @@ class Bars:
             if known is None or (known["revision"], known["final"]) <= version:
                 self.bars[key] = row | {"removed": message["change"] == "removed"}
         if "seq" in message:
+            self._snapshot_is_over()
             self.place["seq"] = message["seq"]
+
+    def _snapshot_is_over(self):
+        """Resume from this connection from now on; who leaves before lacks rows of the snapshot."""
+        self.complete = True
+        if self._next_place is not None:
+            self.place, self._next_place = self._next_place, None
 
     async def follow(self, port, until, start):
         """Read until `until` says so; begin where the last connection ended, or with a snapshot from `start`."""
+        self.complete, self._next_place = False, None
         fields = dict(self.request, start=start)
         if self.place is not None:
             fields["resume"] = dict(self.place)
@@ -98,7 +111,8 @@ class Bars:
                 answer = await client.subscribe("bars", **fields)
                 self.resumed.append(bool(answer.get("resumed")))
                 if not answer.get("resumed"):
-                    self.place = {"stream": answer["stream"], "seq": answer["seq"]}
+                    self._next_place = {"stream": answer["stream"], "seq": answer["seq"]}
+                await client.send(action="ping")  # its pong comes after the snapshot
                 for message in client.unread:
                     self.take(message)
                 while not until():

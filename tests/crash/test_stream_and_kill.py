@@ -29,7 +29,12 @@ async def test_a_reader_ends_with_the_bars_of_the_api() -> None:
         async def follow(bars: Bars) -> None:
             while not over.is_set():
                 leaves = asyncio.get_running_loop().time() + dice.uniform(0.3, 2)
-                await bars.follow(app.port, lambda: asyncio.get_running_loop().time() > leaves, FIRST)
+                within_snapshot = dice.random() < 0.3
+
+                def left() -> bool:
+                    return asyncio.get_running_loop().time() > leaves and (within_snapshot or bars.complete)
+
+                await bars.follow(app.port, left, FIRST)
                 await asyncio.sleep(dice.uniform(0.05, 0.3))
 
         async with asyncio.TaskGroup() as group:
@@ -51,6 +56,7 @@ async def test_a_reader_ends_with_the_bars_of_the_api() -> None:
                     expected |= of_api(answer.raise_for_status().json())
             assert len(expected) > 100
             deadline = asyncio.get_running_loop().time() + LONGEST_WAIT
+            await bars.follow(app.port, lambda: bars.complete or asyncio.get_running_loop().time() > deadline, FIRST)
             await bars.follow(
                 app.port, lambda: bars.kept() == expected or asyncio.get_running_loop().time() > deadline, FIRST
             )
