@@ -207,6 +207,24 @@ def test_nobody_resumes_what_is_forgotten():
     assert hub.symbols(TICKS) == {"A"}
 
 
+def test_the_only_reader_does_not_resume_after_its_topic_is_closed():
+    time = Time()
+    hub = hub_of("A", clock=time)
+    reader = hub.join()
+    hub.subscribe(reader, ticks_of("A"))
+    publish(hub, ("A", 1))
+    seq = reader.take(1)[0].seq
+    hub.leave(reader)
+    time.now += 61
+    hub.check_once()
+    publish(hub, ("A", 2))  # no one reads the channel: this message gets no number
+    again = hub.join()
+    assert hub.subscribe(again, ticks_of("A"), {Channel.TICKS: seq}) == set()
+    hub.leave(again)
+    again = hub.join()
+    assert hub.subscribe(again, ticks_of("A"), {Channel.TICKS: hub.seq(Channel.TICKS)}) == set(ticks_of("A"))
+
+
 def test_the_history_holds_no_more_rows_than_its_limit():
     hub = hub_of("A", "B", history_rows=20)
     hub.subscribe(hub.join(), ticks_of("A", "*"))

@@ -301,7 +301,8 @@ class Hub(Listener):
             since = subscriber.missing_since
             if since is not None and now - since > _SLOW_SECONDS:
                 subscriber.end(SLOW)
-        self._topics.close_unread(now - _UNREAD_SECONDS)
+        for channel in self._topics.close_unread(now - _UNREAD_SECONDS):
+            self._seq[channel] += 1  # changes of unread topics get no number: a reader from before has missed some
 
     def _publish_ticks(self, ticks: pl.DataFrame) -> None:
         chosen = self._chosen(ticks["symbol_id"].to_numpy(), [_TICKS, _PRICES])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from stockpulse.hub.messages import ALL, Family, Message, Topic
+from stockpulse.hub.messages import ALL, Channel, Family, Message, Topic
 from stockpulse.hub.subscriber import Subscriber
 
 HISTORY_ROWS: Final = 100_000
@@ -80,8 +80,8 @@ class TopicLog:
             self.rows -= len(dropped)
             oldest.complete_after = dropped.seq
 
-    def close_unread(self, before: float) -> None:
-        """Close the topics whose last subscriber left before this time."""
+    def close_unread(self, before: float) -> set[Channel]:
+        """Close the topics whose last subscriber left before this time; return their channels."""
         closed = [
             state
             for family in self.families.values()
@@ -92,6 +92,7 @@ class TopicLog:
             self._close(state)
         if closed:
             self._order = deque(state for state in self._order if state.history)
+        return {state.topic.channel for state in closed}
 
     def _close(self, state: TopicState) -> None:
         topic = state.topic
