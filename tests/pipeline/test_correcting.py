@@ -75,6 +75,23 @@ class TestBars:
             }
             assert served["2b"]["event_time"] == AT + 2 * SECOND
 
+    @pytest.mark.parametrize("conditions", ["40", "0"])
+    async def test_are_those_with_the_right_opening_print(self, postgres_dsn, conditions):
+        feed = Feed("tape", "24/7", Clock.EVENT, rule=RULES["algoseek"])
+        midnight = AT.replace(hour=0, minute=0, second=0, microsecond=0)
+        prints = [tick("A", midnight, 10, 1, trade_id="0", conditions="0")]
+        prints += [tick("A", midnight + n * SECOND, 10 + n, 1, trade_id=str(n), conditions="40") for n in (1, 2)]
+        async with plain(postgres_dsn) as parts:
+            await parts.submit(feed, *prints)
+            for n in (1, 2):  # each to the price 20, later to 30
+                for later in (1, 2):
+                    fixed = fix("A", midnight + later * HOUR, str(n), 10 * later + 10, 1, conditions=conditions)
+                    assert (await amend(parts, feed, fixed)).accepted == 1
+            await ended(parts)
+            await assert_right(parts)
+            [day] = await parts.stored(D1)
+            assert (day["open"], day["high"], day["trade_count"]) == (30 if conditions == "40" else 10, 30, 3)
+
 
 class TestTicks:
     async def test_are_served_as_corrected(self, postgres_dsn):

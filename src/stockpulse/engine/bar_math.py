@@ -191,12 +191,17 @@ def _set_prices(bars: Rows, first: Ints, ts: Ints, seq: Ints, price: Floats, cou
 
 
 def _set_opening_prices(bars: Rows, first: Ints, seq: Ints, price: Floats, counts: Flags) -> None:
-    """Let the opening print of a minute, in the log's order the last of several, come before its other trades."""
-    newest = np.maximum.reduceat(np.where(counts & _OPENING_PRICE != 0, seq, -1), first)
+    """Let the opening print of a minute, in the log's order the last of several, come before its other trades.
+
+    A trade and its correction can have one offset: of equal offsets the last row counts.
+    """
+    opening = counts & _OPENING_PRICE != 0
+    newest = np.maximum.reduceat(np.where(opening, seq, -1), first)
     found = newest >= 0
     bar_of = np.repeat(np.arange(len(first)), np.diff(first, append=len(seq)))
-    rows = np.flatnonzero(found[bar_of] & (seq == newest[bar_of]))
-    bars["open"][found] = price[rows]
+    row = np.arange(len(seq))
+    rows = np.maximum.reduceat(np.where(opening & (seq == newest[bar_of]), row, -1), first)
+    bars["open"][found] = price[rows[found]]
     bars["open_ts"][found] = bars["ts"][found] - 1
     bars["open_seq"][found] = -newest[found]
     bars["close"] = np.where(bars["close_ts"] == NEVER_CLOSED, bars["open"], bars["close"])
