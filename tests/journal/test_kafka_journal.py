@@ -472,4 +472,6 @@ async def test_trades_are_corrected_by_us_and_by_others(
         receipt = await post(client, *ticks)
         assert (receipt["accepted"], receipt["duplicates"]) == (0, 6)
         assert await served(client) == {"0": 10, "2b": 50, "4": 60}
+        await client.post(f"{OURS}&end_of_stream=true")
+        await until(lambda: closed(postgres_dsn), "that the bar is closed")
         assert await rows(postgres_dsn, "SELECT high, trade_count, volume_units FROM bars_1m") == [(60, 3, 5)]
