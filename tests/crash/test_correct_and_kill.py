@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -154,7 +153,8 @@ async def standing(dsn: str, stored: Stored) -> tuple[list[Tick], dict[tuple[str
 
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)
-async def test_killed_while_trades_are_corrected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.longest)])
+async def test_killed_while_trades_are_corrected(kills: int) -> None:
     seed = seed_of(31)
     dice = random.Random(seed)
     async with running_app() as app:
@@ -163,7 +163,7 @@ async def test_killed_while_trades_are_corrected(tmp_path: Path) -> None:
         async with load.flowing():
             await asyncio.sleep(2)
             correcting = asyncio.create_task(corrector.run())
-            for _ in range(kills_wanted(3)):
+            for _ in range(kills_wanted(kills)):
                 await asyncio.sleep(dice.uniform(1.0, 6.0))
                 await app.kill()
                 await app.start()
