@@ -13,8 +13,7 @@ from stockpulse.api.limits import MAX_ROWS
 from stockpulse.api.received_rows import received_rows
 from stockpulse.api.ticks import Rejected
 from stockpulse.errors import OutcomeUnknown, Unavailable
-from stockpulse.ingest.feed import Feed
-from stockpulse.market.clocks import Clock
+from stockpulse.ingest.feed import sender
 from stockpulse.market.rows import CORRECTION_FIELDS
 from stockpulse.market.symbology import PROVIDER, check_provider_name
 from stockpulse.providers.trade_conditions import RULES, rule_named
@@ -102,9 +101,7 @@ async def post_corrections(
     """
     ingestor = parts.pipeline.intake
     ingestor.require_disk()
-    known = parts.names.providers.get(check_provider_name(provider))
-    clock, delay = (Clock.WALL, 0) if known is None else (known.clock, known.delay_micros)
-    feed = Feed(provider, parts.default_calendar, clock, delay, rule_named(conditions))
+    feed = sender(check_provider_name(provider), parts.names, parts.default_calendar, rule_named(conditions))
     frame = await received_rows(request, arrival, parsing, CORRECTION_FIELDS)
     deadline = asyncio.get_running_loop().time() + parts.durable_timeout_seconds
     try:

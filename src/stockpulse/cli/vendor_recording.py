@@ -32,7 +32,7 @@ class VendorDay:
 
 
 def read_vendor_day(text: str) -> VendorDay | None:
-    """Return the day that a text names; None for the name of a file. Raises InvalidInput for a date that is none."""
+    """Return the day that a text names; None for the name of a file. Raises InvalidInput for an impossible date."""
     found = _DAY.fullmatch(text)
     if found is None or Path(text).exists():
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from stockpulse.market.calendar_names import ALWAYS_OPEN, calendar_name
 from stockpulse.market.clocks import Clock
-from stockpulse.market.symbology import is_pair
+from stockpulse.market.symbology import Names, is_pair
 from stockpulse.providers.trade_conditions import Rule, all_count
 
 
@@ -28,6 +28,13 @@ class Feed:
     def calendar_of(self, symbol: str) -> str:
         """Return the calendar for a new symbol: pairs such as BTC/USD trade around the clock, from every provider."""
         return self.calendars.get(symbol) or (ALWAYS_OPEN if is_pair(symbol) else self.calendar)
+
+
+def sender(name: str, names: Names, calendar: str, rule: Rule) -> Feed:
+    """Return the sender of records that name it. A known provider keeps its clock and delay."""
+    known = names.providers.get(name)
+    clock, delay = (Clock.WALL, 0) if known is None else (known.clock, known.delay_micros)
+    return Feed(name, calendar, clock, delay, rule)
 
 
 @dataclass(frozen=True)

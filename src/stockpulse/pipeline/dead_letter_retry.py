@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-from stockpulse.ingest.feed import Feed
+from stockpulse.ingest.feed import sender
 from stockpulse.ingest.intake import VALIDATE
 from stockpulse.journal.codecs.json_codec import JsonCodec
 from stockpulse.market.schemas import BARS, CORRECTIONS, TICKS, kind_of
@@ -45,7 +45,8 @@ async def retry(
             rows = part["row"].gather(checked.rejected["row"])
             refused |= {letters[row].id: reason for row, reason in zip(rows, checked.rejected["reason"], strict=True)}
             if len(checked.good):
-                feed = _feed_of(str(provider), names, calendar)
+                name = str(provider)
+                feed = sender(name, names, calendar, installed_providers().condition_rule(name))
                 sent = checked.good.select(list(schema))
                 receipt = await (await ingestor.enqueue_any(sent, feed, keep_rejected=False))
                 beyond = dict(receipt.rejected)  # new names for which there is still no room
@@ -55,15 +56,6 @@ async def retry(
                     else:
                         done.append(letters[row])
     return Retried(done, refused)
-
-
-def _feed_of(name: str, names: Names, calendar: str) -> Feed:
-    """Return the sender of records. A known provider keeps its clock, by which the bars of a recording close."""
-    rule = installed_providers().condition_rule(name)
-    known = names.providers.get(name)
-    if known is None:
-        return Feed(name, calendar, rule=rule)
-    return Feed(name, calendar, known.clock, known.delay_micros, rule)
 
 
 def _loss(letter: DeadLetter) -> str | None:

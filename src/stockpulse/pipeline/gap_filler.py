@@ -97,7 +97,7 @@ class GapFiller:
                     await self.ended.wait()
 
     async def fill_newest(self) -> bool:
-        """Fill the newest gap, or note why it is not filled; return False if there is none to fill. Raises WrongKey."""
+        """Fill the newest gap, or note why it is not filled; return False if no gap is left. Raises WrongKey."""
         gap = await self.gaps.to_fill(self.source.name)
         if gap is None:
             return False

@@ -88,7 +88,7 @@ async def snapshot(symbol: PathSymbols, bars: Bars, ticks: Ticks, room: AnswerRo
 
 
 def _only(asked: Asked, found: Mapping[str, Any], kind: str) -> Any:
-    """Return the one row that was asked for. Raises NotFound if there is none."""
+    """Return the row of the requested symbol. Raises NotFound if it has no row."""
     row = found.get(asked.names[0])
     if row is None:
         raise NotFound(f"no {kind} found for {asked.names[0]}")

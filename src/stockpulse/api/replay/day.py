@@ -1,4 +1,4 @@
-"""What is stored of a day, in the order in which it would have come live: read piece by piece, for any symbols."""
+"""The stored data of a day, for any symbols, in the order of a live stream. It is read piece by piece."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

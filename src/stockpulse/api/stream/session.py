@@ -34,7 +34,7 @@ Send = Callable[[list[bytes]], Awaitable[None]]
 
 
 class Session:
-    """What a client has subscribed to, and the tasks that send it."""
+    """The subscriptions of a client, and the tasks that send their data."""
 
     def __init__(self, hub: Hub, snapshots: Snapshots, format: WireFormat, send: Send) -> None:
         self._hub = hub

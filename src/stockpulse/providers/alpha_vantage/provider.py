@@ -224,7 +224,7 @@ def _close_of(day: str) -> datetime:
     try:
         label = datetime.combine(date.fromisoformat(day), time(), EASTERN)
     except ValueError:
-        raise BadReply(f"{NAME}: the quote has a day that is none: {shown(day)}") from None
+        raise BadReply(f"{NAME}: the day of the quote is not a date: {shown(day)}") from None
     session = trading_calendar("XNYS").session(micros(label))
     return from_micros(session[1]) if session else label.replace(hour=_USUAL_CLOSE.hour)
 

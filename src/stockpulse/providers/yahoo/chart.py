@@ -83,7 +83,7 @@ def _rows(result: Mapping[str, Any]) -> pl.DataFrame:
     if len(set(lengths.values())) > 1:
         raise BadReply(f"yahoo: a chart whose columns differ in length: {lengths}")
     if not columns["t"].is_between(0, _LATEST_SECOND).all() or columns["t"].null_count():
-        raise BadReply("yahoo: a chart with a time that is none")
+        raise BadReply("yahoo: a time in the chart is not a time")
     prices = {name: without_noise(columns[name]) for name in _PRICES}
     return pl.DataFrame(columns | prices, schema=_ROWS).drop_nulls().sort("t", maintain_order=True)
 
